@@ -1,0 +1,1 @@
+"""Podium's server: seven floors, imports point down (docs/ARCHITECTURE.md)."""

@@ -1,0 +1,62 @@
+"""The closed list of things that go wrong, in the words of the domain. **Pure.**
+
+Every error a caller can be shown derives from `PodiumError` and carries the exact text the caller reads. One file
+(`server.transport.status`) maps these classes to gRPC codes; any other exception that reaches the door is a bug and is
+answered INTERNAL. Texts follow NVIDIA Triton's where a client may match on them.
+"""
+
+
+class PodiumError(Exception):
+    """Base of the closed list. `str(error)` is what the caller is told."""
+
+
+class InvalidRequest(PodiumError):
+    """The call itself is wrong: repeating it unchanged fails again."""
+
+
+class NotFound(PodiumError):
+    """No such model, version or alias."""
+
+
+class AlreadyExists(PodiumError):
+    """What the caller wants to create is there already."""
+
+
+class NotReady(PodiumError):
+    """The version exists but does not serve at this moment."""
+
+
+class Overloaded(PodiumError):
+    """A queue or an in-flight limit is full: nothing was executed."""
+
+
+class Expired(PodiumError):
+    """The deadline passed, or was predicted to pass, before execution: nothing was executed."""
+
+
+class Cancelled(PodiumError):
+    """The caller took the request back."""
+
+
+class Unsupported(PodiumError):
+    """A valid request for something this server or this machine does not do."""
+
+
+class ShuttingDown(PodiumError):
+    """The server is draining and admits nothing new."""
+
+
+class BackendFailed(PodiumError):
+    """Executing this request failed; the backend itself is able to go on."""
+
+
+class BackendDead(BackendFailed):
+    """The backend can execute nothing any more: its version must leave READY."""
+
+
+class LoadFailed(PodiumError):
+    """A version could not be brought into service; the text says which check failed."""
+
+
+class RegistryError(PodiumError):
+    """The registry holds something that cannot be trusted or understood (digest, manifest, settings)."""

@@ -1,0 +1,156 @@
+"""Settings of one model (`model.toml`) and of the server (`--config FILE` and flags). **Pure.**
+
+Every table is frozen and refuses unknown keys: a misspelt setting is an error at load, never silently ignored. Each field
+is described in docs/CONFIG.md, which a test compares with this file.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from server.core.tensors import NUMPY_DTYPES
+
+DEFAULT_MAX_BATCH = 64
+STANDARD_BUCKETS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256)
+"""Batch sizes that are warmed by default; above 256 in steps of 256 up to the model's cap."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSettings(_Table):
+    """Overrides or states one input or output. `shape` leaves the batch dimension out; -1 is free per request."""
+
+    name: str
+    datatype: str | None = None
+    shape: tuple[int, ...] | None = None
+    optional: bool = False
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.datatype is not None and self.datatype not in NUMPY_DTYPES:
+            raise ValueError(f"unknown datatype '{self.datatype}'; one of {', '.join(NUMPY_DTYPES)}")
+        if self.shape is not None and any(dim < -1 or dim == 0 for dim in self.shape):
+            raise ValueError(f"dimensions of '{self.name}' must be positive, or -1 for one that varies")
+        return self
+
+
+class BatchingSettings(_Table):
+    """How rows of several requests become one execution. `max_queue_delay_us` 0: never wait while the device is idle."""
+
+    buckets: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    padding: bool = True
+    max_queue_delay_us: int = Field(0, ge=0, le=10_000_000)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if list(self.buckets) != sorted(set(self.buckets)):
+            raise ValueError("buckets must be ascending and distinct")
+        return self
+
+
+class QueueSettings(_Table):
+    """Limits and order of one version's queue. Priorities: 1 is the most urgent, `priority_levels` the least."""
+
+    max_requests: int = Field(0, ge=0)
+    priority_levels: int = Field(0, ge=0, le=1000)
+    default_priority: int = Field(0, ge=0)
+    default_timeout_us: int = Field(0, ge=0)
+    allow_timeout_override: bool = True
+    early_drop: bool = True
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if self.default_priority > self.priority_levels:
+            raise ValueError("default_priority must not exceed priority_levels")
+        return self
+
+
+class WarmupSettings(_Table):
+    """Runs per bucket before a version may become READY; the fastest of them is the bucket's first cost estimate."""
+
+    runs: int = Field(3, ge=1, le=1000)
+
+
+class VersionPolicy(_Table):
+    """Which versions should be served: the newest `count`, all, or exactly `specific`."""
+
+    policy: Literal["latest", "all", "specific"] = "latest"
+    count: int = Field(1, ge=1)
+    specific: tuple[Annotated[int, Field(gt=0)], ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.policy == "specific") != bool(self.specific):
+            raise ValueError("'specific' lists versions exactly when policy is \"specific\"")
+        return self
+
+
+class OnnxSettings(_Table):
+    """ONNX Runtime session options. Thread counts 0: ONNX Runtime decides. Providers are tried in the order given."""
+
+    intra_op_threads: int = Field(1, ge=0, le=1024)
+    inter_op_threads: int = Field(1, ge=0, le=1024)
+    graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
+    providers: tuple[Literal["cpu", "cuda", "tensorrt"], ...] = ()
+    device_id: int = Field(0, ge=0)
+    gpu_memory_limit_bytes: int = Field(0, ge=0)
+
+
+class FakeSettings(_Table):
+    """The calibrated fake backend: a batch of b rows takes `t0_us + row_us * b`, or its entry in `table_us`."""
+
+    t0_us: float = Field(1000.0, ge=0)
+    row_us: float = Field(10.0, ge=0)
+    table_us: dict[int, float] = Field(default_factory=dict)
+
+
+class ModelSettings(_Table):
+    """`model.toml`. Everything has a default: a bare model file needs no settings at all.
+
+    `max_batch` None: read from the file (64 rows where its first dimension is free); 0: the model does not batch.
+    """
+
+    backend: Literal["onnx", "fake"] | None = None
+    max_batch: int | None = Field(None, ge=0, le=65_536)
+    inputs: tuple[TensorSettings, ...] = ()
+    outputs: tuple[TensorSettings, ...] = ()
+    batching: BatchingSettings = BatchingSettings()
+    queue: QueueSettings = QueueSettings()
+    warmup: WarmupSettings = WarmupSettings()
+    versions: VersionPolicy | None = None
+    load_retries: int = Field(0, ge=0, le=100)
+    onnx: OnnxSettings = OnnxSettings()
+    fake: FakeSettings = FakeSettings()
+
+
+class ServerSettings(_Table):
+    """The server process. Flags of `podium serve` override the file given with `--config`."""
+
+    repository: str
+    grpc_address: str = "127.0.0.1:8001"
+    http_address: str = "127.0.0.1:8002"
+    data_plane: Literal["auto", "native", "python"] = "auto"
+    control_mode: Literal["poll", "explicit"] = "poll"
+    load_models: tuple[str, ...] = ()
+    rescan_s: float = Field(15.0, gt=0)
+    settle_s: float = Field(1.0, ge=0)
+    drain_delay_s: float = Field(5.0, ge=0)
+    drain_grace_s: float = Field(30.0, ge=0)
+    max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31)
+    max_inflight_bytes: int = Field(2**30, gt=0)
+    max_inflight_requests: int = Field(100_000, gt=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def buckets_for(max_batch: int, batching: BatchingSettings) -> tuple[int, ...]:
+    """The batch sizes to warm, ascending; the last one is always `max_batch`. Non-batching models have the bucket 1.
+
+    >>> buckets_for(10, BatchingSettings())
+    (1, 2, 4, 8, 10)
+    """
+    if max_batch == 0:
+        return (1,)
+    chosen = batching.buckets or (*STANDARD_BUCKETS, *range(512, max_batch, 256))
+    return (*(size for size in chosen if size < max_batch), max_batch)

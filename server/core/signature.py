@@ -1,0 +1,206 @@
+"""What a version accepts and answers, and the check of one request against it. **Pure.**
+
+A request is checked *alone*, before it may join a batch: nothing a caller sends can disturb a neighbour's answer. The order
+of the checks and the texts are NVIDIA Triton's, because clients match on them (triton-inference-server/core,
+`InferenceRequest::Normalize`).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from server.core.errors import InvalidRequest
+from server.core.requests import InferRequest, WireTensor
+from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec, byte_size, element_count, split_bytes
+
+_BATCH_NOTE = (
+    " NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each"
+    " input shape. If you want to specify the full shape including the batch dim in your input dims config, try setting"
+    " max_batch_size to zero. See the model configuration docs for more info on max_batch_size."
+)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs, outputs and the largest batch of one version.
+
+    Units: `max_batch` in rows; 0 means the model has no batch dimension and every request runs by itself.
+    """
+
+    model: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch: int
+
+    @cached_property
+    def input_names(self) -> dict[str, TensorSpec]:
+        """Inputs by name."""
+        return {spec.name: spec for spec in self.inputs}
+
+    @cached_property
+    def output_names(self) -> dict[str, TensorSpec]:
+        """Outputs by name."""
+        return {spec.name: spec for spec in self.outputs}
+
+    @cached_property
+    def required_count(self) -> int:
+        """Number of inputs a request must bring."""
+        return sum(not spec.optional for spec in self.inputs)
+
+    def full_shape(self, spec: TensorSpec) -> tuple[int, ...]:
+        """A tensor's shape as metadata shows it: with the -1 batch dimension where the model batches."""
+        return (-1, *spec.shape) if self.max_batch else spec.shape
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRows:
+    """A request that fits its version.
+
+    Shapes: each array is `[rows, *shape]` for batching models, else the model's own shape (and `rows` is 1).
+    `shape_key` is equal for two requests exactly when their rows may be concatenated.
+    """
+
+    arrays: dict[str, Array]
+    rows: int
+    shape_key: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def check(request: InferRequest, signature: Signature) -> CheckedRows:
+    """Check one request against its version and turn its inputs into arrays.
+
+    Ownership: arrays of raw contents are read-only views of the request's bytes.
+    Raises: InvalidRequest, with Triton's text, for the first rule that is broken.
+    """
+    try:
+        _check_outputs(request, signature)
+        _check_names(request, signature)
+        rows = _check_batch(request.inputs, signature)
+        for tensor in request.inputs:
+            _check_datatype(tensor, signature)
+        for tensor in request.inputs:
+            _check_shape(tensor, signature)
+        arrays = {tensor.name: _to_array(tensor, signature) for tensor in request.inputs}
+    except InvalidRequest as error:
+        raise InvalidRequest(f"[request id: {request.id or '<id_unknown>'}] {error}") from None
+    start = 1 if signature.max_batch else 0
+    # the names belong to the key: with optional inputs, two requests may bring different sets
+    key = tuple(sorted((name, array.shape[start:]) for name, array in arrays.items()))
+    return CheckedRows(arrays, rows, key)
+
+
+def _check_outputs(request: InferRequest, signature: Signature) -> None:
+    for name in request.outputs:
+        if name not in signature.output_names:
+            raise InvalidRequest(f"unexpected inference output '{name}' for model '{signature.model}'")
+    for first, second in pairwise(sorted(request.outputs)):
+        if first == second:
+            raise InvalidRequest(f"output '{first}' already exists in request")
+
+
+def _check_names(request: InferRequest, signature: Signature) -> None:
+    given = [tensor.name for tensor in request.inputs]
+    for first, second in pairwise(sorted(given)):
+        if first == second:
+            raise InvalidRequest(f"input '{first}' already exists in request")
+    most, least = len(signature.inputs), signature.required_count
+    missing = [spec.name for spec in signature.inputs if not spec.optional and spec.name not in given]
+    if len(given) > most or len(given) < least or (missing and all(name in signature.input_names for name in given)):
+        expected = f"{most}" if most == least else f"number of inputs between {least} and {most}"
+        counted = f"{expected} inputs but got {len(given)} inputs" if most == least else f"{expected} but got {len(given)} inputs"
+        raise InvalidRequest(
+            f"expected {counted} for model '{signature.model}'. Got input(s) {_quoted(given)}, but missing required"
+            f" input(s) {_quoted(missing)}. Please provide all required input(s)."
+        )
+    for name in given:
+        if name not in signature.input_names:
+            raise InvalidRequest(f"unexpected inference input '{name}' for model '{signature.model}'")
+
+
+def _check_batch(inputs: tuple[WireTensor, ...], signature: Signature) -> int:
+    """Return the number of rows; negative dimensions are refused here, before any arithmetic with them."""
+    for tensor in inputs:
+        if any(dim < 0 for dim in tensor.shape):
+            raise InvalidRequest(
+                f"input '{tensor.name}' for model '{signature.model}' has a negative dimension in shape {_dims(tensor.shape)}"
+            )
+    if not signature.max_batch:
+        return 1
+    rows: int | None = None
+    for tensor in inputs:
+        if not tensor.shape:
+            raise InvalidRequest(
+                f"input '{tensor.name}' has no shape but model requires batch dimension for '{signature.model}'"
+            )
+        if rows is None:
+            rows = tensor.shape[0]
+        elif tensor.shape[0] != rows:
+            raise InvalidRequest(f"input '{tensor.name}' batch size does not match other inputs for '{signature.model}'")
+    if rows is None:
+        return 1
+    if rows < 1:
+        raise InvalidRequest(f"inference request batch-size must be >= 1 for '{signature.model}'")
+    if rows > signature.max_batch:
+        raise InvalidRequest(f"inference request batch-size must be <= {signature.max_batch} for '{signature.model}'")
+    return rows
+
+
+def _check_datatype(tensor: WireTensor, signature: Signature) -> None:
+    expected = signature.input_names[tensor.name].datatype
+    if tensor.datatype != expected:
+        raise InvalidRequest(
+            f"inference input '{tensor.name}' data-type is '{tensor.datatype}', but model '{signature.model}'"
+            f" expects '{expected}'"
+        )
+
+
+def _check_shape(tensor: WireTensor, signature: Signature) -> None:
+    expected = signature.full_shape(signature.input_names[tensor.name])
+    fits = len(expected) == len(tensor.shape) and all(
+        want in (-1, got) for want, got in zip(expected, tensor.shape, strict=True)
+    )
+    if not fits:
+        note = _BATCH_NOTE if signature.max_batch else ""
+        raise InvalidRequest(
+            f"unexpected shape for input '{tensor.name}' for model '{signature.model}'. Expected {_dims(expected)},"
+            f" got {_dims(tensor.shape)}.{note}"
+        )
+
+
+def _to_array(tensor: WireTensor, signature: Signature) -> Array:
+    where = f"inference input '{tensor.name}' for model '{signature.model}'"
+    count = element_count(tensor.shape)
+    if tensor.datatype == "BYTES":
+        if isinstance(tensor.data, np.ndarray):
+            elements = list(tensor.data)
+        else:
+            try:
+                elements = split_bytes(tensor.data, count)
+            except InvalidRequest as error:
+                raise InvalidRequest(f"{error} for {where}") from None
+        if len(elements) > count:
+            raise InvalidRequest(f"unexpected number of string elements {len(elements)} for {where}, expecting {count}")
+        if len(elements) < count:
+            raise InvalidRequest(f"expected {count} string elements for {where}, got {len(elements)}")
+        # filled element by element: numpy would turn equally long bytes into a fixed-width type
+        flat = np.empty(count, dtype=object)
+        flat[:] = elements
+        return flat.reshape(tensor.shape)
+    got = tensor.data.nbytes if isinstance(tensor.data, np.ndarray | memoryview) else len(tensor.data)
+    expected = byte_size(tensor.datatype, tensor.shape)
+    if got != expected:
+        raise InvalidRequest(
+            f"input byte size mismatch for input '{tensor.name}' for model '{signature.model}'. Expected {expected}, got {got}"
+        )
+    dtype = NUMPY_DTYPES[tensor.datatype]
+    flat_array = tensor.data if isinstance(tensor.data, np.ndarray) else np.frombuffer(tensor.data, dtype)
+    return flat_array.reshape(tensor.shape)
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return "[" + ",".join(map(str, shape)) + "]"
+
+
+def _quoted(names: list[str]) -> str:
+    return "[" + ",".join(f"'{name}'" for name in names) + "]"

@@ -1,0 +1,125 @@
+"""What the engine asks of a data plane, whichever kind it is. Pure: names, no behaviour.
+
+The door's side (how requests get in) belongs to each kind: the python kind has `submit` and `cancel`, a native kind takes
+requests from its own sockets. The engine's side is this file, and one conformance suite runs against every kind.
+
+Law: a ticket that was admitted ends exactly once, with outputs, an error, expiry or cancellation.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.core.errors import PodiumError
+from server.core.signature import Signature
+from server.core.tensors import Array
+from server.core.versions import VersionKey
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRules:
+    """Everything the data plane needs to know of one version.
+
+    Units: `buckets` in rows, ascending, the last is the largest batch. `costs_ns` is the measured time of one execution
+    per bucket. `handle` is the engine's own reference, handed back with every batch and never looked into.
+    """
+
+    key: VersionKey
+    signature: Signature
+    device: str
+    buckets: tuple[int, ...]
+    costs_ns: tuple[int, ...]
+    padding: bool
+    max_requests: int
+    early_drop: bool
+    queue_delay_ns: int
+    handle: Any
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows of one version, gathered and ready to run.
+
+    Shapes: B requests, N rows (`spans[-1]`), P >= N rows after padding. `inputs` `[P, ...]`; `spans` int64 `[B + 1]`: request i
+    owns rows `spans[i]:spans[i + 1]`; `arrival_ns`, `deadline_ns` int64 `[B]` (deadline 2**62 where there is none).
+    Ownership: the engine thread that took it, until `finish`; `tickets` is the data plane's and opaque to the engine.
+    """
+
+    key: VersionKey
+    handle: Any
+    inputs: dict[str, Array]
+    spans: NDArray[np.int64]
+    arrival_ns: NDArray[np.int64]
+    deadline_ns: NDArray[np.int64]
+    taken_ns: int
+    released: str
+    tickets: Sequence[Any]
+
+    @property
+    def rows(self) -> int:
+        """N, without padding."""
+        return int(self.spans[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The result of requests `first:last` of a batch: outputs whose row 0 is the first row of request `first`, or an error.
+
+    Outputs may have more rows than the requests own (padding); the surplus is ignored.
+    """
+
+    first: int
+    last: int
+    outputs: Mapping[str, Array] | None
+    error: PodiumError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSnapshot:
+    """One version's queue at an instant. `refused` counts requests that ended without execution, by reason."""
+
+    waiting_requests: int
+    waiting_rows: int
+    open_requests: int
+    refused: Mapping[str, int]
+
+
+class DataPlane(Protocol):
+    """The engine's side of a data plane. Thread-safe."""
+
+    kind: str
+
+    def open(self, rules: QueueRules) -> None:
+        """Begin to admit requests for a version. Raises: ValueError if it is open already."""
+        ...
+
+    def take(self, device: str) -> Batch | None:
+        """Block until a batch for `device` can run, and take it; None after `stop`. The caller holds the device."""
+        ...
+
+    def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:
+        """End every ticket of a taken batch, and learn from its cost.
+
+        Returns: bool `[B]`, True where the caller was still there to be answered.
+        Raises: ValueError unless `parts` cover the batch's requests exactly, in order.
+        """
+        ...
+
+    def close(self, key: VersionKey) -> None:
+        """Admit nothing more for a version; what is open still runs. Idempotent."""
+        ...
+
+    def wait_idle(self, key: VersionKey, timeout_s: float) -> bool:
+        """Wait until a closed version has no open ticket, then forget it; False if the time ran out first."""
+        ...
+
+    def snapshot(self, key: VersionKey) -> QueueSnapshot | None:
+        """The queue of a version right now, or None if it is not open."""
+        ...
+
+    def stop(self) -> None:
+        """End every waiting ticket with ShuttingDown and let every `take` return None. Idempotent."""
+        ...

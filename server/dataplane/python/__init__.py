@@ -1,0 +1,1 @@
+"""The python kind of the data plane: the readable reference, always available."""

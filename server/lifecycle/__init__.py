@@ -1,0 +1,1 @@
+"""Floor 4: bringing versions into service and out of it."""

@@ -1,0 +1,1 @@
+"""Floor 6: the door. The only place that knows protobuf messages and gRPC status codes."""
