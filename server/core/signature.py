@@ -108,7 +108,9 @@ def _check_names(request: InferRequest, signature: Signature) -> None:
     missing = [spec.name for spec in signature.inputs if not spec.optional and spec.name not in given]
     if len(given) > most or len(given) < least or (missing and all(name in signature.input_names for name in given)):
         expected = f"{most}" if most == least else f"number of inputs between {least} and {most}"
-        counted = f"{expected} inputs but got {len(given)} inputs" if most == least else f"{expected} but got {len(given)} inputs"
+        counted = (
+            f"{expected} inputs but got {len(given)} inputs" if most == least else f"{expected} but got {len(given)} inputs"
+        )
         raise InvalidRequest(
             f"expected {counted} for model '{signature.model}'. Got input(s) {_quoted(given)}, but missing required"
             f" input(s) {_quoted(missing)}. Please provide all required input(s)."
