@@ -24,9 +24,12 @@ class QueueRules:
     """Everything the data plane needs to know of one version.
 
     Units: `buckets` in rows, ascending, the last is the largest batch. `costs_ns` is the measured time of one execution
-    per bucket. `handle` is the engine's own reference, handed back with every batch and never looked into.
+    per bucket, 0 where it was not measured. `queue_id` names this queue alone: while a version is being reloaded, its old
+    and its new replica have a queue each. `handle` is the engine's own reference, handed back with every batch and never
+    looked into.
     """
 
+    queue_id: int
     key: VersionKey
     signature: Signature
     device: str
@@ -79,12 +82,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class QueueSnapshot:
-    """One version's queue at an instant. `refused` counts requests that ended without execution, by reason."""
+    """One queue at an instant. Open requests are the waiting ones and those in a running batch."""
 
     waiting_requests: int
     waiting_rows: int
     open_requests: int
-    refused: Mapping[str, int]
 
 
 class DataPlane(Protocol):
@@ -93,7 +95,7 @@ class DataPlane(Protocol):
     kind: str
 
     def open(self, rules: QueueRules) -> None:
-        """Begin to admit requests for a version. Raises: ValueError if it is open already."""
+        """Begin to admit requests for a version. Raises: ValueError if there is a queue of this id."""
         ...
 
     def take(self, device: str) -> Batch | None:
@@ -108,16 +110,16 @@ class DataPlane(Protocol):
         """
         ...
 
-    def close(self, key: VersionKey) -> None:
-        """Admit nothing more for a version; what is open still runs. Idempotent."""
+    def close(self, queue_id: int) -> None:
+        """Admit nothing more to a queue; what is open still runs. Idempotent."""
         ...
 
-    def wait_idle(self, key: VersionKey, timeout_s: float) -> bool:
-        """Wait until a closed version has no open ticket, then forget it; False if the time ran out first."""
+    def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
+        """Wait until a closed queue has no open ticket, then forget it; False if the time ran out first."""
         ...
 
-    def snapshot(self, key: VersionKey) -> QueueSnapshot | None:
-        """The queue of a version right now, or None if it is not open."""
+    def snapshot(self, queue_id: int) -> QueueSnapshot | None:
+        """A queue right now, or None if there is no such queue."""
         ...
 
     def stop(self) -> None:
