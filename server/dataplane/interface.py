@@ -13,10 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from server.core.errors import PodiumError
+from server.core.errors import NotReady, PodiumError
 from server.core.signature import Signature
 from server.core.tensors import Array
 from server.core.versions import VersionKey
+
+
+class QueueClosed(NotReady):
+    """The version left service between its choice and the ticket's entry: choose again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,7 @@ class Batch:
     Ownership: the engine thread that took it, until `finish`; `tickets` is the data plane's and opaque to the engine.
     """
 
-    key: VersionKey
-    handle: Any
+    rules: QueueRules
     inputs: dict[str, Array]
     spans: NDArray[np.int64]
     arrival_ns: NDArray[np.int64]

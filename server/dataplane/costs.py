@@ -1,0 +1,61 @@
+"""How long will a batch take? A table measured at warm-up, corrected by what really happened. **Pure.**
+
+Mean and mean deviation per bucket follow Jacobson's estimator (SIGCOMM 1988): gain 1/8 for the mean, 1/4 for the deviation.
+The prediction is mean plus deviation, because admitting what then comes late costs more than it gains.
+"""
+
+from bisect import bisect_left
+
+from server.core.clock import NS_PER_S
+
+PROBE_AFTER_NS = NS_PER_S
+"""Once predictions alone have refused work for this long, one batch runs regardless: a prediction that is too high could
+otherwise never be corrected, because nothing would run to correct it."""
+
+
+class CostModel:
+    """Predicted execution time by rows.
+
+    Units: rows; ns. Ownership: one queue, under its data plane's lock.
+    """
+
+    __slots__ = ("_buckets", "_deviation_ns", "_mean_ns", "_refusing_since_ns")
+
+    def __init__(self, buckets: tuple[int, ...], costs_ns: tuple[int, ...]) -> None:
+        self._buckets = buckets
+        self._mean_ns = [float(cost) for cost in costs_ns]
+        self._deviation_ns = [0.0] * len(buckets)
+        self._refusing_since_ns: int | None = None
+
+    def bucket_rows(self, rows: int) -> int:
+        """The smallest bucket that holds `rows` rows."""
+        return self._buckets[bisect_left(self._buckets, rows)]
+
+    def predict_ns(self, rows: int) -> int:
+        """Predicted time of one execution of `rows` rows; 0 where nothing was measured for its bucket.
+
+        >>> CostModel((1, 4), (100, 250)).predict_ns(3)
+        250
+        """
+        index = bisect_left(self._buckets, rows)
+        return int(self._mean_ns[index] + self._deviation_ns[index])
+
+    def observe(self, rows: int, took_ns: int) -> None:
+        """Learn from one execution of `rows` rows."""
+        index = bisect_left(self._buckets, rows)
+        self._refusing_since_ns = None
+        if self._mean_ns[index] == 0.0:
+            self._mean_ns[index] = float(took_ns)
+            return
+        error = took_ns - self._mean_ns[index]
+        self._mean_ns[index] += error / 8
+        self._deviation_ns[index] += (abs(error) - self._deviation_ns[index]) / 4
+
+    def refused(self, now_ns: int) -> None:
+        """Note that a prediction alone refused work."""
+        if self._refusing_since_ns is None:
+            self._refusing_since_ns = now_ns
+
+    def probing(self, now_ns: int) -> bool:
+        """Whether predictions must be ignored until the next execution (see `PROBE_AFTER_NS`)."""
+        return self._refusing_since_ns is not None and now_ns - self._refusing_since_ns >= PROBE_AFTER_NS

@@ -1,0 +1,298 @@
+"""The python kind: the plan behind a lock, with threads waiting on it.
+
+Three parties meet here. The door submits and cancels (any thread, never blocks for long). An engine thread takes a batch and
+finishes it. One timer thread ends tickets whose deadline passes while they wait, whatever the engine is doing: the expired
+must not sit in a queue until a long batch is over.
+
+Answers leave through `deliver`, once per batch and outside the lock.
+"""
+
+import heapq
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.core.clock import NS_PER_S, Clock
+from server.core.errors import BackendFailed, Expired, PodiumError, ShuttingDown
+from server.core.tensors import Array
+from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
+from server.dataplane.limit import InflightLimit
+from server.dataplane.plan import Plan, Release
+from server.dataplane.rows import gather, scatter
+from server.dataplane.ticket import NO_DEADLINE_NS, Reply, Ticket, TicketState
+
+Answer = tuple[Reply, Any]
+"""A reply and what it gets: outputs by name, or a `PodiumError`."""
+
+_MIN_TIMER_NS = 1_000_000  # a timer tick per millisecond at most: the GIL is shared with the door
+_log = logging.getLogger("podium.dataplane")
+
+
+def settle(answers: Sequence[Answer]) -> None:
+    """Give each reply its answer, unless its caller has gone. Runs where the replies live (for asyncio: on the loop)."""
+    for reply, answer in answers:
+        if reply.done():
+            continue
+        if isinstance(answer, PodiumError):
+            reply.set_exception(answer)
+        else:
+            reply.set_result(answer)
+
+
+class PythonPlane:
+    """A `DataPlane`, and `submit` and `cancel` for the door."""
+
+    kind = "python"
+
+    def __init__(self, clock: Clock, limit: InflightLimit, deliver: Callable[[Sequence[Answer]], None]) -> None:
+        self._clock = clock
+        self._limit = limit
+        self._deliver = deliver
+        self._lock = threading.Lock()
+        self._changed: dict[str, threading.Condition] = {}
+        self._idle = threading.Condition(self._lock)
+        self._timer_changed = threading.Condition(self._lock)
+        self._plans: dict[str, Plan] = {}
+        self._devices: dict[int, str] = {}
+        self._running: dict[int, int] = {}
+        self._sleeping: set[str] = set()
+        self._deadlines: list[tuple[int, int, Ticket]] = []
+        self._sequence = 0
+        self._stopped = False
+        self._timer = threading.Thread(target=self._expire_forever, name="podium-deadlines", daemon=True)
+        self._timer.start()
+
+    # -- the door's side ------------------------------------------------------------------------------------------------
+
+    def submit(self, queue_id: int, ticket: Ticket) -> None:
+        """Admit a ticket, or raise and forget it.
+
+        Raises: QueueClosed, Overloaded, Expired, ShuttingDown. Afterwards the ticket's reply gets exactly one answer.
+        """
+        with self._lock:
+            if self._stopped:
+                raise ShuttingDown("Server is stopping, scheduler for model has stopped accepting new inference requests")
+            device = self._devices.get(queue_id)
+            if device is None or self._plans[device].queues[queue_id].closed:
+                raise QueueClosed("the version has just left service")
+            self._limit.enter(ticket.nbytes)
+            ticket.queue_id = queue_id
+            try:
+                self._plans[device].admit(ticket, self._clock())
+            except PodiumError:
+                self._limit.leave(ticket.nbytes)
+                raise
+            if ticket.deadline_ns < NO_DEADLINE_NS:
+                self._watch_deadline(ticket)
+            if device in self._sleeping:
+                self._sleeping.discard(device)
+                self._changed[device].notify()
+
+    def cancel(self, ticket: Ticket) -> bool:
+        """End a ticket without an answer. Returns False if it had ended already. A running batch goes on without it."""
+        with self._lock:
+            if ticket.state is TicketState.ENDED:
+                return False
+            if ticket.state is TicketState.WAITING:
+                self._plans[self._devices[ticket.queue_id]].withdraw(ticket)
+            self._end(ticket)
+            return True
+
+    # -- the engine's side ----------------------------------------------------------------------------------------------
+
+    def open(self, rules: QueueRules) -> None:
+        """See `DataPlane.open`."""
+        with self._lock:
+            if rules.queue_id in self._devices:
+                raise ValueError(f"queue {rules.queue_id} is open already")
+            self._plan(rules.device).add_queue(rules)
+            self._devices[rules.queue_id] = rules.device
+            self._running[rules.queue_id] = 0
+
+    def take(self, device: str) -> Batch | None:
+        """See `DataPlane.take`."""
+        while True:
+            with self._lock:
+                plan = self._plan(device)
+                if self._stopped:
+                    return None
+                now_ns = self._clock()
+                decision = plan.decide(now_ns)
+                late = self._end_all(decision.late, Expired("Request timeout expired"))
+                if decision.release is not None:
+                    # read before the lock is left: a ticket cancelled from now on drops its tensors, but its rows are in
+                    parts = [ticket.checked.arrays for ticket in decision.release.tickets if ticket.checked is not None]
+                    for ticket in decision.release.tickets:
+                        ticket.move(TicketState.TAKEN)
+                    self._running[decision.release.queue.rules.queue_id] += 1
+                elif not late:
+                    self._sleeping.add(device)
+                    wake_ns = decision.wait_until_ns
+                    self._changed[device].wait(None if wake_ns is None else max(wake_ns - now_ns, 0) / NS_PER_S)
+                    self._sleeping.discard(device)
+            if late:
+                self._deliver(late)
+            if decision.release is not None:
+                batch = self._gather(decision.release, parts, now_ns)
+                if batch is not None:
+                    return batch
+
+    def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:
+        """See `DataPlane.finish`."""
+        tickets: list[Ticket] = list(batch.tickets)
+        edges = [0, *(part.last for part in parts)]
+        if [part.first for part in parts] != edges[:-1] or edges[-1] != len(tickets):
+            raise ValueError("parts must cover the batch's requests exactly, in order")
+        rules = batch.rules
+        outcomes: list[Any] = []
+        for part in parts:
+            if part.outputs is None:
+                outcomes.extend([part.error] * (part.last - part.first))
+            else:
+                batching = bool(rules.signature.max_batch)
+                outcomes.extend(scatter(part.outputs, batch.spans, part.first, part.last, batching=batching))
+        answered = np.zeros(len(tickets), dtype=np.bool_)
+        answers: list[Answer] = []
+        with self._lock:
+            plan = self._plans[rules.device]
+            plan.running_until_ns = 0
+            if ran_rows:
+                plan.queues[rules.queue_id].costs.observe(ran_rows, ran_ns)
+            for index, ticket in enumerate(tickets):
+                if ticket.state is TicketState.TAKEN:
+                    self._end(ticket)
+                    answered[index] = True
+                    answers.append((ticket.reply, outcomes[index]))
+            self._running[rules.queue_id] -= 1
+            self._idle.notify_all()
+        if answers:
+            self._deliver(answers)
+        return answered
+
+    def close(self, queue_id: int) -> None:
+        """See `DataPlane.close`."""
+        with self._lock:
+            device = self._devices.get(queue_id)
+            if device is not None:
+                self._plans[device].queues[queue_id].closed = True
+
+    def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
+        """See `DataPlane.wait_idle`."""
+        with self._lock:
+            device = self._devices.get(queue_id)
+            if device is None:
+                return True
+            queue = self._plans[device].queues[queue_id]
+            if not self._idle.wait_for(lambda: queue.open == 0 and self._running[queue_id] == 0, timeout_s):
+                return False
+            del self._plans[device].queues[queue_id], self._devices[queue_id], self._running[queue_id]
+            return True
+
+    def snapshot(self, queue_id: int) -> QueueSnapshot | None:
+        """See `DataPlane.snapshot`."""
+        with self._lock:
+            device = self._devices.get(queue_id)
+            if device is None:
+                return None
+            queue = self._plans[device].queues[queue_id]
+            rows = sum(lane.rows for lane in queue.lanes.values())
+            return QueueSnapshot(queue.waiting, rows, queue.open)
+
+    def stop(self) -> None:
+        """See `DataPlane.stop`."""
+        with self._lock:
+            self._stopped = True
+            waiting = [
+                ticket
+                for plan in self._plans.values()
+                for queue in plan.queues.values()
+                for lane in queue.lanes.values()
+                for ticket in lane.tickets
+            ]
+            for ticket in waiting:
+                self._plans[self._devices[ticket.queue_id]].withdraw(ticket)
+            answers = self._end_all(waiting, ShuttingDown("Server is stopping"))
+            for condition in self._changed.values():
+                condition.notify_all()
+            self._timer_changed.notify_all()
+        self._deliver(answers)
+        self._timer.join()
+
+    # -- under the lock, or on the timer thread -------------------------------------------------------------------------
+
+    def _plan(self, device: str) -> Plan:
+        if device not in self._plans:
+            self._plans[device] = Plan()
+            self._changed[device] = threading.Condition(self._lock)
+        return self._plans[device]
+
+    def _end(self, ticket: Ticket) -> None:
+        """Move a ticket that has left its lane to ENDED and settle every count. Each ticket comes here exactly once."""
+        ticket.move(TicketState.ENDED)
+        self._limit.leave(ticket.nbytes)
+        queue = self._plans[self._devices[ticket.queue_id]].queues[ticket.queue_id]
+        queue.open -= 1
+        if queue.closed and not queue.open:
+            self._idle.notify_all()
+
+    def _end_all(self, tickets: Sequence[Ticket], error: PodiumError) -> list[Answer]:
+        for ticket in tickets:
+            self._end(ticket)
+        return [(ticket.reply, error) for ticket in tickets]
+
+    def _gather(self, release: Release, parts: Sequence[Mapping[str, Array]], taken_ns: int) -> Batch | None:
+        rules = release.queue.rules
+        padded_rows = release.queue.costs.bucket_rows(release.rows) if rules.padding else release.rows
+        spans = np.zeros(len(release.tickets) + 1, dtype=np.int64)
+        np.cumsum([ticket.rows for ticket in release.tickets], out=spans[1:])
+        batch = Batch(
+            rules=rules,
+            inputs={},
+            spans=spans,
+            arrival_ns=np.array([ticket.arrival_ns for ticket in release.tickets], dtype=np.int64),
+            deadline_ns=np.array([ticket.deadline_ns for ticket in release.tickets], dtype=np.int64),
+            taken_ns=taken_ns,
+            released=release.reason,
+            tickets=release.tickets,
+        )
+        try:
+            batch.inputs = gather(parts, release.rows, padded_rows)
+        except (MemoryError, ValueError) as error:
+            _log.exception("a batch could not be gathered", extra={"model": str(rules.key), "rows": release.rows})
+            failed = BackendFailed(f"the batch could not be gathered: {error}")
+            self.finish(batch, [Part(0, len(release.tickets), None, failed)], ran_rows=0, ran_ns=0)
+            return None
+        return batch
+
+    def _watch_deadline(self, ticket: Ticket) -> None:
+        self._sequence += 1
+        heapq.heappush(self._deadlines, (ticket.deadline_ns, self._sequence, ticket))
+        if self._deadlines[0][2] is ticket:
+            self._timer_changed.notify()
+        elif len(self._deadlines) > 1000 + 4 * self._limit.requests:
+            # ended tickets leave the heap when their deadline comes; far deadlines must not pile up until then
+            self._deadlines = [entry for entry in self._deadlines if entry[2].state is TicketState.WAITING]
+            heapq.heapify(self._deadlines)
+
+    def _expire_forever(self) -> None:
+        while True:
+            with self._lock:
+                if self._stopped:
+                    return
+                now_ns = self._clock()
+                expired: list[Ticket] = []
+                while self._deadlines and self._deadlines[0][0] <= now_ns:
+                    ticket = heapq.heappop(self._deadlines)[2]
+                    if ticket.state is TicketState.WAITING:
+                        self._plans[self._devices[ticket.queue_id]].withdraw(ticket)
+                        expired.append(ticket)
+                answers = self._end_all(expired, Expired("Request timeout expired"))
+                if not answers:
+                    wait_ns = self._deadlines[0][0] - now_ns if self._deadlines else None
+                    self._timer_changed.wait(None if wait_ns is None else max(wait_ns, _MIN_TIMER_NS) / NS_PER_S)
+            if answers:
+                self._deliver(answers)

@@ -1,0 +1,91 @@
+"""A ticket: one admitted request on its way through a queue. **Pure.**
+
+Its state moves by a table, and ENDED is final: whoever moves a ticket there owns its one answer.
+"""
+
+from enum import Enum
+from typing import Any, Protocol
+
+from server.core.clock import NS_PER_S
+from server.core.signature import CheckedRows
+
+NO_DEADLINE_NS = 2**62
+PATIENCE_NS = 10 * NS_PER_S
+"""A ticket without a deadline is ordered as if it were due this long after it arrived, so that urgent traffic cannot
+starve it for ever. It is never dropped for being "late"."""
+
+
+class TicketState(Enum):
+    """WAITING in a lane, TAKEN into a running batch, ENDED by exactly one answer."""
+
+    WAITING = "waiting"
+    TAKEN = "taken"
+    ENDED = "ended"
+
+
+TRANSITIONS: dict[TicketState, frozenset[TicketState]] = {
+    TicketState.WAITING: frozenset({TicketState.TAKEN, TicketState.ENDED}),
+    TicketState.TAKEN: frozenset({TicketState.ENDED}),
+    TicketState.ENDED: frozenset(),
+}
+
+
+class Reply(Protocol):
+    """Where an answer goes: an `asyncio.Future` at the door, a `concurrent.futures.Future` in tests."""
+
+    def done(self) -> bool:
+        """Whether the caller has gone or has been answered."""
+        ...
+
+    def set_result(self, result: Any, /) -> None:
+        """Answer with outputs by name."""
+        ...
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Answer with an error."""
+        ...
+
+
+class Ticket:
+    """One admitted request.
+
+    Units: times are monotonic ns. `priority` 0 is the most urgent. Ownership: the data plane, under its lock, from `submit`
+    until ENDED; `checked` is dropped then, so that a ticket kept in a heap does not keep its tensors.
+    """
+
+    __slots__ = (
+        "arrival_ns",
+        "checked",
+        "deadline_ns",
+        "due_ns",
+        "nbytes",
+        "priority",
+        "queue_id",
+        "reply",
+        "rows",
+        "shape_key",
+        "state",
+    )
+
+    def __init__(
+        self, checked: CheckedRows, reply: Reply, arrival_ns: int, deadline_ns: int = NO_DEADLINE_NS, priority: int = 0
+    ) -> None:
+        self.checked: CheckedRows | None = checked
+        self.rows = checked.rows
+        self.shape_key = checked.shape_key
+        self.nbytes = sum(array.nbytes for array in checked.arrays.values())
+        self.reply = reply
+        self.arrival_ns = arrival_ns
+        self.deadline_ns = deadline_ns
+        self.due_ns = deadline_ns if deadline_ns < NO_DEADLINE_NS else arrival_ns + PATIENCE_NS
+        self.priority = priority
+        self.queue_id = 0
+        self.state = TicketState.WAITING
+
+    def move(self, following: TicketState) -> None:
+        """Enter `following`. Raises: ValueError for a transition the table does not have (a bug)."""
+        if following not in TRANSITIONS[self.state]:
+            raise ValueError(f"a ticket cannot go from {self.state.value} to {following.value}")
+        self.state = following
+        if following is TicketState.ENDED:
+            self.checked = None

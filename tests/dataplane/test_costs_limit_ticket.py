@@ -1,0 +1,77 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.core.errors import Overloaded
+from server.dataplane.costs import PROBE_AFTER_NS, CostModel
+from server.dataplane.limit import InflightLimit
+from server.dataplane.ticket import TRANSITIONS, TicketState
+from tests.dataplane.histories import ticket
+
+
+def test_prediction_is_the_bucket_that_holds_the_rows() -> None:
+    costs = CostModel((1, 4, 8), (100, 250, 400))
+    assert [costs.predict_ns(rows) for rows in (1, 2, 4, 5, 8)] == [100, 250, 250, 400, 400]
+    assert [costs.bucket_rows(rows) for rows in (1, 2, 8)] == [1, 4, 8]
+
+
+def test_an_unmeasured_bucket_is_learned_from_its_first_run() -> None:
+    costs = CostModel((1, 4), (0, 0))
+    assert costs.predict_ns(3) == 0
+    costs.observe(3, 900)
+    assert (costs.predict_ns(4), costs.predict_ns(1)) == (900, 0)
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**9))
+def test_prediction_follows_a_machine_that_changed_speed(before: int, after: int) -> None:
+    costs = CostModel((8,), (before,))
+    for _ in range(200):
+        costs.observe(8, after)
+    assert costs.predict_ns(8) == pytest.approx(after, rel=0.01, abs=2)
+
+
+def test_noise_widens_the_prediction() -> None:
+    costs = CostModel((1,), (100,))
+    for took in (60, 140) * 50:
+        costs.observe(1, took)
+    assert costs.predict_ns(1) > 120
+
+
+def test_probing_starts_after_a_second_of_refusals_and_ends_with_a_run() -> None:
+    costs = CostModel((1,), (100,))
+    assert not costs.probing(PROBE_AFTER_NS)
+    costs.refused(5)
+    costs.refused(50)
+    assert not costs.probing(PROBE_AFTER_NS)
+    assert costs.probing(5 + PROBE_AFTER_NS)
+    costs.observe(1, 100)
+    assert not costs.probing(10 * PROBE_AFTER_NS)
+
+
+def test_limit_by_requests_and_bytes() -> None:
+    limit = InflightLimit(max_requests=2, max_bytes=100)
+    limit.enter(500)  # alone, one request larger than the bound still passes
+    with pytest.raises(Overloaded, match="500 bytes of inputs are in flight"):
+        limit.enter(1)
+    limit.leave(500)
+    limit.enter(50)
+    limit.enter(50)
+    with pytest.raises(Overloaded, match="2 requests are in flight"):
+        limit.enter(0)
+    limit.leave(50)
+    limit.leave(50)
+    assert (limit.requests, limit.bytes) == (0, 0)
+
+
+def test_ticket_transitions_walk_the_table() -> None:
+    for state in TicketState:
+        for following in TicketState:
+            one = ticket()
+            one.state = state
+            if following in TRANSITIONS[state]:
+                one.move(following)
+                assert one.state is following
+                assert (one.checked is None) == (following is TicketState.ENDED)
+            else:
+                with pytest.raises(ValueError, match="cannot go from"):
+                    one.move(following)
