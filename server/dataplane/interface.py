@@ -69,6 +69,13 @@ class Batch:
         """N, without padding."""
         return int(self.spans[-1])
 
+    @property
+    def padded_rows(self) -> int:
+        """P: the rows that are executed."""
+        if not self.rules.signature.max_batch or not self.inputs:
+            return self.rows
+        return len(next(iter(self.inputs.values())))
+
 
 @dataclass(frozen=True, slots=True)
 class Part:

@@ -1,0 +1,47 @@
+"""Run one batch so that a request that cannot be executed fails alone.
+
+A backend can only say "this batch failed". So a failed batch is halved until the request at fault stands by itself; its neighbours
+are answered. Inference changes nothing, so running rows twice is safe; a batch of B requests costs at most 2B runs.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from server.backends.base import Backend
+from server.core.errors import BackendDead, BackendFailed
+from server.core.tensors import Array
+from server.dataplane.interface import Batch, Part
+from server.dataplane.rows import cut
+
+_log = logging.getLogger("podium.execute")
+
+
+def execute(backend: Backend, batch: Batch) -> list[Part]:
+    """The result of every request of a batch, in order.
+
+    Raises: BackendDead when the backend can execute nothing any more; nothing is known then about any request.
+    """
+    everything = len(batch.spans) - 1
+    return _run(backend, batch, batch.inputs, 0, everything)
+
+
+def _run(backend: Backend, batch: Batch, inputs: Mapping[str, Array], first: int, last: int) -> list[Part]:
+    try:
+        return [Part(first, last, backend.run(inputs))]
+    except BackendDead:
+        raise
+    except BackendFailed as error:
+        failed = error
+    except Exception as error:  # noqa: BLE001 - a bug in a backend must not end the engine or lose a ticket
+        _log.exception("backend raised outside its contract", extra={"model": str(batch.rules.key)})
+        failed = BackendFailed(f"executing '{batch.rules.key.model}' failed: {type(error).__name__}")
+    if last - first == 1:
+        return [Part(first, last, None, failed)]
+    middle = (first + last) // 2
+    parts: list[Part] = []
+    for start, stop in ((first, middle), (middle, last)):
+        first_row, last_row = int(batch.spans[start]), int(batch.spans[stop])
+        rows = last_row - first_row
+        padded = next(size for size in batch.rules.buckets if size >= rows) if batch.rules.padding else rows
+        parts += _run(backend, batch, cut(batch.inputs, first_row, last_row, padded), start, stop)
+    return parts
