@@ -6,35 +6,36 @@ that is set and has no meaning here is refused by name: nothing is ignored. It n
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from pydantic import ValidationError
 
-from protos.model_config_pb2 import ModelConfig, ModelDynamicBatching, ModelInput, ModelInstanceGroup, ModelOutput
+from protos.model_config_pb2 import DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelInstanceGroup, ModelOutput
 from server.core.errors import InvalidRequest
-from server.core.settings import ModelSettings
+from server.core.settings import ModelSettings, OnnxSettings
 from server.transport.describe import BACKENDS, DATA_TYPES
 
 _KNOWN: dict[str, frozenset[str]] = {
     "ModelConfig": frozenset(
-        "name platform backend version_policy max_batch_size input output dynamic_batching instance_group"
-        " default_model_filename".split()
+        {"name", "platform", "backend", "version_policy", "max_batch_size", "input", "output"}
+        | {"dynamic_batching", "instance_group", "default_model_filename"}
     ),
     "ModelInput": frozenset({"name", "data_type", "dims", "optional"}),
     "ModelOutput": frozenset({"name", "data_type", "dims"}),
     "ModelInstanceGroup": frozenset({"name", "kind", "count", "gpus"}),
     "ModelDynamicBatching": frozenset(
-        "preferred_batch_size max_queue_delay_microseconds priority_levels default_priority_level default_queue_policy".split()
+        {"preferred_batch_size", "max_queue_delay_microseconds"}
+        | {"priority_levels", "default_priority_level", "default_queue_policy"}
     ),
     "ModelQueuePolicy": frozenset({"default_timeout_microseconds", "allow_timeout_override", "max_queue_size"}),
 }
 """Fields with a meaning here, per message. A message that is not listed is understood whole."""
 
 _SETTINGS_BACKENDS = {"onnxruntime": "onnx", "onnxruntime_onnx": "onnx", "fake": "fake"}
-_DATATYPES = {number: name for name, number in DATA_TYPES.items()}
+_DATATYPES: dict[int, str | None] = {DataType.TYPE_INVALID: None} | {number: name for name, number in DATA_TYPES.items()}
 
 
 def settings_from_config(json_text: str, name: str, base: ModelSettings) -> ModelSettings:
@@ -63,7 +64,7 @@ def settings_from_config(json_text: str, name: str, base: ModelSettings) -> Mode
         changed["versions"] = _versions(config)
     if config.HasField("dynamic_batching"):
         _batching(config.dynamic_batching, changed, name)
-    changed["onnx"].update(_instances(config.instance_group))
+    changed["onnx"].update(_instances(config.instance_group, base.onnx))
     try:
         return ModelSettings.model_validate(changed)
     except ValidationError as error:
@@ -75,7 +76,10 @@ def _parse(json_text: str, name: str) -> tuple[ModelConfig, frozenset[str]]:
     """The message, and the names of the fields the text has at its top."""
     try:
         config = json_format.Parse(json_text, ModelConfig())
-        given: dict[str, Any] = json.loads(json_text)
+        given = json.loads(json_text)
+        # the parser takes an empty list or string for an empty message
+        if not isinstance(given, dict):
+            raise ValueError("expected a JSON object")
     except (json_format.ParseError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"config override for model '{name}' is not a ModelConfig: {error}") from None
     return config, frozenset(key for key, value in given.items() if value is not None)
@@ -122,7 +126,10 @@ def _check_filename(config: ModelConfig, backend: str | None) -> None:
 
 def _tensor(tensor: ModelInput | ModelOutput) -> dict[str, Any]:
     """One tensor's settings; what is not said is read from the model's file."""
-    return {"name": tensor.name, "datatype": _DATATYPES.get(tensor.data_type), "shape": tuple(tensor.dims) or None}
+    # an enum's number may be any: those without a name come through the parser
+    if tensor.data_type not in _DATATYPES:
+        raise InvalidRequest(f"config override: tensor '{tensor.name}' has the unknown data_type {tensor.data_type}")
+    return {"name": tensor.name, "datatype": _DATATYPES[tensor.data_type], "shape": tuple(tensor.dims) or None}
 
 
 def _versions(config: ModelConfig) -> dict[str, Any] | None:
@@ -155,24 +162,17 @@ def _batching(batching: ModelDynamicBatching, changed: dict[str, Any], name: str
         )
 
 
-def _instances(groups: Iterable[ModelInstanceGroup]) -> dict[str, Any]:
+def _instances(groups: Sequence[ModelInstanceGroup], base: OnnxSettings) -> dict[str, Any]:
     """The device that an instance group asks for: there is one instance of a version, on one device."""
-    changed: dict[str, Any] = {}
-    for position, group in enumerate(groups):
-        if position > 0 or group.count not in (0, 1) or len(group.gpus) > 1:
-            raise InvalidRequest("config override: 'instance_group' must be one group of one instance on one device")
-        match group.kind:
-            case ModelInstanceGroup.KIND_CPU if not group.gpus:
-                changed["providers"] = ("cpu",)
-            case ModelInstanceGroup.KIND_GPU:
-                changed["providers"] = ("cuda",)
-            case ModelInstanceGroup.KIND_AUTO if not group.gpus:
-                pass
-            case _:
-                kind = ModelInstanceGroup.Kind.Name(group.kind)
-                raise InvalidRequest(
-                    f"config override: 'instance_group' of kind {kind} with GPUs {list(group.gpus)} is not implemented"
-                )
-        if group.gpus:
-            changed["device_id"] = group.gpus[0]
-    return changed
+    if not groups:
+        return {}
+    group = groups[0]
+    if len(groups) > 1 or group.count not in (0, 1) or len(group.gpus) > 1:
+        raise InvalidRequest("config override: 'instance_group' must be one group of one instance on one device")
+    if group.kind == ModelInstanceGroup.KIND_GPU:
+        # providers that are on a GPU already may say more than "cuda" does
+        providers = base.providers if {"cuda", "tensorrt"}.intersection(base.providers) else ("cuda",)
+        return {"providers": providers, "device_id": group.gpus[0] if group.gpus else base.device_id}
+    if group.kind not in (ModelInstanceGroup.KIND_CPU, ModelInstanceGroup.KIND_AUTO) or group.gpus:
+        raise InvalidRequest("config override: 'instance_group' must be of KIND_CPU, KIND_GPU or KIND_AUTO; gpus need KIND_GPU")
+    return {"providers": ("cpu",)} if group.kind == ModelInstanceGroup.KIND_CPU else {}

@@ -46,24 +46,37 @@ Duration = tuple[int, int]
 
 
 class VersionStats(Protocol):
-    """Cumulative statistics of one version.
-
-    Units: `inference_count` in rows, `execution_count` in batches, `durations` in requests and ns, by the field names of
-    InferStatistics; `batches` in rows, then executions and ns by the field names of InferBatchStatistics.
-    """
+    """Cumulative statistics of one version."""
 
     @property
-    def inference_count(self) -> int: ...
+    def inference_count(self) -> int:
+        """Rows that were executed."""
+        ...
+
     @property
-    def execution_count(self) -> int: ...
+    def execution_count(self) -> int:
+        """Batches that were executed."""
+        ...
+
     @property
-    def last_inference_ms(self) -> int: ...
+    def last_inference_ms(self) -> int:
+        """Milliseconds since 1970; 0 where there was none."""
+        ...
+
     @property
-    def durations(self) -> Mapping[str, Duration]: ...
+    def durations(self) -> Mapping[str, Duration]:
+        """Requests and their time, by the field names of InferStatistics."""
+        ...
+
     @property
-    def batches(self) -> Sequence[tuple[int, Mapping[str, Duration]]]: ...
+    def batches(self) -> Sequence[tuple[int, Mapping[str, Duration]]]:
+        """Rows of a batch; executions of that size and their time, by the field names of InferBatchStatistics."""
+        ...
+
     @property
-    def memory_bytes(self) -> int: ...
+    def memory_bytes(self) -> int:
+        """Memory the version holds; 0 where nobody can tell."""
+        ...
 
 
 def metadata(
