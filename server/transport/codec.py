@@ -1,0 +1,218 @@
+"""ModelInfer messages to `InferRequest`, and outputs to answers. Pure over values.
+
+Floor 6: the only place where tensors meet protobuf. It runs once per request, so each field is read once (every access to
+a repeated bytes field copies its elements) and unusual content leaves the straight path for a function of its own. It
+checks the form of a message only; whether the tensors fit a model is `server.core.signature.check`'s business. Texts
+follow NVIDIA Triton's (triton-inference-server/server, src/grpc/infer_handler.cc, 2026-08), since clients match on them.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from protos.grpc_service_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
+from server.core.errors import BackendFailed, InvalidRequest, NotFound, Unsupported
+from server.core.requests import InferRequest, ParameterValue, WireTensor
+from server.core.signature import Signature
+from server.core.tensors import NUMPY_DTYPES, Array, to_raw
+from server.core.versions import VersionKey
+
+MAX_RESPONSE_BYTES = 2**31 - 1
+"""What one protobuf message can hold."""
+
+_TYPED_FIELDS: dict[str, tuple[str, ...]] = {
+    "bool_contents": ("BOOL",),
+    "int_contents": ("INT32", "INT8", "INT16"),
+    "int64_contents": ("INT64",),
+    "uint_contents": ("UINT32", "UINT8", "UINT16"),
+    "uint64_contents": ("UINT64",),
+    "fp32_contents": ("FP32",),
+    "fp64_contents": ("FP64",),
+    "bytes_contents": ("BYTES",),
+}
+"""Datatypes each field of InferTensorContents can carry; the first one names the field in errors."""
+
+_EMPTY_FINAL = "triton_enable_empty_final_response"
+_SEQUENCE: dict[str, tuple[str, ...]] = {
+    "sequence_id": ("int64_param", "string_param"),
+    "sequence_start": ("bool_param",),
+    "sequence_end": ("bool_param",),
+}
+_NO_PARAMETERS: Mapping[str, ParameterValue] = {}
+
+
+def decode(message: ModelInferRequest, arrival_ns: int, deadline_ns: int | None) -> InferRequest:
+    """What the call asks for. A datatype nobody knows passes with raw contents: the model's check names what it expects.
+
+    Ownership: raw contents become `bytes` of their own, typed contents arrays; nothing refers to `message` afterwards.
+    Raises: InvalidRequest, NotFound (shared memory: no region is registered), Unsupported (sequences, classification).
+    """
+    model = message.model_name
+    timeout_us = priority = 0
+    parameters = _NO_PARAMETERS
+    if message.parameters:
+        timeout_us, priority, parameters = _parameters(message)
+    raw = list(message.raw_input_contents)
+    given = len(raw)
+    inputs: list[WireTensor] = []
+    data: bytes | Array
+    for tensor in message.inputs:
+        if tensor.parameters:
+            _refuse_shared_memory(tensor, "input")
+        if tensor.HasField("contents"):
+            if raw:
+                raise InvalidRequest(
+                    f"contents field must not be specified when using raw_input_contents for '{tensor.name}'"
+                    f" for model '{model}'"
+                )
+            data = _typed(tensor, model)
+        elif len(inputs) < given:
+            data = raw[len(inputs)]
+        else:
+            raise InvalidRequest(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
+        inputs.append(WireTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data))
+    if given > len(inputs):
+        raise InvalidRequest(f"expected {len(inputs)} raw_input_contents for the inputs of model '{model}', got {given}")
+    outputs: tuple[str, ...] = ()
+    if message.outputs:
+        outputs = tuple([_requested(output) for output in message.outputs])
+    return InferRequest(
+        model,
+        message.model_version,
+        message.id,
+        tuple(inputs),
+        outputs,
+        arrival_ns,
+        deadline_ns,
+        timeout_us,
+        priority,
+        parameters,
+    )
+
+
+def encode(
+    request_id: str, key: VersionKey, signature: Signature, requested: tuple[str, ...], outputs: Mapping[str, Array]
+) -> ModelInferResponse:
+    """The answer of `key` to one request: `requested` outputs in that order, or all in the model's order.
+
+    Shapes: `outputs` as the request owns them, with the batch dimension where the model batches; all of them are raw.
+    Ownership: the arrays are copied.
+    Raises: BackendFailed where an output is missing, InvalidRequest where the answer is larger than a message can be.
+    """
+    response = ModelInferResponse(model_name=key.model, model_version=str(key.version), id=request_id)
+    add = response.outputs.add
+    specs = signature.output_names
+    contents: list[bytes] = []
+    total = 0
+    for name in requested or specs:
+        array = outputs.get(name)
+        if array is None:
+            raise BackendFailed(f"model '{key.model}' gave no output '{name}'")
+        datatype = specs[name].datatype
+        add(name=name, datatype=datatype, shape=array.shape)
+        dtype = NUMPY_DTYPES[datatype]
+        # tobytes is row-major whatever the layout; everything but the plain case is left to the slower general form
+        item = array.tobytes() if array.dtype is dtype and datatype != "BYTES" else to_raw(datatype, array)
+        total += len(item)
+        contents.append(item)
+    if total > MAX_RESPONSE_BYTES - 2**20:
+        # each of the contents brings a tag and a length of five bytes
+        _refuse_large(total + response.ByteSize() + 6 * len(contents))
+    response.raw_output_contents.extend(contents)
+    return response
+
+
+def _refuse_large(size_bytes: int) -> None:
+    if size_bytes > MAX_RESPONSE_BYTES:
+        raise InvalidRequest(f"Response has byte size {size_bytes} which exceeds gRPC's byte size limit {MAX_RESPONSE_BYTES}.")
+
+
+def _typed(tensor: ModelInferRequest.InferInputTensor, model: str) -> Array:
+    """The elements of `contents` as a flat array of the tensor's datatype; empty where nothing is in it."""
+    datatype = tensor.datatype
+    where = f"input tensor '{tensor.name}' for model '{model}'"
+    fields = tensor.contents.ListFields()
+    for position, (field, _) in enumerate(fields):
+        fitting = _TYPED_FIELDS[field.name]
+        if position > 0 or datatype not in fitting:
+            raise InvalidRequest(
+                f"unexpected explicit tensor data for {where}, binary data was already supplied."
+                if position > 0
+                else f"unexpected explicit tensor data for {where} of type '{fitting[0]}', expected datatype '{datatype}'"
+            )
+    if not fields:
+        # an unknown datatype stays an answer of the model's check, as with raw contents
+        return np.empty(0, NUMPY_DTYPES.get(datatype, np.dtype(np.uint8)))
+    values = fields[0][1]
+    if datatype == "BYTES":
+        elements = np.empty(len(values), dtype=object)
+        elements[:] = list(values)
+        return elements
+    try:
+        return np.fromiter(values, NUMPY_DTYPES[datatype], len(values))
+    except OverflowError as error:
+        # the field is wider than the datatype: a value that does not fit must not wrap around
+        raise InvalidRequest(f"explicit tensor data for {where} is out of range of datatype '{datatype}': {error}") from None
+
+
+def _parameters(message: ModelInferRequest) -> tuple[int, int, Mapping[str, ParameterValue]]:
+    """Timeout in microseconds, priority, and the caller's own parameters."""
+    timeout_us = priority = 0
+    own: dict[str, ParameterValue] = {}
+    for name, parameter in message.parameters.items():
+        if name == _EMPTY_FINAL:
+            # says something about streams of decoupled models only
+            _value(name, parameter, ("bool_param",))
+        elif name == "timeout":
+            timeout_us = _not_negative(name, parameter, ("int64_param",))
+        elif name == "priority":
+            priority = _not_negative(name, parameter, ("int64_param", "uint64_param"))
+        elif name in _SEQUENCE:
+            if _value(name, parameter, _SEQUENCE[name]):
+                raise Unsupported(f"parameter '{name}': sequence batching is not supported by this server")
+        elif name.startswith("triton_"):
+            raise InvalidRequest(
+                "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting"
+                f" with 'triton_' are allowed: {_EMPTY_FINAL}"
+            )
+        else:
+            own[name] = _value(name, parameter, ("int64_param", "bool_param", "string_param", "double_param"))
+    return timeout_us, priority, own
+
+
+def _value(name: str, parameter: InferParameter, allowed: tuple[str, ...]) -> ParameterValue:
+    choice = parameter.WhichOneof("parameter_choice")
+    if choice not in allowed:
+        words = " or ".join(allowed) if len(allowed) < 3 else f"{', '.join(allowed[:-1])}, or {allowed[-1]}"
+        raise InvalidRequest(f"invalid value type for '{name}' parameter, expected {words}.")
+    value: ParameterValue = getattr(parameter, choice)
+    return value
+
+
+def _not_negative(name: str, parameter: InferParameter, allowed: tuple[str, ...]) -> int:
+    value = int(_value(name, parameter, allowed))
+    if value < 0:
+        raise InvalidRequest(f"invalid value for '{name}', expected value >= 0.")
+    return value
+
+
+def _requested(output: ModelInferRequest.InferRequestedOutputTensor) -> str:
+    if output.parameters:
+        _refuse_shared_memory(output, "output")
+        if "classification" in output.parameters:
+            raise Unsupported(f"output '{output.name}': the classification extension is not supported by this server")
+    return output.name
+
+
+def _refuse_shared_memory(
+    tensor: ModelInferRequest.InferInputTensor | ModelInferRequest.InferRequestedOutputTensor, kind: str
+) -> None:
+    """No region can be registered with this server, so each one asked for is unknown. Other parameters are hints."""
+    if "shared_memory_region" in tensor.parameters:
+        region = _value("shared_memory_region", tensor.parameters["shared_memory_region"], ("string_param",))
+        raise NotFound(f"Unable to find shared memory region: '{region}'")
+    for name in ("shared_memory_offset", "shared_memory_byte_size"):
+        if name in tensor.parameters:
+            raise InvalidRequest(
+                f"'{name}' can not be specified without 'shared_memory_region' parameter for {kind} tensor '{tensor.name}'"
+            )
