@@ -37,7 +37,7 @@ _REASONS: dict[type[PodiumError], str] = {
 class Submitting(Protocol):
     """The door's side of a data plane whose requests arrive in Python."""
 
-    def submit(self, queue_id: int, ticket: Ticket) -> None:
+    def submit(self, queue_id: int, ticket: Ticket, *, wake: bool) -> None:
         """Admit a ticket. Raises: QueueClosed, Overloaded, Expired, ShuttingDown."""
         ...
 
@@ -56,6 +56,7 @@ class Predict:
     def admit(self, request: InferRequest, reply: Reply) -> tuple[Replica, Ticket]:
         """Choose a version, check the request against it, and queue it. `reply` then gets exactly one answer.
 
+        An idle engine is not woken: the caller does so when it has taken in everything that had arrived.
         Raises: any `PodiumError`; then `reply` gets none.
         """
         for _ in range(_CHOICES):
@@ -64,7 +65,7 @@ class Predict:
                 checked = check(request, replica.signature)
                 queue = replica.settings.queue
                 ticket = Ticket(checked, reply, request.arrival_ns, deadline_of(request, queue), priority_of(request, queue))
-                self._plane.submit(replica.queue_id, ticket)
+                self._plane.submit(replica.queue_id, ticket, wake=False)
             except QueueClosed:
                 continue
             except PodiumError as error:

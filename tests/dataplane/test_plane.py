@@ -126,6 +126,28 @@ def test_the_cancelled_leave_at_once_and_their_answer_is_nobodys(plane: PythonPl
     assert not waiting_reply.done()
 
 
+def test_a_quiet_submit_waits_for_wake(plane: PythonPlane) -> None:
+    plane.open(rules())
+    Runner(plane, echo)
+    while "cpu" not in plane._sleeping:
+        time.sleep(0.001)
+    reply: Future[Any] = Future()
+    plane.submit(1, Ticket(rows_of(1, 1), reply, monotonic_ns()), wake=False)
+    assert "cpu" in plane._sleeping
+    plane.wake()
+    assert (reply.result(10)["Y"] == rows_of(1, 1).arrays["X"] * 10).all()
+
+
+def test_each_device_is_announced_once() -> None:
+    seen: list[str] = []
+    plane = PythonPlane(monotonic_ns, InflightLimit(10, 100), settle, seen.append)
+    plane.open(rules(1))
+    plane.open(rules(2, device="cuda:0"))
+    plane.open(rules(3))
+    plane.stop()
+    assert seen == ["cpu", "cuda:0"]
+
+
 def test_finish_says_whose_answer_was_still_wanted(plane: PythonPlane) -> None:
     plane.open(rules())
     kept, _ = submit(plane, 1)

@@ -48,10 +48,18 @@ class PythonPlane:
 
     kind = "python"
 
-    def __init__(self, clock: Clock, limit: InflightLimit, deliver: Callable[[Sequence[Answer]], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        limit: InflightLimit,
+        deliver: Callable[[Sequence[Answer]], None],
+        on_device: Callable[[str], None] = lambda device: None,
+    ) -> None:
+        """`on_device` is called once per device, before its first queue admits anything: it needs an engine from now on."""
         self._clock = clock
         self._limit = limit
         self._deliver = deliver
+        self._on_device = on_device
         self._lock = threading.Lock()
         self._changed: dict[str, threading.Condition] = {}
         self._idle = threading.Condition(self._lock)
@@ -68,8 +76,8 @@ class PythonPlane:
 
     # -- the door's side ------------------------------------------------------------------------------------------------
 
-    def submit(self, queue_id: int, ticket: Ticket) -> None:
-        """Admit a ticket, or raise and forget it.
+    def submit(self, queue_id: int, ticket: Ticket, *, wake: bool = True) -> None:
+        """Admit a ticket, or raise and forget it. With `wake` False an idle engine sleeps on until `wake` is called.
 
         Raises: QueueClosed, Overloaded, Expired, ShuttingDown. Afterwards the ticket's reply gets exactly one answer.
         """
@@ -88,9 +96,16 @@ class PythonPlane:
                 raise
             if ticket.deadline_ns < NO_DEADLINE_NS:
                 self._watch_deadline(ticket)
-            if device in self._sleeping:
+            if wake and device in self._sleeping:
                 self._sleeping.discard(device)
                 self._changed[device].notify()
+
+    def wake(self) -> None:
+        """Let idle engines look at what was submitted without waking them."""
+        with self._lock:
+            for device in self._sleeping:
+                self._changed[device].notify()
+            self._sleeping.clear()
 
     def cancel(self, ticket: Ticket) -> bool:
         """End a ticket without an answer. Returns False if it had ended already. A running batch goes on without it."""
@@ -107,9 +122,12 @@ class PythonPlane:
     def open(self, rules: QueueRules) -> None:
         """See `DataPlane.open`."""
         with self._lock:
-            if rules.queue_id in self._devices:
-                raise ValueError(f"queue {rules.queue_id} is open already")
-            self._plan(rules.device).add_queue(rules)
+            known = rules.device in self._plans
+            plan = self._plan(rules.device)
+        if not known:
+            self._on_device(rules.device)
+        with self._lock:
+            plan.add_queue(rules)
             self._devices[rules.queue_id] = rules.device
             self._running[rules.queue_id] = 0
 
