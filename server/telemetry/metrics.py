@@ -21,8 +21,8 @@ from server.telemetry.readings import DeviceReading, LoadReading, QueueLevels, V
 from server.telemetry.recorder import VersionRecorder
 from server.telemetry.triton_text import triton_text
 
-KEPT_VERSIONS = 64
-"""Removed versions whose totals are kept and rendered: about 130 lines each. The longest removed is forgotten first."""
+KEPT_VERSIONS = 16
+"""Removed versions whose totals are kept and rendered: about 150 lines each. The longest removed is forgotten first."""
 KEPT_LOADS = 1024
 """Versions and results of which loads are counted; the one attempted longest ago is forgotten first."""
 
@@ -102,15 +102,13 @@ class Metrics:
         All families of one version are of the same instant, under Podium's names and under Triton's.
         """
         readings = self._read()
-        scrape = _Scrape(
-            [
-                *version_families(readings),
-                *load_families(self._read_loads()),
-                self._build,
-                *self._process.collect(),
-            ]
-        )
-        return generate_latest(scrape) + triton_text(readings, self._devices()).encode()
+        return generate_latest(_Scrape(self._families(readings))) + triton_text(readings, self._devices()).encode()
+
+    def _families(self, readings: Sequence[VersionReading]) -> Iterator[Metric]:
+        yield from version_families(readings)
+        yield from load_families(self._read_loads())
+        yield self._build
+        yield from self._process.collect()
 
     def _read(self) -> list[VersionReading]:
         with self._lock:
@@ -130,8 +128,8 @@ class Metrics:
 class _Scrape(Collector):
     """The families of one scrape, as prometheus_client wants them handed over."""
 
-    def __init__(self, families: list[Metric]) -> None:
+    def __init__(self, families: Iterator[Metric]) -> None:
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        return iter(self._families)
+        return self._families

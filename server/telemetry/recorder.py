@@ -1,8 +1,9 @@
 """What one version has done since the process started: written once per batch, read once per scrape.
 
-Floor 2: the engine thread and the door write it, metrics and ModelStatistics read snapshots. A metrics call per request
-would cost as much as the request (docs/METRICS.md, "Cost"), so everything here takes the arrays of a whole batch. Never
-reads the monotonic clock: all durations are differences of times the caller took anyway.
+Floor 2: the engine thread and the door write it, metrics and ModelStatistics read snapshots. Metrics kept per request cost
+2.3 us each, about as much as there is for a whole request (docs/METRICS.md, "Cost"); everything here takes the arrays of a
+batch, for 8 to 11 us with 1 to 256 requests. Never reads the monotonic clock: all durations are differences of times that
+the caller took anyway.
 """
 
 import threading
