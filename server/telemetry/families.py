@@ -1,0 +1,111 @@
+"""Podium's own metric families (`podium_*`), built from the readings of one scrape.
+
+Floor 2: prometheus_client knows how to name, type and escape; this file only says which number goes where. Reads no clock,
+holds no state, and every name in it is described in docs/METRICS.md, which a test compares with what is rendered.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from server.core.clock import NS_PER_S
+from server.telemetry.histogram import Histogram
+from server.telemetry.readings import LoadReading, VersionReading
+
+_VERSION = ("model", "version")
+
+
+def version_families(readings: Sequence[VersionReading]) -> Iterator[Metric]:
+    """Everything that is counted per version."""
+    yield from _histograms(readings)
+    yield from _labelled_counters(readings)
+    yield from _plain_counters(readings)
+    yield from _gauges(readings)
+
+
+def load_families(loads: Iterable[LoadReading]) -> Iterator[Metric]:
+    """Attempts to bring versions into service; they exist for versions that never came to be, too."""
+    counts = CounterMetricFamily("podium_loads", "Attempts to load a version", labels=(*_VERSION, "result"))
+    lasts = GaugeMetricFamily("podium_load_seconds", "Time the last such load took", labels=(*_VERSION, "result"))
+    for load in loads:
+        labels = (load.key.model, str(load.key.version), load.result)
+        counts.add_metric(labels, load.count)
+        lasts.add_metric(labels, load.last_s)
+    yield counts
+    yield lasts
+
+
+def build_family(version: str, python: str) -> Metric:
+    """Which build is running, as labels of a constant 1."""
+    family = GaugeMetricFamily("podium_build_info", "The running build; always 1", labels=("version", "python"))
+    family.add_metric((version, python), 1)
+    return family
+
+
+def _histograms(readings: Sequence[VersionReading]) -> Iterator[Metric]:
+    seconds = HistogramMetricFamily(
+        "podium_request_seconds", "Time of answered requests, by phase", labels=(*_VERSION, "phase")
+    )
+    rows = HistogramMetricFamily("podium_batch_rows", "Rows per executed batch, without padding", labels=_VERSION)
+    for reading in readings:
+        for phase, histogram in reading.stats.histograms.items():
+            seconds.add_metric((*reading.labels, phase), _buckets(histogram, NS_PER_S), histogram.sum / NS_PER_S)
+        rows.add_metric(reading.labels, _buckets(reading.stats.batch_rows, 1), reading.stats.batch_rows.sum)
+    yield seconds
+    yield rows
+
+
+def _buckets(histogram: Histogram, unit: int) -> list[tuple[str, float]]:
+    bounded: list[tuple[str, float]] = [(repr(edge / unit), count) for edge, count in histogram.cumulative()]
+    return [*bounded, ("+Inf", histogram.count)]
+
+
+def _labelled_counters(readings: Sequence[VersionReading]) -> Iterator[Metric]:
+    requests = CounterMetricFamily("podium_requests", "Requests that ended, by outcome", labels=(*_VERSION, "outcome"))
+    refused = CounterMetricFamily("podium_refused", "Requests that ended without execution", labels=(*_VERSION, "reason"))
+    released = CounterMetricFamily("podium_batches_released", "Executed batches", labels=(*_VERSION, "reason"))
+    for reading in readings:
+        for family, counts in (
+            (requests, reading.stats.requests),
+            (refused, reading.stats.refused),
+            (released, reading.stats.released),
+        ):
+            for value, count in counts.items():
+                family.add_metric((*reading.labels, value), count)
+    yield requests
+    yield refused
+    yield released
+
+
+def _plain_counters(readings: Sequence[VersionReading]) -> Iterator[Metric]:
+    rows = CounterMetricFamily("podium_rows", "Rows executed, without padding", labels=_VERSION)
+    padding = CounterMetricFamily("podium_padding_rows", "Rows executed only to fill a bucket", labels=_VERSION)
+    late = CounterMetricFamily("podium_late", "Requests answered after their deadline", labels=_VERSION)
+    for reading in readings:
+        rows.add_metric(reading.labels, reading.stats.rows)
+        padding.add_metric(reading.labels, reading.stats.padding_rows)
+        late.add_metric(reading.labels, reading.stats.late)
+    yield rows
+    yield padding
+    yield late
+
+
+def _gauges(readings: Sequence[VersionReading]) -> Iterator[Metric]:
+    waiting = GaugeMetricFamily("podium_queue_requests", "Requests waiting for a batch", labels=_VERSION)
+    rows = GaugeMetricFamily("podium_queue_rows", "Rows waiting for a batch", labels=_VERSION)
+    inflight = GaugeMetricFamily("podium_inflight_requests", "Requests admitted and not yet ended", labels=_VERSION)
+    memory = GaugeMetricFamily("podium_model_memory_bytes", "Memory the version holds", labels=_VERSION)
+    ready = GaugeMetricFamily("podium_model_ready", "1 while the version serves", labels=_VERSION)
+    for reading in readings:
+        if reading.queue is not None:
+            waiting.add_metric(reading.labels, reading.queue.waiting_requests)
+            rows.add_metric(reading.labels, reading.queue.waiting_rows)
+            inflight.add_metric(reading.labels, reading.queue.open_requests)
+        if reading.ready is not None:
+            memory.add_metric(reading.labels, reading.stats.memory_bytes)
+            ready.add_metric(reading.labels, reading.ready)
+    yield waiting
+    yield rows
+    yield inflight
+    yield memory
+    yield ready

@@ -1,0 +1,67 @@
+"""What a scrape is made of: the states of versions, loads and devices at one instant. Pure: names, no behaviour.
+
+Floor 2, between those who measure (recorder, the data plane above, a device library) and those who write text. Keeps the
+text writers free of locks, clocks and NVML, and telemetry free of an import of the data plane above it.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from server.core.versions import VersionKey
+from server.telemetry.recorder import VersionStats
+
+
+class QueueLevels(Protocol):
+    """What telemetry needs of the data plane's `QueueSnapshot`."""
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests admitted and not yet in a batch."""
+        ...
+
+    @property
+    def waiting_rows(self) -> int:
+        """Their rows."""
+        ...
+
+    @property
+    def open_requests(self) -> int:
+        """Requests admitted and not yet ended: waiting or executing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class VersionReading:
+    """One version. `ready` None: removed, only its totals are left. `queue` None: it has no open queue."""
+
+    stats: VersionStats
+    ready: bool | None
+    queue: QueueLevels | None
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """Values of the labels model and version."""
+        return self.stats.key.model, str(self.stats.key.version)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReading:
+    """All attempts to load one version that ended the same way ("ok" or "failed"), and the time the last one took."""
+
+    key: VersionKey
+    result: str
+    count: int
+    last_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReading:
+    """One GPU. None where the device cannot tell. Energy is counted from the opening of the devices."""
+
+    gpu_uuid: str
+    utilization_ratio: float | None = None
+    power_usage_watts: float | None = None
+    power_limit_watts: float | None = None
+    energy_joules: float | None = None
+    memory_total_bytes: int | None = None
+    memory_used_bytes: int | None = None

@@ -1,0 +1,86 @@
+"""The side port: `/metrics`, `/healthz` and `/readyz` over HTTP.
+
+Floor 6, beside the gRPC door: for scrapers and orchestrators that do not speak gRPC. No inference ever comes in here, and a
+scrape never holds up the loop: it is rendered on a thread.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+_LOG = logging.getLogger(__name__)
+
+# 0.0.4 and not what prometheus_client calls latest: every Prometheus since 2014 reads it, and so does perf_analyzer
+_TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
+
+# An orchestrator that asks while the server stops must not hold up its end.
+_SHUTDOWN_S = 2.0
+
+
+async def start_http(
+    address: str, metrics: Callable[[], bytes], ready: Callable[[], list[str]], *, shutdown_s: float = _SHUTDOWN_S
+) -> web.AppRunner:
+    """Listen on `address` ("HOST:PORT", "[IPV6]:PORT"; port 0: any that is free) until the runner's `cleanup`.
+
+    `/healthz` is 200 while the process answers at all; `/readyz` is 200 exactly when `ready` returns no reason against it,
+    and shows the reasons otherwise. `runner.addresses` holds what was bound.
+    Ownership: `metrics` is called on worker threads, possibly several at once; `ready` on the event loop, so it must not
+    block. An exception in either is answered 500 and logged.
+    Raises: ValueError for what is not an address, OSError where it cannot be bound.
+    """
+    host, port = split_address(address)
+    app = web.Application()
+    app.add_routes(
+        [web.get("/metrics", _metrics_page(metrics)), web.get("/healthz", _alive), web.get("/readyz", _ready_page(ready))]
+    )
+    # no access log: probes and scrapes would fill it
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=shutdown_s)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
+    for bound in runner.addresses:
+        _LOG.info("http side port is listening", extra={"host": bound[0], "port": bound[1]})
+    return runner
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of "HOST:PORT" or "[IPV6]:PORT".
+
+    Raises: ValueError with a text that repeats the address.
+
+    >>> split_address("127.0.0.1:8002"), split_address("[::1]:0")
+    (('127.0.0.1', 8002), ('::1', 0))
+    """
+    host, _, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"'{address}' is not an address: an IPv6 host is written in brackets, [::1]:8002")
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+        raise ValueError(f"'{address}' is not an address: HOST:PORT is wanted, with a port from 0 to 65535")
+    return host, int(port)
+
+
+def _metrics_page(metrics: Callable[[], bytes]) -> Handler:
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(body=await asyncio.to_thread(metrics), headers={"Content-Type": _TEXT_FORMAT})
+
+    return page
+
+
+async def _alive(request: web.Request) -> web.Response:
+    return web.json_response({"alive": True})
+
+
+def _ready_page(ready: Callable[[], list[str]]) -> Handler:
+    async def page(request: web.Request) -> web.Response:
+        reasons = ready()
+        return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+    return page
