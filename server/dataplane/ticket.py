@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from server.core.clock import NS_PER_S
+from server.core.errors import PodiumError
 from server.core.signature import CheckedRows
 
 NO_DEADLINE_NS = 2**62
@@ -61,6 +62,7 @@ class Ticket:
         "nbytes",
         "priority",
         "queue_id",
+        "refusal",
         "reply",
         "rows",
         "shape_key",
@@ -80,6 +82,7 @@ class Ticket:
         self.due_ns = deadline_ns if deadline_ns < NO_DEADLINE_NS else arrival_ns + PATIENCE_NS
         self.priority = priority
         self.queue_id = 0
+        self.refusal: PodiumError | None = None  # why it ended without execution, if the data plane ended it so
         self.state = TicketState.WAITING
 
     def move(self, following: TicketState) -> None:

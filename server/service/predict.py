@@ -17,7 +17,7 @@ from server.core.requests import InferRequest
 from server.core.settings import QueueSettings
 from server.core.signature import check
 from server.dataplane.interface import Batch, DataPlane, Part, QueueClosed
-from server.dataplane.ticket import NO_DEADLINE_NS, Reply, Ticket
+from server.dataplane.ticket import NO_DEADLINE_NS, Reply, Ticket, TicketState
 from server.lifecycle.published import Published, Replica
 from server.service.execute import execute
 
@@ -41,8 +41,8 @@ class Submitting(Protocol):
         """Admit a ticket. Raises: QueueClosed, Overloaded, Expired, ShuttingDown."""
         ...
 
-    def cancel(self, ticket: Ticket) -> bool:
-        """End a ticket without an answer; False if it had one already."""
+    def cancel(self, ticket: Ticket) -> TicketState:
+        """End a ticket without an answer; the state it was in."""
         ...
 
 
@@ -76,8 +76,12 @@ class Predict:
 
     def cancel(self, replica: Replica, ticket: Ticket) -> None:
         """The caller has gone: the ticket leaves its queue at once, and never reaches the backend if it had not yet."""
-        if self._plane.cancel(ticket):
+        before = self._plane.cancel(ticket)
+        if before is TicketState.WAITING:
             self.count_refusal(replica, Cancelled("cancelled by the caller"))
+        elif before is TicketState.ENDED and ticket.refusal is not None:
+            # it expired as the caller left: nobody reads that answer, but it counts
+            self.count_refusal(replica, ticket.refusal)
 
     def count_refusal(self, replica: Replica, error: PodiumError) -> None:
         """Count a request that ended without being executed. Failed executions are counted with their batch."""
@@ -107,9 +111,7 @@ def priority_of(request: InferRequest, queue: QueueSettings) -> int:
 class Engine(threading.Thread):
     """The one executor of a device, for all its versions."""
 
-    def __init__(
-        self, plane: DataPlane, device: str, clock: Clock, on_dead: Callable[[Replica, BackendDead], None]
-    ) -> None:
+    def __init__(self, plane: DataPlane, device: str, clock: Clock, on_dead: Callable[[Replica, BackendDead], None]) -> None:
         super().__init__(name=f"podium-engine-{device}", daemon=True)
         self._plane = plane
         self._device = device
@@ -133,9 +135,7 @@ class Engine(threading.Thread):
         ran_ns = self._clock()
         # what was isolated by running parts again says nothing about the cost of one execution
         whole = len(parts) == 1 and parts[0].error is None
-        answered = self._plane.finish(
-            batch, parts, ran_rows=batch.rows if whole else 0, ran_ns=ran_ns - batch.taken_ns
-        )
+        answered = self._plane.finish(batch, parts, ran_rows=batch.rows if whole else 0, ran_ns=ran_ns - batch.taken_ns)
         failed = np.zeros(len(answered), dtype=np.bool_)
         for part in parts:
             failed[part.first : part.last] = part.error is not None
@@ -148,7 +148,7 @@ class Engine(threading.Thread):
             infer_ns=ran_ns - started_ns,
             output_ns=finished_ns - ran_ns,
             finished_ns=finished_ns,
-            rows=batch.rows,
+            spans=batch.spans,
             padded_rows=batch.padded_rows,
             released=batch.released,
             answered=answered,

@@ -7,7 +7,7 @@ wait on a thread, never on the loop.
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 
@@ -25,6 +25,182 @@ from server.transport.status import code_for
 
 _log = logging.getLogger("podium.door")
 Context = grpc.aio.ServicerContext[Any, Any]
+Response = TypeVar("Response")
 
 EXTENSIONS = ("model_repository", "schedule_policy", "model_configuration", "binary_tensor_data", "parameters", "statistics")
 """What ServerMetadata reports: only what is implemented."""
+
+
+class Servicer(GRPCInferenceServiceServicer):
+    """One servicer for all calls. Ownership: the event loop it was made on.
+
+    Calls that this server does not implement answer UNIMPLEMENTED by the generated base class.
+    """
+
+    def __init__(
+        self,
+        predict: Predict,
+        control: Control,
+        hand_over: HandOver,
+        clock: Clock,
+        ready: Callable[[], bool],
+        server_version: str,
+    ) -> None:
+        self._predict = predict
+        self._control = control
+        self._hand_over = hand_over
+        self._clock = clock
+        self._ready = ready
+        self._server_version = server_version
+        self._loop = asyncio.get_running_loop()
+
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
+        """One inference: answered by exactly one ticket, whatever becomes of the call."""
+        arrival_ns = self._clock()
+        remaining_s = context.time_remaining()
+        deadline_ns = None if remaining_s is None else arrival_ns + int(remaining_s * NS_PER_S)
+        reply: asyncio.Future[Any] = self._loop.create_future()
+        hand_over = self._hand_over
+        hand_over.callers += 1
+        try:
+            wanted = decode(request, arrival_ns, deadline_ns)
+            replica, ticket = self._predict.admit(wanted, reply)
+            hand_over.arm()
+            try:
+                outputs = await reply
+            except asyncio.CancelledError:
+                self._predict.cancel(replica, ticket)
+                raise
+            except PodiumError as error:
+                self._predict.count_refusal(replica, error)
+                raise
+            return encode(wanted.id, replica.key, replica.signature, wanted.outputs, outputs)
+        except Exception as error:
+            await abort(context, error)
+        finally:
+            hand_over.callers -= 1
+
+    async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:  # noqa: N802
+        """The process answers."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:  # noqa: N802
+        """Whether the server wants traffic; the same word as /readyz and grpc.health.v1."""
+        return pb.ServerReadyResponse(ready=self._ready())
+
+    async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:  # noqa: N802
+        """Name, version and extensions. Clients' own tests expect the name "triton": it names the protocol they speak."""
+        return pb.ServerMetadataResponse(name="triton", version=self._server_version, extensions=EXTENSIONS)
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:  # noqa: N802
+        """Whether a request to this model would be admitted; an unknown model is not ready, which is no error."""
+        return await answer(context, lambda: pb.ModelReadyResponse(ready=self._control.is_ready(request.name, request.version)))
+
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:  # noqa: N802
+        """Inputs and outputs of the version that would answer."""
+
+        def respond() -> pb.ModelMetadataResponse:
+            found = self._control.describe(request.name, request.version)
+            replica = found.replica
+            return describe.metadata(replica.signature, found.versions, replica.backend.platform)
+
+        return await answer(context, respond)
+
+    async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:  # noqa: N802
+        """The configuration in force for the version that would answer."""
+
+        def respond() -> pb.ModelConfigResponse:
+            replica = self._control.describe(request.name, request.version).replica
+            return describe.config(
+                replica.signature, replica.settings, replica.backend.platform, replica.device, replica.buckets
+            )
+
+        return await answer(context, respond)
+
+    async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:  # noqa: N802
+        """Cumulative statistics of the READY versions asked for."""
+
+        def respond() -> pb.ModelStatisticsResponse:
+            replicas = self._control.statistics(request.name, request.version)
+            return describe.statistics((replica.key, replica.device, replica.recorder.snapshot()) for replica in replicas)
+
+        return await answer(context, respond)
+
+    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:  # noqa: N802
+        """Every version on disk or in memory, with the reason where it does not serve."""
+
+        def respond() -> pb.RepositoryIndexResponse:
+            _one_repository(request.repository_name)
+            rows = self._control.index(request.ready)
+            return describe.index((row.model, str(row.version or ""), row.state, row.reason) for row in rows)
+
+        return await answer(context, respond)
+
+    async def RepositoryModelLoad(  # noqa: N802
+        self, request: pb.RepositoryModelLoadRequest, context: Context
+    ) -> pb.RepositoryModelLoadResponse:
+        """Load or reload a model, with other settings if `config` has any; returns when it serves."""
+
+        def respond() -> pb.RepositoryModelLoadResponse:
+            _one_repository(request.repository_name)
+            text: str | None = None
+            for name, parameter in request.parameters.items():
+                if name != "config":
+                    raise InvalidRequest(f"unrecognized load parameter '{name}'.")
+                if parameter.WhichOneof("parameter_choice") != "string_param":
+                    raise InvalidRequest("invalid value type for load parameter 'config', expected string_param.")
+                text = parameter.string_param
+            override = None
+            if text is not None:
+                override = settings_from_config(text, request.model_name, self._control.settings_on_disk(request.model_name))
+            self._control.load(request.model_name, override)
+            return pb.RepositoryModelLoadResponse()
+
+        return await answer_on_thread(context, respond)
+
+    async def RepositoryModelUnload(  # noqa: N802
+        self, request: pb.RepositoryModelUnloadRequest, context: Context
+    ) -> pb.RepositoryModelUnloadResponse:
+        """Take a model out of service; returns when its last request has ended. No model here depends on another."""
+
+        def respond() -> pb.RepositoryModelUnloadResponse:
+            _one_repository(request.repository_name)
+            for name, parameter in request.parameters.items():
+                if name != "unload_dependents":
+                    raise InvalidRequest(f"unrecognized unload parameter '{name}'.")
+                if parameter.WhichOneof("parameter_choice") != "bool_param":
+                    raise InvalidRequest("invalid value type for unload parameter 'unload_dependents', expected bool_param.")
+            self._control.unload(request.model_name)
+            return pb.RepositoryModelUnloadResponse()
+
+        return await answer_on_thread(context, respond)
+
+
+def _one_repository(name: str) -> None:
+    if name:
+        raise Unsupported("'repository_name' specification is not supported")
+
+
+async def answer(context: Context, respond: Callable[[], Response]) -> Response:
+    """What `respond` returns, or the status of the error it raises."""
+    try:
+        return respond()
+    except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
+        await abort(context, error)
+
+
+async def answer_on_thread(context: Context, respond: Callable[[], Response]) -> Response:
+    """`answer` for what may take long."""
+    try:
+        return await asyncio.to_thread(respond)
+    except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
+        await abort(context, error)
+
+
+async def abort(context: Context, error: Exception) -> NoReturn:
+    """End a call with the code and text of an error. What is not a `PodiumError` is a bug: logged here, not shown to callers."""
+    if isinstance(error, PodiumError):
+        await context.abort(code_for(error), str(error))
+    _log.error("a call failed unexpectedly", exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}")
+    raise AssertionError("abort raises")

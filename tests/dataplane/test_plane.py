@@ -112,9 +112,9 @@ def test_the_cancelled_leave_at_once_and_their_answer_is_nobodys(plane: PythonPl
     running, running_reply = submit(plane, 1)
     assert busy.wait(10)
     waiting, waiting_reply = submit(plane, 2)
-    assert plane.cancel(waiting)
-    assert not plane.cancel(waiting)
-    assert plane.cancel(running)
+    assert plane.cancel(waiting) is TicketState.WAITING
+    assert plane.cancel(waiting) is TicketState.ENDED
+    assert plane.cancel(running) is TicketState.TAKEN
     snapshot = plane.snapshot(1)
     assert snapshot is not None
     assert (snapshot.waiting_requests, snapshot.waiting_rows, snapshot.open_requests) == (0, 0, 0)
@@ -303,7 +303,7 @@ def test_every_admitted_ticket_ends_exactly_once(
                 admitted.append((ticket, reply, tag, rows))
         elif action == "cancel" and admitted:
             ticket = admitted[rows % len(admitted)][0]
-            if plane.cancel(ticket):
+            if plane.cancel(ticket) is not TicketState.ENDED:
                 cancelled.add(id(ticket))
         elif action == "pause":
             time.sleep(0.001)

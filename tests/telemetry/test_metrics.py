@@ -69,7 +69,7 @@ def _value(metrics: Metrics, name: str, **labels: str) -> float:
 
 def _full() -> Metrics:
     """Metrics in which every family has a sample."""
-    metrics = _metrics({_KEY: QueueSnapshot(5, 9, 7, {})}, _GPU)
+    metrics = _metrics({_KEY: QueueSnapshot(5, 9, 7)}, _GPU)
     recorder = metrics.add(_KEY)
     recorder.hold_memory(1_000_000_000)
     metrics.mark_ready(_KEY, True)

@@ -107,15 +107,18 @@ class PythonPlane:
                 self._changed[device].notify()
             self._sleeping.clear()
 
-    def cancel(self, ticket: Ticket) -> bool:
-        """End a ticket without an answer. Returns False if it had ended already. A running batch goes on without it."""
+    def cancel(self, ticket: Ticket) -> TicketState:
+        """End a ticket without an answer, unless it has ended. A running batch goes on without it.
+
+        Returns: the state it was in. WAITING: it is never executed. TAKEN: it is executed for nobody. ENDED: nothing changed.
+        """
         with self._lock:
-            if ticket.state is TicketState.ENDED:
-                return False
-            if ticket.state is TicketState.WAITING:
+            before = ticket.state
+            if before is TicketState.WAITING:
                 self._plans[self._devices[ticket.queue_id]].withdraw(ticket)
-            self._end(ticket)
-            return True
+            if before is not TicketState.ENDED:
+                self._end(ticket)
+            return before
 
     # -- the engine's side ----------------------------------------------------------------------------------------------
 
@@ -260,6 +263,7 @@ class PythonPlane:
     def _end_all(self, tickets: Sequence[Ticket], error: PodiumError) -> list[Answer]:
         for ticket in tickets:
             self._end(ticket)
+            ticket.refusal = error
         return [(ticket.reply, error) for ticket in tickets]
 
     def _gather(self, release: Release, parts: Sequence[Mapping[str, Array]], taken_ns: int) -> Batch | None:

@@ -1,0 +1,209 @@
+"""Assembly: the only place where concrete classes meet, and the life of a serving process from start to drained.
+
+The order of leaving matters and is spelled out in `_drain`: readiness goes first, while everything still serves, so that load
+balancers look away before a single call is refused.
+"""
+
+import asyncio
+import importlib
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+
+from protos.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from server.backends.base import Backend, BackendFactory, LoadTask
+from server.backends.warm import warm
+from server.core.clock import monotonic_ns
+from server.core.errors import LoadFailed, Unsupported
+from server.core.settings import ServerSettings
+from server.core.versions import VersionKey
+from server.dataplane.interface import QueueSnapshot
+from server.dataplane.limit import InflightLimit
+from server.dataplane.python.plane import Answer, PythonPlane, settle
+from server.lifecycle.loader import Loader
+from server.lifecycle.manager import Manager
+from server.registry.gates import compare_golden
+from server.registry.golden import load_golden
+from server.registry.source import LocalDirectory
+from server.registry.watch import changes
+from server.service.control import Control
+from server.service.predict import Engine, Predict
+from server.telemetry import logs
+from server.telemetry.metrics import Metrics
+from server.telemetry.readings import DeviceReading
+from server.transport.hand_over import HandOver
+from server.transport.health import Health
+from server.transport.http import start_http
+from server.transport.servicer import Servicer
+
+_log = logging.getLogger("podium")
+_BACKENDS = {"onnx": "server.backends.onnx_session", "fake": "server.backends.fake"}
+_STOP_MODELS_S = 10.0
+
+
+def backend_factory(name: str) -> BackendFactory:
+    """The factory of a backend, whose heavy package is imported at the first load: a server pays for what it serves."""
+
+    def open_backend(task: LoadTask) -> Backend:
+        try:
+            module = importlib.import_module(_BACKENDS[name])
+        except ImportError as error:
+            raise LoadFailed(f"backend '{name}' is not installed here: {error}") from error
+        backend: Backend = module.open_backend(task)
+        return backend
+
+    return open_backend
+
+
+class Server:
+    """A serving process. Ownership: the event loop that runs `run`."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._leaving = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._draining = False
+        self._engines: list[Engine] = []
+        limit = InflightLimit(settings.max_inflight_requests, settings.max_inflight_bytes)
+        self._plane = PythonPlane(monotonic_ns, limit, self._deliver, self._start_engine)
+        build = distribution_version("podium")
+        self._metrics = Metrics(build=build, queues=self._queue_of, devices=_device_readings())
+        source = LocalDirectory(Path(settings.repository), settings.settle_s)
+        loader = Loader(
+            verify=source.verify,
+            backends={name: backend_factory(name) for name in _BACKENDS},
+            warm=warm,
+            load_golden=load_golden,
+            compare_golden=compare_golden,
+            clock=monotonic_ns,
+        )
+        watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
+        self._manager = Manager(
+            source=source,
+            loader=loader,
+            plane=self._plane,
+            metrics=self._metrics,
+            mode=settings.control_mode,
+            initial=settings.load_models,
+            settle_s=settings.settle_s,
+            changes=watched if settings.control_mode == "poll" else None,
+            on_change=self._readiness_may_have_changed,
+        )
+        self._health = Health()
+        hand_over = HandOver(self._plane.wake)
+        predict = Predict(self._plane, lambda: self._manager.published)
+        control = Control(self._manager, self._metrics)
+        self._servicer = Servicer(predict, control, hand_over, monotonic_ns, lambda: not self.problems(), build)
+
+    def problems(self) -> list[str]:
+        """Why this server should not be sent requests; empty when it should."""
+        return ["the server is draining"] if self._draining else self._manager.ready_problems()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain. Raises: OSError, RuntimeError when an address cannot be bound."""
+        settings = self._settings
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._leave)
+        http = await start_http(settings.http_address, self._metrics.render, self.problems)
+        try:
+            server = await self._listen()
+            self._manager.start()
+            _log.info(
+                "serving", extra={"grpc": settings.grpc_address, "http": settings.http_address, "plane": self._plane.kind}
+            )
+            await self._leaving.wait()
+            await self._drain(server)
+        finally:
+            await http.cleanup()
+
+    async def _listen(self) -> grpc.aio.Server:
+        settings = self._settings
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                # without this a second server on the same port starts silently and takes half the calls
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        add_GRPCInferenceServiceServicer_to_server(self._servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server.add_insecure_port(settings.grpc_address)
+        await server.start()
+        return server
+
+    async def _drain(self, server: grpc.aio.Server) -> None:
+        """Say so, go on serving while callers look away, refuse what is new, finish what was admitted, close."""
+        settings = self._settings
+        self._draining = True
+        self._health.set_serving(False)
+        _log.info("draining", extra={"delay_s": settings.drain_delay_s, "grace_s": settings.drain_grace_s})
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), settings.drain_delay_s)
+        self._health.close()
+        await server.stop(settings.drain_grace_s)
+        emptied = await asyncio.to_thread(self._manager.stop, _STOP_MODELS_S)
+        await asyncio.to_thread(self._plane.stop)
+        for engine in self._engines:
+            await asyncio.to_thread(engine.join, _STOP_MODELS_S)
+        _log.info("stopped", extra={"everything_closed": emptied})
+
+    def _leave(self) -> None:
+        """The first signal begins to drain, a second one skips the delay."""
+        if self._leaving.is_set():
+            self._hurry.set()
+        self._leaving.set()
+
+    def _deliver(self, answers: Sequence[Answer]) -> None:
+        self._loop.call_soon_threadsafe(settle, answers)
+
+    def _start_engine(self, device: str) -> None:
+        engine = Engine(self._plane, device, monotonic_ns, lambda replica, error: self._manager.mark_dead(replica, str(error)))
+        self._engines.append(engine)
+        engine.start()
+
+    def _queue_of(self, key: VersionKey) -> QueueSnapshot | None:
+        replica = self._manager.published.ready.get(key)
+        return None if replica is None else self._plane.snapshot(replica.queue_id)
+
+    def _readiness_may_have_changed(self) -> None:
+        """Called from the lifecycle's threads."""
+        self._loop.call_soon_threadsafe(lambda: self._health.set_serving(not self.problems()))
+
+
+def _device_readings() -> Callable[[], Sequence[DeviceReading]]:
+    """Readings of the GPUs in this machine, or of none where NVIDIA's library or driver is not there."""
+    try:
+        readings: Callable[[], Sequence[DeviceReading]] = importlib.import_module(
+            "server.telemetry.device_metrics"
+        ).open_devices()
+    except (ImportError, Unsupported):
+        return tuple
+    return readings
+
+
+def serve(settings: ServerSettings) -> int:
+    """Run a server until it is told to leave. The exit status: 0 after a drain, 1 when it could not start."""
+    logs.configure(settings.log_level)
+    if settings.data_plane == "native":
+        sys.stderr.write("podium: the native data plane is not part of this build; use --data-plane python\n")
+        return 1
+
+    async def main() -> None:
+        await Server(settings).run()
+
+    try:
+        asyncio.run(main())
+    except (OSError, RuntimeError) as error:
+        _log.error("cannot serve", extra={"reason": str(error)})
+        return 1
+    return 0
