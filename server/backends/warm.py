@@ -1,0 +1,62 @@
+"""Run every batch size once before anyone waits for it, and keep what it costs. **Pure** over a backend and a clock. Floor 2.
+
+The samples are zeros, then other harmless contents, until one runs. A model that runs on none of them (it wants a real
+image, or an index that exists) still serves: its costs are 0, which means "not measured", and are learnt from its first
+executions. Dimensions that vary per request are 1 unless settings fix them, so such costs are a lower bound at first.
+"""
+
+from collections.abc import Sequence
+
+from server.backends.base import Backend
+from server.backends.samples import Attempt, sample_inputs, worth_trying
+from server.core.clock import Clock
+from server.core.errors import BackendDead, BackendFailed, LoadFailed
+
+NOT_MEASURED = 0
+_ATTEMPTS: tuple[Attempt, ...] = (("zeros", 1), ("ones", 1), ("varied", 3), ("varied", 32))
+
+
+def warm(backend: Backend, buckets: Sequence[int], runs: int, clock: Clock) -> tuple[int, ...]:
+    """The fastest of `runs` executions per bucket, never decreasing with rows; all `NOT_MEASURED` if no sample runs.
+
+    Noise only ever adds time, and more rows never cost less; so a bucket costs at most what any larger one was seen to.
+
+    Units: rows in, nanoseconds out.
+    Raises: LoadFailed when a larger bucket fails on the very content a smaller one ran on: the version could not keep
+    its promise of that batch size. BackendDead.
+
+    >>> _never_decreasing([50, 40, 90])
+    (40, 40, 90)
+    """
+    for attempt in worth_trying(backend.signature, _ATTEMPTS):
+        fastest: list[int] = []
+        for rows in buckets:
+            try:
+                fastest.append(_fastest(backend, rows, attempt, runs, clock))
+            except BackendDead:
+                raise
+            except BackendFailed as error:
+                if fastest:
+                    raise LoadFailed(f"warm-up with {rows} rows failed although {buckets[0]} ran: {error}") from error
+                break
+        else:
+            return _never_decreasing(fastest)
+    return (NOT_MEASURED,) * len(buckets)
+
+
+def _fastest(backend: Backend, rows: int, attempt: Attempt, runs: int, clock: Clock) -> int:
+    inputs = sample_inputs(backend.signature, rows, *attempt)
+    fastest = 0
+    for run in range(runs):
+        begun = clock()
+        backend.run(inputs)
+        took = max(1, clock() - begun)
+        fastest = took if run == 0 else min(fastest, took)
+    return fastest
+
+
+def _never_decreasing(fastest: Sequence[int]) -> tuple[int, ...]:
+    costs = list(fastest)
+    for index in range(len(costs) - 2, -1, -1):
+        costs[index] = min(costs[index], costs[index + 1])
+    return tuple(costs)

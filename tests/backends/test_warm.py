@@ -1,0 +1,100 @@
+from collections.abc import Mapping
+
+import pytest
+
+from server.backends.warm import warm
+from server.core.errors import BackendDead, BackendFailed, LoadFailed
+from server.core.signature import Signature
+from server.core.tensors import Array, TensorSpec
+
+
+class Timed:
+    """Takes the next of the given times for each execution, and fails where it is told to."""
+
+    platform = "test"
+    device = "cpu"
+
+    def __init__(self, times: Mapping[int, list[int]], shape: tuple[int, ...] = (2,), max_batch: int = 64) -> None:
+        spec = TensorSpec("x", "INT64", shape)
+        self.signature = Signature("m", (spec,), (spec,), max_batch)
+        self.times = {rows: list(taken) for rows, taken in times.items()}
+        self.now = 0
+        self.seen: list[tuple[int, ...]] = []
+        self.wants: int | None = None
+        self.error: dict[int, BackendFailed] = {}
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        x = inputs["x"]
+        self.seen.append(x.shape)
+        if self.wants is not None and not (x == self.wants).all():
+            raise BackendFailed("index out of range")
+        rows = x.shape[0] if self.signature.max_batch else 1
+        if rows in self.error:
+            raise self.error[rows]
+        self.now += self.times[rows].pop(0)
+        return {"x": x}
+
+    def memory_bytes(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        return
+
+    def clock(self) -> int:
+        return self.now
+
+
+def test_the_fastest_run_of_every_bucket() -> None:
+    backend = Timed({1: [30, 10, 20], 8: [40, 50, 60]})
+    assert warm(backend, (1, 8), 3, backend.clock) == (10, 40)
+    assert backend.seen == [(1, 2)] * 3 + [(8, 2)] * 3
+
+
+def test_costs_never_decrease_with_rows() -> None:
+    backend = Timed({1: [70], 2: [50], 4: [60], 8: [55]})
+    assert warm(backend, (1, 2, 4, 8), 1, backend.clock) == (50, 50, 55, 55)
+
+
+def test_a_cost_is_never_0_once_it_was_measured() -> None:
+    backend = Timed({1: [0]})
+    assert warm(backend, (1,), 1, backend.clock) == (1,)
+
+
+def test_a_model_without_batching_runs_its_own_shape() -> None:
+    backend = Timed({1: [5]}, shape=(3, -1), max_batch=0)
+    assert warm(backend, (1,), 1, backend.clock) == (5,)
+    assert backend.seen == [(3, 1)]
+
+
+def test_other_contents_are_tried() -> None:
+    backend = Timed({1: [5], 2: [9]})
+    backend.wants = 1
+    assert warm(backend, (1, 2), 1, backend.clock) == (5, 9)
+
+
+def test_a_model_that_takes_no_sample_is_not_measured() -> None:
+    backend = Timed({})
+    backend.wants = 1000
+    assert warm(backend, (1, 2, 4), 3, backend.clock) == (0, 0, 0)
+
+
+def test_larger_free_dimensions_are_tried() -> None:
+    backend = Timed({}, shape=(-1,))
+    backend.wants = 1000
+    assert warm(backend, (1,), 1, backend.clock) == (0,)
+    assert backend.seen == [(1, 1), (1, 1), (1, 3), (1, 32)]
+
+
+def test_a_bucket_that_fails_where_a_smaller_one_ran_fails_the_load() -> None:
+    backend = Timed({1: [5], 8: [5]})
+    backend.error = {8: BackendFailed("out of memory")}
+    with pytest.raises(LoadFailed, match="warm-up with 8 rows failed although 1 ran: out of memory"):
+        warm(backend, (1, 8), 1, backend.clock)
+
+
+def test_a_dead_device_is_not_tried_again() -> None:
+    backend = Timed({})
+    backend.error = {1: BackendDead("gone")}
+    with pytest.raises(BackendDead):
+        warm(backend, (1, 8), 1, backend.clock)
+    assert len(backend.seen) == 1
