@@ -1,0 +1,182 @@
+"""One load, step by step: nothing is published that has not been verified, opened, warmed and proven.
+
+Floor 4: a recipe over hands that are given to it (digests, backends, warm-up, golden examples). It knows no states and
+publishes nothing. Whatever it opened is closed again when a step fails.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from server.backends.base import Backend, BackendFactory, LoadTask
+from server.core.clock import Clock
+from server.core.errors import LoadFailed, PodiumError
+from server.core.settings import ModelSettings, buckets_for
+from server.core.tensors import Array, TensorSpec
+from server.lifecycle.found import FoundVersion, GoldenRef
+
+MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "fake.json": "fake"}
+"""Which file in a version's folder says which backend, where settings do not."""
+
+
+class GoldenExamples(Protocol):
+    """Inputs and the outputs they must give. Shapes: as the backend takes and gives them."""
+
+    @property
+    def inputs(self) -> Mapping[str, Array]:
+        """By name."""
+        ...
+
+    @property
+    def outputs(self) -> Mapping[str, Array]:
+        """By name; outputs that are absent are not compared."""
+        ...
+
+
+class Warm(Protocol):
+    """`server.backends.warm.warm`."""
+
+    def __call__(self, backend: Backend, buckets: Sequence[int], runs: int, clock: Clock, /) -> tuple[int, ...]:
+        """Run every bucket; the cost of each in ns, 0 where it could not be measured."""
+        ...
+
+
+class CompareGolden(Protocol):
+    """`server.registry.gates.compare_golden`."""
+
+    def __call__(
+        self,
+        expected: Mapping[str, Array],
+        got: Mapping[str, Array],
+        rtol: float,
+        atol: float,
+        specs: Sequence[TensorSpec],
+        /,
+    ) -> str | None:
+        """None if every expected output is there and close enough, else what is wrong."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version in memory, proven but not yet known to anybody."""
+
+    backend: Backend
+    buckets: tuple[int, ...]
+    costs_ns: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Where a load is, so that a failure can say so and give back what was opened."""
+
+    step: str = "verify digests"
+    backend: Backend | None = field(default=None)
+
+
+class Loader:
+    """Brings one version into memory. Used by one thread at a time.
+
+    `backends` has a factory per name of `ModelSettings.backend`.
+    """
+
+    def __init__(
+        self,
+        *,
+        verify: Callable[[Any], None],
+        backends: Mapping[str, BackendFactory],
+        warm: Warm,
+        load_golden: Callable[[Path], GoldenExamples],
+        compare_golden: CompareGolden,
+        clock: Clock,
+    ) -> None:
+        self._verify = verify
+        self._backends = backends
+        self._warm = warm
+        self._load_golden = load_golden
+        self._compare_golden = compare_golden
+        self._clock = clock
+
+    def load(self, found: FoundVersion, settings: ModelSettings) -> Loaded:
+        """Verify, open, warm every batch bucket, compare golden examples.
+
+        Raises: LoadFailed with the step that failed and why; nothing stays open.
+        """
+        progress = _Progress()
+        try:
+            return self._load(found, settings, progress)
+        except Exception as error:
+            if progress.backend is not None:
+                progress.backend.close()
+            # what is not in the words of the domain is at least named by its type
+            why = str(error) if isinstance(error, PodiumError) else f"{type(error).__name__}: {error}"
+            raise LoadFailed(f"{progress.step}: {why}") from error
+
+    def _load(self, found: FoundVersion, settings: ModelSettings, progress: _Progress) -> Loaded:
+        self._verify(found)
+        progress.step = "choose backend"
+        open_backend = self._backend_for(found.folder, settings)
+        progress.step = "open"
+        backend = progress.backend = open_backend(LoadTask(found.key, found.folder, settings))
+        progress.step = "warm up"
+        buckets = buckets_for(backend.signature.max_batch, settings.batching)
+        costs_ns = self._warm(backend, buckets, settings.warmup.runs, self._clock)
+        progress.step = "golden examples"
+        golden = None if found.manifest is None else found.manifest.golden
+        if golden is not None:
+            self._prove(backend, found.folder, golden)
+        return Loaded(backend, buckets, costs_ns)
+
+    def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
+        name: str | None = settings.backend
+        if name is None:
+            present = [file for file in MODEL_FILES if (folder / file).is_file()]
+            if len(present) != 1:
+                seen = " and ".join(present) if present else f"none of {', '.join(MODEL_FILES)}"
+                raise LoadFailed(f"{folder.name} holds {seen}; set 'backend' in model.toml or keep exactly one")
+            name = MODEL_FILES[present[0]]
+        if name not in self._backends:
+            raise LoadFailed(f"backend '{name}' is not part of this installation")
+        return self._backends[name]
+
+    def _prove(self, backend: Backend, folder: Path, golden: GoldenRef) -> None:
+        examples = self._load_golden(folder / golden.file)
+        got = run_golden(backend, examples.inputs)
+        fault = self._compare_golden(examples.outputs, got, golden.rtol, golden.atol, backend.signature.outputs)
+        if fault is not None:
+            raise LoadFailed(fault)
+
+
+def run_golden(backend: Backend, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The backend's outputs for golden inputs, in batches it accepts.
+
+    Shapes: `[N, *shape]` for batching models. Models without a batch dimension take `[*shape]`, one example, or
+    `[N, *shape]`, which run one by one.
+    Raises: LoadFailed for examples that do not fit the signature, BackendFailed.
+    """
+    signature = backend.signature
+    ranks = set()
+    for name, array in inputs.items():
+        spec = signature.input_names.get(name)
+        if spec is None:
+            raise LoadFailed(f"the golden input '{name}' is not an input of the model")
+        ranks.add(array.ndim - len(spec.shape))
+    if ranks == {0} and not signature.max_batch:
+        return backend.run(inputs)
+    counts = {len(array) for array in inputs.values() if array.ndim}
+    if ranks != {1} or len(counts) != 1 or counts == {0}:
+        shapes = ", ".join(f"'{name}' {list(array.shape)}" for name, array in inputs.items())
+        raise LoadFailed(f"golden inputs do not fit the model or each other: {shapes or 'there are none'}")
+    count = counts.pop()
+    if signature.max_batch:
+        size = signature.max_batch
+        runs = [
+            backend.run({name: array[first : first + size] for name, array in inputs.items()})
+            for first in range(0, count, size)
+        ]
+        return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
+    runs = [backend.run({name: array[index] for name, array in inputs.items()}) for index in range(count)]
+    return {name: np.stack([run[name] for run in runs]) for name in runs[0]}

@@ -1,0 +1,389 @@
+"""The dull loop that makes versions be what policy says they should be, one action at a time.
+
+Floor 4: scan, decide (`policy`, pure), act (`loader`, the data plane), report (`table`). It never executes a request and
+never decides by itself. One thread, `podium-lifecycle`, does everything that takes time; other threads ask and wait.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
+
+from server.core.clock import NS_PER_S, Clock, monotonic_ns
+from server.core.errors import LoadFailed, NotReady, RegistryError, ShuttingDown
+from server.core.settings import ModelSettings
+from server.core.versions import State, VersionKey
+from server.dataplane.interface import DataPlane
+from server.lifecycle.commands import Command, at_rest, not_polled, outcome
+from server.lifecycle.found import FoundModel, Source
+from server.lifecycle.index import IndexRow, index_rows
+from server.lifecycle.loader import Loader
+from server.lifecycle.metrics import Metrics
+from server.lifecycle.policy import (
+    Action,
+    Actual,
+    ControlMode,
+    Desired,
+    Load,
+    Nothing,
+    Reload,
+    Serve,
+    Unload,
+    WaitUntil,
+    Wish,
+    desired,
+    failed,
+    identity,
+    next_action,
+)
+from server.lifecycle.published import Published
+from server.lifecycle.replica import Replica, queue_rules
+from server.lifecycle.retirement import Retirement
+from server.lifecycle.table import Table
+
+ALL_MODELS = "*"
+
+_QUIESCE_S = 5.0
+"""How long an unload waits for running requests before the loop turns to other work, to come back every `_REVISIT_S`."""
+_REVISIT_S = 0.1
+_RETRY_SCAN_NS = NS_PER_S
+
+_log = logging.getLogger(__name__)
+
+
+class Manager:
+    """Owns every version of every model. Public methods may be called from any thread.
+
+    `initial` names the models that `explicit` mode loads at start ("*": all). `changes` yields whenever files may have
+    changed, until the event is set; without it only `wake` makes the manager look.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        loader: Loader,
+        plane: DataPlane,
+        metrics: Metrics,
+        mode: ControlMode = "poll",
+        initial: Sequence[str] = (),
+        settle_s: float = 1.0,
+        clock: Clock = monotonic_ns,
+        changes: Callable[[threading.Event], Iterator[None]] | None = None,
+    ) -> None:
+        self._source = source
+        self._loader = loader
+        self._plane = plane
+        self._metrics = metrics
+        self._mode: ControlMode = mode
+        self._initial = tuple(initial)
+        self._settle_ns = int(settle_s * NS_PER_S)
+        self._clock = clock
+        self._changes = changes
+        self._table = Table(metrics)
+        self._retirement = Retirement(self._table, plane, metrics, clock)
+        self._queue_ids = count(1)
+        # guarded by the condition
+        self._condition = threading.Condition()
+        self._commands: deque[Command] = deque()
+        self._scan_wanted = True
+        self._look_again = False
+        self._closed_because = ""
+        self._stop_deadline_ns = 0
+        # written by the manager's thread by one reference assignment each, read by others
+        self._found: Mapping[str, FoundModel] = {}
+        self._wanted: Mapping[VersionKey, Desired] = {}
+        self._missing: Mapping[str, str] = {}
+        self._scan_problem = ""
+        self._initial_done = False
+        # the manager's thread alone
+        self._wishes: dict[str, Wish] = {}
+        self._pending: list[Command] = []
+        self._rescan_at_ns: int | None = None
+        self._first_scan_ns: int | None = None
+        self._stop_event = threading.Event()
+        self._threads = [threading.Thread(target=self._run, name="podium-lifecycle", daemon=True)]
+        if changes is not None:
+            watch = threading.Thread(target=self._watch, args=(changes,), name="podium-watch", daemon=True)
+            self._threads.append(watch)
+
+    # any thread
+
+    @property
+    def published(self) -> Published:
+        """What serves at this instant."""
+        return self._table.published
+
+    def start(self) -> None:
+        """Begin. Returns at once; `ready_problems` says when the initial load is over."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Take everything out of service in order: report, quiesce, close. False if the time ran out first.
+
+        The data plane must still run. What is still executing at the end of the time stays open.
+        """
+        until_ns = self._clock() + int(timeout_s * NS_PER_S)
+        with self._condition:
+            self._stop_deadline_ns = until_ns
+            self._stop_event.set()
+            self._condition.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0, until_ns - self._clock()) / NS_PER_S)
+        return not any(thread.is_alive() for thread in self._threads) and not len(self._retirement)
+
+    def wake(self) -> None:
+        """Something may have changed: look at the repository again."""
+        with self._condition:
+            self._scan_wanted = True
+            self._condition.notify_all()
+
+    def load(self, model: str, settings: ModelSettings | None = None, timeout_s: float | None = None) -> None:
+        """Bring a model to what is on disk now, and wait until that is done. `settings` replace its `model.toml`, until
+        the next Load or Unload. What served before goes on serving if the new fails.
+
+        Raises: NotReady in poll mode, LoadFailed, ShuttingDown.
+        """
+        self._ask(Command(model, True, settings), timeout_s)
+
+    def unload(self, model: str, timeout_s: float | None = None) -> None:
+        """Take a model out of service, and wait until its memory is given back. What is not loaded is unloaded already.
+
+        Raises: NotReady in poll mode, LoadFailed when the time ran out first, ShuttingDown.
+        """
+        self._ask(Command(model, False), timeout_s)
+
+    def mark_dead(self, replica: Replica, reason: str) -> None:
+        """The replica's backend can execute nothing any more: it is out of service when this returns. Idempotent."""
+        if self._retirement.bury(replica, reason):
+            _log.error("%s: its backend is dead: %s", replica.key, reason)
+            with self._condition:
+                self._look_again = True
+                self._condition.notify_all()
+
+    def ready_problems(self) -> list[str]:
+        """Why this server should not be sent requests; empty when it should."""
+        problems = [self._closed_because] if self._closed_because else []
+        if not self._initial_done:
+            problems.append("the initial load has not finished")
+            if self._scan_problem:
+                problems.append(self._scan_problem)
+        problems.extend(self._missing.values())
+        wanted = self._wanted
+        for key, state in sorted(self._table.actual().items()):
+            if state.state is not State.READY and state.failure is not None and state.failure.dead and key in wanted:
+                problems.append(f"{key}: its backend is dead: {state.failure.reason}")
+        return problems
+
+    def index(self) -> list[IndexRow]:
+        """Every version on disk or in memory, with its state and the reason for it."""
+        return index_rows(self._found, self._table.actual())
+
+    def _ask(self, command: Command, timeout_s: float | None) -> None:
+        if self._mode == "poll":
+            raise NotReady("explicit model load / unload is not allowed if polling is enabled")
+        with self._condition:
+            if self._closed_because:
+                raise ShuttingDown(self._closed_because)
+            self._commands.append(command)
+            self._condition.notify_all()
+        if not command.done.wait(timeout_s):
+            verb = "load" if command.load else "unload"
+            raise LoadFailed(f"failed to {verb} '{command.model}' within {timeout_s:g} seconds; it goes on")
+        if command.error is not None:
+            raise command.error
+
+    # podium-watch
+
+    def _watch(self, changes: Callable[[threading.Event], Iterator[None]]) -> None:
+        for _ in changes(self._stop_event):
+            self.wake()
+
+    # podium-lifecycle
+
+    def _run(self) -> None:
+        try:
+            while not self._stop_event.is_set():
+                self._turn()
+            self._refuse("Server is stopping, models can not be loaded or unloaded any more")
+        except Exception as error:  # noqa: BLE001 - a bug; it is logged whole, and readiness says that nobody steers
+            _log.exception("the lifecycle has crashed")
+            self._refuse(f"the lifecycle has crashed: {type(error).__name__}: {error}")
+            # what serves goes on serving until somebody stops the server
+            self._stop_event.wait()
+        self._shut_down()
+
+    def _refuse(self, reason: str) -> None:
+        with self._condition:
+            self._closed_because = reason
+            waiting = [*self._pending, *self._commands]
+        for command in waiting:
+            command.answer(ShuttingDown(reason))
+
+    def _turn(self) -> None:
+        self._retirement.close_idle()
+        self._scan_if_due()
+        self._accept()
+        actual = self._table.actual()
+        self._wanted = desired(self._found, self._mode, self._wishes, actual, self.published.defaults)
+        self._answer(actual)
+        action = next_action(self._wanted, actual, self._clock())
+        match action:
+            case Load(key, serve) | Reload(key, serve):
+                self._bring(key, serve)
+            case Unload(key):
+                replica = self._table.leave(key)
+                if replica is not None:
+                    _log.info("%s: unloading", key)
+                    self._retirement.leave(replica)
+                    self._retirement.close_idle(_QUIESCE_S)
+            case WaitUntil() | Nothing():
+                self._end_initial(action)
+                self._sleep(action)
+
+    def _scan_if_due(self) -> None:
+        due = self._rescan_at_ns is not None and self._clock() >= self._rescan_at_ns
+        with self._condition:
+            due, self._scan_wanted = due or self._scan_wanted, False
+        if due:
+            self._scan()
+
+    def _scan(self) -> None:
+        now_ns = self._clock()
+        self._rescan_at_ns = None
+        try:
+            self._found = self._source.scan()
+        except (OSError, RegistryError) as error:
+            # what was found before still holds: a repository out of reach unloads nothing
+            self._scan_problem = f"the repository cannot be read: {error}"
+            _log.warning("%s", self._scan_problem)
+            self._rescan_at_ns = now_ns + _RETRY_SCAN_NS
+            return
+        self._scan_problem = ""
+        if self._first_scan_ns is None:
+            self._first_scan_ns = now_ns
+            if self._mode == "explicit":
+                self._wish_for_initial()
+        if self._mode == "poll" and self._unsettled():
+            self._rescan_at_ns = now_ns + self._settle_ns
+        self._tell_table()
+
+    def _unsettled(self) -> bool:
+        return any(not version.settled for model in self._found.values() for version in model.versions.values())
+
+    def _wish_for_initial(self) -> None:
+        missing: dict[str, str] = {}
+        for name in self._found if ALL_MODELS in self._initial else self._initial:
+            model = self._found.get(name)
+            if model is not None and model.problem is None:
+                self._wishes[name] = Wish(model)
+            else:
+                missing[name] = not_polled(name, model)
+                _log.error("%s", missing[name])
+        self._missing = missing
+
+    def _tell_table(self) -> None:
+        known = self._found if self._mode == "poll" else {name: wish.found for name, wish in self._wishes.items()}
+        on_disk = {VersionKey(model.name, version) for model in self._found.values() for version in model.versions}
+        self._table.know({name: model.aliases for name, model in known.items()}, on_disk)
+
+    def _accept(self) -> None:
+        """Turn what was asked into wishes, each with a fresh look at the disk."""
+        with self._condition:
+            commands = list(self._commands)
+            self._commands.clear()
+        # noted before anything is done, so that they are answered even if the loop crashes
+        self._pending.extend(commands)
+        for command in commands:
+            name = command.model
+            if command.load:
+                self._scan()
+                model = self._found.get(name)
+                if self._scan_problem or model is None or model.problem is not None:
+                    self._pending.remove(command)
+                    command.answer(LoadFailed(not_polled(name, model, self._scan_problem)))
+                    continue
+                self._wishes[name] = Wish(model, command.settings)
+            else:
+                self._wishes.pop(name, None)
+            self._missing = {other: text for other, text in self._missing.items() if other != name}
+            self._table.forgive(name)
+            self._tell_table()
+
+    def _answer(self, actual: Mapping[VersionKey, Actual]) -> None:
+        for command in list(self._pending):
+            if at_rest(command.model, self._wanted, actual, self._clock()):
+                self._pending.remove(command)
+                command.answer(outcome(command, actual))
+
+    def _bring(self, key: VersionKey, serve: Serve) -> None:
+        _log.info("%s: loading", key)
+        self._table.loading(key)
+        begun_ns = self._clock()
+        try:
+            loaded = self._loader.load(serve.found, serve.settings)
+        except LoadFailed as error:
+            now_ns = self._clock()
+            _log.warning("%s: loading failed: %s", key, error)
+            previous = self._table.actual()[key].failure
+            self._table.load_failed(key, failed(previous, identity(serve), now_ns, str(error)))
+            self._metrics.record_load(key, (now_ns - begun_ns) / NS_PER_S, ok=False)
+            return
+        recorder = self._metrics.add(key)
+        recorder.hold_memory(loaded.backend.memory_bytes())
+        replica = Replica(
+            queue_id=next(self._queue_ids),
+            key=key,
+            backend=loaded.backend,
+            signature=loaded.backend.signature,
+            settings=serve.settings,
+            buckets=loaded.buckets,
+            costs_ns=loaded.costs_ns,
+            device=loaded.backend.device,
+            recorder=recorder,
+            stamp=serve.found.stamp,
+        )
+        # the queue is there before anybody can find the replica
+        self._plane.open(queue_rules(replica))
+        old = self._table.ready(replica, identity(serve))
+        seconds = (self._clock() - begun_ns) / NS_PER_S
+        self._metrics.record_load(key, seconds, ok=True)
+        _log.info("%s: READY on %s after %.3f s", key, replica.device, seconds)
+        if old is not None:
+            self._retirement.leave(old)
+            self._retirement.close_idle(_QUIESCE_S)
+
+    def _end_initial(self, action: Action) -> None:
+        """The initial load is over when nothing is left to do; files that never settle hold it up for two periods."""
+        if self._initial_done or self._first_scan_ns is None or isinstance(action, WaitUntil):
+            return
+        waited_ns = self._clock() - self._first_scan_ns
+        if self._mode == "poll" and self._unsettled() and waited_ns < 2 * self._settle_ns:
+            return
+        self._initial_done = True
+        _log.info("the initial load has finished")
+
+    def _sleep(self, action: Action) -> None:
+        instants = [action.ns] if isinstance(action, WaitUntil) else []
+        if self._rescan_at_ns is not None:
+            instants.append(self._rescan_at_ns)
+        timeout_s = max(0, min(instants) - self._clock()) / NS_PER_S if instants else None
+        if len(self._retirement):
+            timeout_s = _REVISIT_S if timeout_s is None else min(timeout_s, _REVISIT_S)
+        with self._condition:
+            if not (self._scan_wanted or self._commands or self._look_again or self._stop_event.is_set()):
+                self._condition.wait(timeout_s)
+            self._look_again = False
+
+    def _shut_down(self) -> None:
+        """Report everything away, then close what becomes idle in time."""
+        for key in sorted(self.published.ready):
+            replica = self._table.leave(key)
+            if replica is not None:
+                self._retirement.leave(replica)
+        self._retirement.close_idle(max(0, self._stop_deadline_ns - self._clock()) / NS_PER_S)
+        for replica in self._retirement.leaving():
+            _log.warning("%s: still executing at the end of the time; not closed", replica.key)

@@ -1,0 +1,53 @@
+"""One version in memory on one device, and what the data plane is told of it. **Pure.**
+
+Floor 4: a value that the engine, the door and the lifecycle hand each other.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from server.backends.base import Backend
+from server.core.clock import NS_PER_US
+from server.core.settings import ModelSettings
+from server.core.signature import Signature
+from server.core.versions import VersionKey
+from server.dataplane.interface import QueueRules
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replica:
+    """One version in memory on one device. Compared by identity: a reload of the same version is another replica.
+
+    Units: `buckets` in rows, ascending; `costs_ns` per bucket, 0 where it was not measured.
+    Ownership: `backend` is the engine thread's until the queue `queue_id` is idle, then the lifecycle closes it.
+    `recorder` is the telemetry's recorder of this version, the same before and after a reload.
+    """
+
+    queue_id: int
+    key: VersionKey
+    backend: Backend
+    signature: Signature
+    settings: ModelSettings
+    buckets: tuple[int, ...]
+    costs_ns: tuple[int, ...]
+    device: str
+    recorder: Any
+    stamp: str
+
+
+def queue_rules(replica: Replica) -> QueueRules:
+    """What the data plane must know of a replica. The replica itself is the handle that comes back with every batch."""
+    settings = replica.settings
+    return QueueRules(
+        queue_id=replica.queue_id,
+        key=replica.key,
+        signature=replica.signature,
+        device=replica.device,
+        buckets=replica.buckets,
+        costs_ns=replica.costs_ns,
+        padding=settings.batching.padding,
+        max_requests=settings.queue.max_requests,
+        early_drop=settings.queue.early_drop,
+        queue_delay_ns=settings.batching.max_queue_delay_us * NS_PER_US,
+        handle=replica,
+    )

@@ -1,0 +1,76 @@
+"""Where replicas go when nobody finds them any more: quiesced, closed, memory returned, counters put away.
+
+Floor 4: it takes what `table` has already reported away. It never closes a backend that a request may still use.
+"""
+
+import logging
+import threading
+
+from server.core.clock import NS_PER_S, Clock
+from server.core.versions import State
+from server.dataplane.interface import DataPlane
+from server.lifecycle.metrics import Metrics
+from server.lifecycle.replica import Replica
+from server.lifecycle.table import Table
+
+_log = logging.getLogger(__name__)
+
+
+class Retirement:
+    """Replicas that are leaving. `bury` is for any thread, everything else for the manager's alone."""
+
+    def __init__(self, table: Table, plane: DataPlane, metrics: Metrics, clock: Clock) -> None:
+        self._table = table
+        self._plane = plane
+        self._metrics = metrics
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._leaving: list[Replica] = []
+
+    def __len__(self) -> int:
+        return len(self._leaving)
+
+    def leaving(self) -> list[Replica]:
+        """Who is not closed yet."""
+        return list(self._leaving)
+
+    def bury(self, replica: Replica, reason: str) -> bool:
+        """Take a dead replica out of service at once; False if it was out of service already."""
+        # one lock around both: between them its metrics could be put away
+        with self._lock:
+            if not self._table.dead(replica, reason):
+                return False
+            self._leaving.append(replica)
+        self._plane.close(replica.queue_id)
+        return True
+
+    def leave(self, replica: Replica) -> None:
+        """Admit nothing more to a replica that was reported away or replaced."""
+        with self._lock:
+            self._leaving.append(replica)
+        self._plane.close(replica.queue_id)
+
+    def close_idle(self, wait_s: float = 0.0) -> None:
+        """Close every replica whose last request has ended; waits at most `wait_s` for those that still execute."""
+        until_ns = self._clock() + int(wait_s * NS_PER_S)
+        for replica in list(self._leaving):
+            left_s = max(0, until_ns - self._clock()) / NS_PER_S
+            # closed before: idempotent, and the thread that buries one may not have come to it yet
+            self._plane.close(replica.queue_id)
+            if self._plane.wait_idle(replica.queue_id, left_s):
+                self._close(replica)
+
+    def _close(self, replica: Replica) -> None:
+        try:
+            replica.backend.close()
+        except Exception:  # noqa: BLE001 - one backend that cannot be closed must not stop the others
+            _log.exception("%s: closing its backend failed", replica.key)
+        key = replica.key
+        with self._lock:
+            self._leaving.remove(replica)
+            if key in self._table.published.ready or any(other.key == key for other in self._leaving):
+                return  # the version is still in memory, as another replica
+            state = self._table.actual().get(key)
+            if state is not None and state.state is State.UNLOADING:
+                self._table.unloaded(key)
+            self._metrics.remove(key)

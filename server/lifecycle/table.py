@@ -1,0 +1,121 @@
+"""The one place where versions change state: what is, what is in memory, the published table and the gauge of what is READY,
+always in step.
+
+Floor 4: every change happens under one lock and ends with one new `Published`; nothing here takes time or decides. Any
+thread may read; the manager's thread makes all changes but one: a backend's death is noted by whoever meets it.
+"""
+
+import threading
+from collections.abc import Mapping, Set
+from dataclasses import replace
+
+from server.core.versions import State, VersionKey, advance
+from server.lifecycle.metrics import Metrics
+from server.lifecycle.policy import Actual, Failure, Identity
+from server.lifecycle.published import EMPTY, Published, publish
+from server.lifecycle.replica import Replica
+
+_UNKNOWN = Actual(State.UNKNOWN)
+
+
+class Table:
+    """State per version. Thread-safe."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._actual: dict[VersionKey, Actual] = {}
+        self._replicas: dict[VersionKey, Replica] = {}
+        self._aliases: Mapping[str, Mapping[str, int]] = {}
+        self.published: Published = EMPTY
+
+    def actual(self) -> dict[VersionKey, Actual]:
+        """Every known version as it is now: a copy."""
+        with self._lock:
+            return dict(self._actual)
+
+    def know(self, aliases: Mapping[str, Mapping[str, int]], on_disk: Set[VersionKey]) -> None:
+        """Take over the models' aliases, and forget versions that are neither in memory nor on disk."""
+        with self._lock:
+            self._aliases = {model: dict(names) for model, names in aliases.items()}
+            for key in [key for key, state in self._actual.items() if state.state is State.UNAVAILABLE]:
+                if key not in on_disk:
+                    del self._actual[key]
+            self._publish()
+
+    def forgive(self, model: str) -> None:
+        """Forget the model's failures: an operator wants another attempt, or none."""
+        with self._lock:
+            for key, state in self._actual.items():
+                if key.model == model and state.failure is not None:
+                    self._actual[key] = replace(state, failure=None)
+
+    def loading(self, key: VersionKey) -> None:
+        """A load begins. A READY version stays READY while its new form is loaded."""
+        with self._lock:
+            state = self._actual.get(key, _UNKNOWN)
+            if state.state is not State.READY:
+                self._actual[key] = replace(state, state=advance(state.state, State.LOADING), reason="")
+                self._publish()
+
+    def load_failed(self, key: VersionKey, failure: Failure) -> None:
+        """The load failed: what serves (a version being reloaded) goes on serving."""
+        with self._lock:
+            state = self._actual[key]
+            if state.state is State.LOADING:
+                state = replace(state, state=advance(state.state, State.UNAVAILABLE), reason=failure.reason)
+            self._actual[key] = replace(state, failure=failure)
+            self._publish()
+
+    def ready(self, replica: Replica, identity: Identity) -> Replica | None:
+        """Publish a replica whose queue is open and whose metrics were added. Returns the one it replaces, which nobody
+        finds any more.
+        """
+        with self._lock:
+            state = self._actual[replica.key].state
+            if state is State.UNAVAILABLE:
+                state = advance(state, State.LOADING)  # the old replica died while this one was loaded
+            if state is not State.READY:
+                advance(state, State.READY)
+            old = self._replicas.get(replica.key)
+            self._replicas[replica.key] = replica
+            self._actual[replica.key] = Actual(State.READY, identity)
+            self._metrics.mark_ready(replica.key, True)
+            self._publish()
+            return old
+
+    def leave(self, key: VersionKey) -> Replica | None:
+        """READY to UNLOADING, reported first. Returns the replica, or None if it has left READY already."""
+        with self._lock:
+            replica = self._replicas.pop(key, None)
+            if replica is not None:
+                state = self._actual[key]
+                self._actual[key] = replace(state, state=advance(state.state, State.UNLOADING), identity=None)
+                self._metrics.mark_ready(key, False)
+                self._publish()
+            return replica
+
+    def unloaded(self, key: VersionKey) -> None:
+        """The replica that left is closed, its memory given back."""
+        with self._lock:
+            state = self._actual[key]
+            self._actual[key] = replace(state, state=advance(state.state, State.UNAVAILABLE), reason="unloaded")
+            self._publish()
+
+    def dead(self, replica: Replica, reason: str) -> bool:
+        """The backend can execute nothing any more. False if this replica does not serve (it is being replaced or unloaded)."""
+        with self._lock:
+            if self._replicas.get(replica.key) is not replica:
+                return False
+            del self._replicas[replica.key]
+            state = self._actual[replica.key]
+            # what is READY has an identity
+            failure = Failure(state.identity, 1, 0, reason, dead=True) if state.identity is not None else None
+            self._actual[replica.key] = Actual(advance(state.state, State.UNAVAILABLE), None, failure, reason)
+            self._metrics.mark_ready(replica.key, False)
+            self._publish()
+            return True
+
+    def _publish(self) -> None:
+        states = {key: state.state for key, state in self._actual.items()}
+        self.published = publish(self._replicas, states, self._aliases, self.published)
