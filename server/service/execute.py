@@ -1,7 +1,8 @@
 """Run one batch so that a request that cannot be executed fails alone.
 
-A backend can only say "this batch failed". So a failed batch is halved until the request at fault stands by itself; its neighbours
-are answered. Inference changes nothing, so running rows twice is safe; a batch of B requests costs at most 2B runs.
+A backend can only say "this batch failed". So a failed batch is halved until the request at fault stands by itself; its
+neighbours are answered. Inference changes nothing, so running rows twice is safe; a batch of B requests costs at most 2B
+runs.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """A request's way: chosen, checked alone, admitted, batched, executed, answered, counted.
 
-`Predict` is the door's side and runs per request. `Engine` is one thread per device and runs per batch: it holds the device while it
-asks for work (slot first, batch second), so whatever arrives during one execution rides in the next.
+`Predict` is the door's side and runs per request. `Engine` is one thread per device and runs per batch: it holds the device
+while it asks for work (slot first, batch second), so whatever arrives during one execution rides in the next.
 """
 
 import logging

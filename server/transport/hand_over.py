@@ -1,9 +1,9 @@
 """When the door wakes the engine: after it has taken in everything that had already arrived, not at the first request.
 
-On one core the door and the engine share the interpreter. An engine woken per request takes batches of one, and each wake costs
-more than a small model does: 64 in flight through a trivial model went at half the rate of no batching at all. So the door
-keeps turning its loop for a few rounds first. This is no timer: a round does work that has arrived, or ends at once; a lone caller
-waits for no round; and while the engine is busy nothing here delays it, since it looks for work when it is done.
+On one core the door and the engine share the interpreter. An engine woken per request takes batches of one, and each wake
+costs more than a small model does: 64 in flight through a trivial model went at half the rate of no batching at all. So the
+door keeps turning its loop for a few rounds first. This is no timer: a round does work that has arrived, or ends at once; a
+lone caller waits for no round; and while the engine is busy nothing here delays it, since it looks for work when it is done.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """`inference.GRPCInferenceService` over the use cases: decode, ask, encode. Nothing here decides anything.
 
-`ModelInfer` is the hot path: per call one future, no task, no log line, no metrics call. Calls that may take long (Load, Unload)
-wait on a thread, never on the loop.
+`ModelInfer` is the hot path: per call one future, no task, no log line, no metrics call. Calls that may take long (Load,
+Unload) wait on a thread, never on the loop.
 """
 
 import asyncio
@@ -75,7 +75,7 @@ class Servicer(GRPCInferenceServiceServicer):
                 self._predict.count_refusal(replica, error)
                 raise
             return encode(wanted.id, replica.key, replica.signature, wanted.outputs, outputs)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
             await abort(context, error)
         finally:
             hand_over.callers -= 1
@@ -198,7 +198,7 @@ async def answer_on_thread(context: Context, respond: Callable[[], Response]) ->
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:
-    """End a call with the code and text of an error. What is not a `PodiumError` is a bug: logged here, not shown to callers."""
+    """End a call with the code and text of an error. What is not a `PodiumError` is a bug: logged, not shown to callers."""
     if isinstance(error, PodiumError):
         await context.abort(code_for(error), str(error))
     _log.error("a call failed unexpectedly", exc_info=error)
