@@ -1,0 +1,132 @@
+"""The trained network as one ONNX file that takes what a caller has, strings included.
+
+torch cannot export strings. So torch exports the network from category codes on, and one `LabelEncoder` (ai.onnx.ml) per
+category is put in front of it; a value that is not in the vocabulary becomes the code for unknown. What depends on the
+machine that exported (stack traces, file names) is removed: equal networks give equal bytes.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from models.flight_delay.data import CATEGORIES, INPUTS
+from models.flight_delay.model import UNKNOWN, DelayModel, Fitted
+from server.core.tensors import Array, TensorSpec
+
+OUTPUTS = (TensorSpec("probability", "FP32", (1,)),)
+PRODUCER = "models.flight_delay"
+_OPSET = 18
+_IR_VERSION = 10
+_ML_DOMAIN, _ML_OPSET = "ai.onnx.ml", 2
+_CODE_SUFFIX = "_code"
+_TORCH_DTYPES = {"BYTES": torch.int64, "INT32": torch.int32, "FP32": torch.float32}
+
+
+def to_onnx(model: DelayModel, fitted: Fitted) -> bytes:
+    """The whole graph: inputs as in `data.INPUTS`, outputs as in `OUTPUTS`, the first dimension of each free."""
+    graph_model = _network(model)
+    _remove_traces(graph_model)
+    _prepend_lookups(graph_model, fitted)
+    onnx.checker.check_model(graph_model, full_check=True)
+    return bytes(graph_model.SerializeToString(deterministic=True))
+
+
+def predict(content: bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Answers of ONNX Runtime, on one thread of the CPU. Shapes: every input and output is `[rows, 1]`."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    names = [spec.name for spec in OUTPUTS]
+    return dict(zip(names, session.run(names, {name: _as_text(array) for name, array in inputs.items()}), strict=True))
+
+
+def _network(model: DelayModel) -> Any:
+    """The torch part. Two example rows: with one, the exporter would take the batch dimension for a constant."""
+    model.eval()
+    examples = tuple(torch.ones((2, 1), dtype=_TORCH_DTYPES[spec.datatype]) for spec in INPUTS)
+    rows = torch.export.Dim("rows")
+    names = [spec.name + _CODE_SUFFIX if spec.name in CATEGORIES else spec.name for spec in INPUTS]
+    with _silent():
+        program = torch.onnx.export(
+            model,
+            examples,
+            input_names=names,
+            output_names=[spec.name for spec in OUTPUTS],
+            dynamic_shapes={"inputs": tuple({0: rows} for _ in INPUTS)},
+            opset_version=_OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """The exporter prints, logs and warns about its own internals; its errors still get through."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _remove_traces(graph_model: Any) -> None:
+    graph = graph_model.graph
+    graph_model.producer_name, graph_model.producer_version = PRODUCER, ""
+    graph_model.ir_version = _IR_VERSION
+    graph.name, graph.doc_string, graph_model.doc_string = "flight_delay", "", ""
+    holders = [graph_model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for holder in holders:
+        holder.ClearField("metadata_props")
+    for part in [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
+        part.ClearField("doc_string")
+
+
+def _prepend_lookups(graph_model: Any, fitted: Fitted) -> None:
+    graph = graph_model.graph
+    lookups = []
+    for value in graph.input:
+        name = value.name.removesuffix(_CODE_SUFFIX)
+        if name == value.name:
+            continue
+        vocabulary = fitted.vocabularies[name]
+        lookups.append(
+            onnx.helper.make_node(
+                "LabelEncoder",
+                inputs=[name],
+                outputs=[value.name],
+                name=f"lookup_{name}",
+                domain=_ML_DOMAIN,
+                keys_strings=list(vocabulary),
+                values_int64s=list(vocabulary.values()),
+                default_int64=UNKNOWN,
+            )
+        )
+        value.name = name
+        value.type.tensor_type.elem_type = onnx.TensorProto.STRING
+    nodes = [*lookups, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph_model.opset_import.append(onnx.helper.make_opsetid(_ML_DOMAIN, _ML_OPSET))
+
+
+def _as_text(array: Array) -> Array:
+    """ONNX Runtime takes strings, not bytes; bytes that are not UTF-8 are in no vocabulary and stay unknown."""
+    if array.dtype != np.dtype(object):
+        return array
+    text = np.empty(array.shape, dtype=object)
+    text[...] = [[value.decode(errors="replace") for value in row] for row in array]
+    return text
