@@ -101,8 +101,9 @@ class Server:
         self._health = Health()
         hand_over = HandOver(self._plane.wake)
         predict = Predict(self._plane, lambda: self._manager.published)
-        control = Control(self._manager, self._metrics)
-        self._servicer = Servicer(predict, control, hand_over, monotonic_ns, lambda: not self.problems(), build)
+        control = Control(self._manager)
+        # calls without a method of their own answer UNIMPLEMENTED: the generated base class says so
+        self._servicer = Servicer(predict, control, hand_over, monotonic_ns, lambda: not self.problems(), build)  # type: ignore[abstract]
 
     def problems(self) -> list[str]:
         """Why this server should not be sent requests; empty when it should."""

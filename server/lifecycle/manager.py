@@ -71,6 +71,7 @@ class Manager:
         settle_s: float = 1.0,
         clock: Clock = monotonic_ns,
         changes: Callable[[threading.Event], Iterator[None]] | None = None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._source = source
         self._loader = loader
@@ -80,7 +81,7 @@ class Manager:
         self._initial = tuple(initial)
         self._settle_ns = int(settle_s * NS_PER_S)
         self._clock = clock
-        self._changes = changes
+        self._on_change = on_change
         self._table = Table(metrics)
         self._retirement = Retirement(self._table, plane, metrics, clock)
         self._queue_ids = count(1)
@@ -160,6 +161,7 @@ class Manager:
         """The replica's backend can execute nothing any more: it is out of service when this returns. Idempotent."""
         if self._retirement.bury(replica, reason):
             _log.error("%s: its backend is dead: %s", replica.key, reason)
+            self._on_change()
             with self._condition:
                 self._look_again = True
                 self._condition.notify_all()
@@ -177,6 +179,11 @@ class Manager:
             if state.state is not State.READY and state.failure is not None and state.failure.dead and key in wanted:
                 problems.append(f"{key}: its backend is dead: {state.failure.reason}")
         return problems
+
+    def settings_on_disk(self, model: str) -> ModelSettings:
+        """What the last scan read from a model's `model.toml`; the defaults for an unknown model."""
+        found = self._found.get(model)
+        return ModelSettings() if found is None or found.settings is None else found.settings
 
     def index(self) -> list[IndexRow]:
         """Every version on disk or in memory, with its state and the reason for it."""
@@ -220,6 +227,7 @@ class Manager:
         with self._condition:
             self._closed_because = reason
             waiting = [*self._pending, *self._commands]
+        self._on_change()
         for command in waiting:
             command.answer(ShuttingDown(reason))
 
@@ -242,6 +250,7 @@ class Manager:
                     self._retirement.close_idle(_QUIESCE_S)
             case WaitUntil() | Nothing():
                 self._end_initial(action)
+                self._on_change()
                 self._sleep(action)
 
     def _scan_if_due(self) -> None:

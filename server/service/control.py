@@ -4,7 +4,7 @@ Floor 5: recipes over the lifecycle's published table. Values in, values out; th
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from server.core.errors import InvalidRequest, NotFound, NotReady
 from server.core.settings import ModelSettings
@@ -26,6 +26,10 @@ class Lifecycle(Protocol):
         """Every version on disk or in memory."""
         ...
 
+    def settings_on_disk(self, model: str) -> ModelSettings:
+        """What `model.toml` says, or the defaults."""
+        ...
+
     def load(self, model: str, settings: ModelSettings | None = None, timeout_s: float | None = None) -> None:
         """Load and wait."""
         ...
@@ -42,15 +46,6 @@ class Description:
     model: str
     versions: tuple[int, ...]
     replica: Replica
-
-
-@dataclass(frozen=True, slots=True)
-class StatisticsRow:
-    """One READY version and the telemetry's recorder of it."""
-
-    model: str
-    version: int
-    recorder: Any
 
 
 class Control:
@@ -90,7 +85,11 @@ class Control:
         check_model_name(model)
         self._lifecycle.unload(model, self._load_timeout_s)
 
-    def statistics(self, model: str, version: str) -> list[StatisticsRow]:
+    def settings_on_disk(self, model: str) -> ModelSettings:
+        """The settings that a Load without a `config` of its own would use."""
+        return self._lifecycle.settings_on_disk(model)
+
+    def statistics(self, model: str, version: str) -> list[Replica]:
         """READY versions by name and number: of every model where `model` is "", of every version where `version` is "".
 
         Raises: NotFound, NotReady, InvalidRequest for a model or a version that was named and does not serve.
@@ -103,8 +102,7 @@ class Control:
         else:
             number = parse_version(version) if version else None
             replicas = [replica for key, replica in published.ready.items() if number in (None, key.version)]
-        rows = [StatisticsRow(replica.key.model, replica.key.version, replica.recorder) for replica in replicas]
-        return sorted(rows, key=lambda row: (row.model, row.version))
+        return sorted(replicas, key=lambda replica: replica.key)
 
 
 def check_model_name(model: str) -> None:

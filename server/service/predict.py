@@ -18,7 +18,8 @@ from server.core.settings import QueueSettings
 from server.core.signature import check
 from server.dataplane.interface import Batch, DataPlane, Part, QueueClosed
 from server.dataplane.ticket import NO_DEADLINE_NS, Reply, Ticket, TicketState
-from server.lifecycle.published import Published, Replica
+from server.lifecycle.published import Published
+from server.lifecycle.replica import Replica
 from server.service.execute import execute
 
 _log = logging.getLogger("podium.engine")
