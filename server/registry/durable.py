@@ -20,7 +20,7 @@ _CHUNK_BYTES = 2**20
 def write_atomically(path: Path, data: bytes) -> None:
     """Make `path` hold exactly `data`, on disk: a reader or a crash sees the old content or the new, never a mixture."""
     # opened by hand because tempfile's 0600 would hide the file from a server run by another user
-    temporary = path.parent / f".{path.name}-{secrets.token_hex(8)}"
+    temporary = path.parent / temporary_name(path.name, secrets.token_hex(8))
     try:
         write_new(temporary, data)
         temporary.replace(path)
@@ -29,6 +29,11 @@ def write_atomically(path: Path, data: bytes) -> None:
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def temporary_name(name: str, unique: str) -> str:
+    """What a file is called until it may have its own name: hidden, so that no scan takes it for part of a version."""
+    return f".{name}-{unique}"
 
 
 def write_new(path: Path, data: bytes) -> None:

@@ -19,8 +19,8 @@ from pydantic import ValidationError
 
 from server.core.errors import AlreadyExists, InvalidRequest, NotFound, RegistryError
 from server.core.versions import VersionKey
-from server.registry.aliases import move_alias, read_aliases
-from server.registry.durable import copy_new, is_locked, locked, sync_folder, write_atomically, write_new
+from server.registry.aliases import ALIASES_FILE, move_alias, read_aliases
+from server.registry.durable import copy_new, is_locked, locked, sync_folder, temporary_name, write_atomically, write_new
 from server.registry.golden import GOLDEN_FILE, load_golden
 from server.registry.manifest import (
     MANIFEST_FILE,
@@ -137,9 +137,13 @@ def _incoming(folder: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(folder: Path) -> None:
+    """What killed processes left. The caller holds the model's lock, as everyone does who replaces a document."""
     for path in folder.glob(f"{INCOMING_PREFIX}*"):
         if not is_locked(path):
             shutil.rmtree(path, ignore_errors=True)
+    for document in (ALIASES_FILE, SETTINGS_FILE):
+        for path in folder.glob(temporary_name(document, "*")):
+            path.unlink()
 
 
 def _copy(sources: Mapping[str, Path], incoming: Path) -> dict[str, FileDigest]:
@@ -155,8 +159,8 @@ def _copy(sources: Mapping[str, Path], incoming: Path) -> dict[str, FileDigest]:
 
 
 def _manifest(key: VersionKey, fields: ManifestFields, digests: dict[str, FileDigest], golden: GoldenSource | None) -> Manifest:
-    reference = None if golden is None else GoldenRef(file=GOLDEN_FILE, rtol=golden.rtol, atol=golden.atol)
     try:
+        reference = None if golden is None else GoldenRef(file=GOLDEN_FILE, rtol=golden.rtol, atol=golden.atol)
         return Manifest(
             model=key.model,
             version=key.version,

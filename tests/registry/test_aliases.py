@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from server.core.errors import InvalidRequest, NotFound, RegistryError
-from server.registry import aliases
 from server.registry.aliases import read_aliases, read_history, remove_alias, set_alias
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
@@ -114,7 +113,7 @@ def test_a_user_without_a_name_is_told_by_number(model: Path, monkeypatch: pytes
     def nameless() -> str:
         raise OSError("No username set in the environment")
 
-    monkeypatch.setattr(aliases.getpass, "getuser", nameless)
+    monkeypatch.setattr("getpass.getuser", nameless)
     set_alias(model, "champion", 1)
     assert read_history(model)[0].who.startswith("uid ")
 

@@ -266,7 +266,7 @@ def test_damage_that_stat_can_see_is_in_the_index_at_once(root: Path, change: Ca
     change(registered(root))
     found = scan_one(root)
     assert (found.problem or "").startswith(text)
-    with pytest.raises(RegistryError, match="^demo:1: ") as raised:
+    with pytest.raises(RegistryError, match=r"^demo:1: ") as raised:
         LocalDirectory(root, NEVER_WAIT).verify(found)
     assert text in str(raised.value)
 
@@ -289,6 +289,14 @@ def test_damage_after_the_scan_is_found_before_loading(root: Path, change: Calla
         LocalDirectory(root, NEVER_WAIT).verify(found)
 
 
+def test_digests_of_a_version_that_went_away_are_refused(root: Path) -> None:
+    folder = bare(root)
+    found = scan_one(root)
+    shutil.rmtree(folder)
+    with pytest.raises(RegistryError, match=r"^demo:1: .*cannot be read: No such file"):
+        LocalDirectory(root, NEVER_WAIT).digests(found)
+
+
 @pytest.mark.parametrize("position", [0, 2500, 4999])
 def test_one_changed_byte_is_found(root: Path, position: int) -> None:
     folder = registered(root)
@@ -297,7 +305,7 @@ def test_one_changed_byte_is_found(root: Path, position: int) -> None:
         file.write(b"!")
     found = scan_one(root)
     assert found.problem is None  # nobody can see it without reading the file
-    with pytest.raises(RegistryError, match="demo:1: model.onnx has sha256 [0-9a-f]{64}, its manifest says [0-9a-f]{64}"):
+    with pytest.raises(RegistryError, match=r"demo:1: model\.onnx has sha256 [0-9a-f]{64}, its manifest says [0-9a-f]{64}"):
         LocalDirectory(root, NEVER_WAIT).verify(found)
 
 

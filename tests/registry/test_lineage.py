@@ -1,0 +1,129 @@
+"""Lineage: the whole origin of a version, with every absence named."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.core.versions import VersionKey
+from server.registry.lineage import Ancestor, Lineage, ancestors, render, trace
+from server.registry.manifest import Manifest
+
+SHA = "ab" * 32
+BARE: dict[str, Any] = {
+    "model": "demo",
+    "version": 3,
+    "created_at": "2025-03-01T10:00:00Z",
+    "files": {"model.onnx": {"sha256": SHA, "bytes": 5}, "golden.npz": {"sha256": SHA, "bytes": 6}},
+}
+FULL: dict[str, Any] = {
+    **BARE,
+    "author": "ana",
+    "run_id": "run-7",
+    "code": {"commit": "c0ffee", "dirty": True, "repository": "git@host:demo.git"},
+    "data": {"source": "flights 2013", "digest": "d1", "rows": 10, "notes": {"split": "by day"}},
+    "seeds": {"numpy": 1, "torch": 2},
+    "hyperparameters": {"lr": 0.1},
+    "environment": {"python": "3.11", "platform": "Linux", "lock_digest": SHA, "packages": {"numpy": "2"}},
+    "metrics": {"auc": 0.9},
+    "recipe": {"command": "python -m train", "arguments": ["--epochs", "3"]},
+    "parent": 2,
+    "golden": {"file": "golden.npz", "rtol": 1e-5, "atol": 0},
+}
+
+
+def manifest(content: dict[str, Any], **changes: Any) -> Manifest:
+    return Manifest.model_validate({**content, **changes})
+
+
+def lineage(content: Manifest | None, verified: str | None = None) -> Lineage:
+    manifests = {1: None, 2: manifest(BARE, version=2, parent=1), 3: content}
+    files = content.files if content is not None else {}
+    return trace(VersionKey("demo", 3), "models/demo/3", manifests, {"champion": 3, "blue": 3, "old": 1}, verified, files)
+
+
+def test_a_complete_version() -> None:
+    assert render(lineage(manifest(FULL))).splitlines() == [
+        "model            demo:3",
+        "aliases          blue, champion",
+        "folder           models/demo/3",
+        "verified         yes, every file has the digest of its manifest",
+        "created          2025-03-01T10:00:00+00:00",
+        "author           ana",
+        "run              run-7",
+        "code             c0ffee with uncommitted changes",
+        "repository       git@host:demo.git",
+        "data             flights 2013  10 rows  digest d1",
+        "                 split: by day",
+        "environment      Python 3.11 on Linux",
+        f"                 lock sha256 {SHA}",
+        "packages         numpy=2",
+        "recipe           python -m train --epochs 3",
+        "seeds            numpy=1  torch=2",
+        "hyperparameters  lr=0.1",
+        "metrics          auc=0.9",
+        "golden           golden.npz  rtol 1e-05  atol 0",
+        "parents          2 <- 1 (not in the repository, or without manifest)",
+        f"file             model.onnx  5 bytes  sha256 {SHA}",
+        f"                 golden.npz  6 bytes  sha256 {SHA}",
+        "missing          uncommitted changes on top of commit c0ffee",
+    ]
+
+
+def test_nothing_missing_is_said_as_well() -> None:
+    text = render(lineage(manifest(FULL, code={"commit": "c0ffee", "dirty": False})))
+    assert "missing          nothing: it can be rebuilt from the above" in text
+    assert "code             c0ffee\n" in text
+    assert not [line for line in text.splitlines() if line.startswith("repository")]
+
+
+def test_every_absence_is_named() -> None:
+    found = lineage(manifest(BARE))
+    text = render(found)
+    for what in ("author", "run", "code", "data", "environment", "recipe", "seeds", "hyperparameters", "metrics"):
+        assert any(line.split() == [what, "not", "recorded"] for line in text.splitlines()), what
+    assert "parents          none" in text
+    assert "golden           none" in text
+    assert len(found.missing) == 6
+    partial = render(lineage(manifest(BARE, data={"source": "flights"}, environment={"python": "3.11", "platform": "Linux"})))
+    assert "flights  digest not recorded" in partial
+    assert "lock sha256 not recorded" in partial
+    assert "packages" not in partial
+
+
+def test_a_bare_version_cannot_be_rebuilt_or_verified() -> None:
+    found = lineage(None)
+    text = render(found)
+    assert found.missing == ("everything: the version has no manifest",)
+    assert "cannot be: no manifest says what the files should be" in text
+    assert trace(VersionKey("demo", 1), "f", {}, {}, None, {}).aliases == ()
+    assert "aliases   none" in render(trace(VersionKey("demo", 1), "f", {}, {}, None, {}))
+
+
+def test_what_does_not_verify_says_so() -> None:
+    assert "verified         NO: demo:3: model.onnx is missing" in render(
+        lineage(manifest(FULL), "demo:3: model.onnx is missing")
+    )
+
+
+def test_the_document_reads_back() -> None:
+    for content in (manifest(FULL), manifest(BARE), None):
+        found = lineage(content)
+        assert Lineage.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize(("parent", "known"), [(2, True), (9, False)])
+def test_a_parent_is_known_by_its_manifest(parent: int, known: bool) -> None:
+    manifests = {2: manifest(BARE, version=2), 3: manifest(BARE, parent=parent)}
+    assert ancestors(3, manifests) == (Ancestor(version=parent, known=known),)
+
+
+@given(st.dictionaries(st.integers(1, 6), st.integers(1, 6)))
+def test_the_chain_always_ends_and_repeats_nobody(parents: dict[int, int]) -> None:
+    manifests: dict[int, Manifest | None] = {
+        version: manifest(BARE, version=version, parent=parent) for version, parent in parents.items() if parent != version
+    }
+    for version in range(1, 7):
+        chain = [each.version for each in ancestors(version, manifests)]
+        assert len({version, *chain}) == len(chain) + 1
