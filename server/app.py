@@ -164,8 +164,14 @@ class Server:
             self._hurry.set()
         self._leaving.set()
 
-    def _deliver(self, answers: Sequence[Answer]) -> None:
-        self._loop.call_soon_threadsafe(settle, answers)
+    def _deliver(self, answers: Sequence[Answer], executed_ns: int | None) -> None:
+        self._loop.call_soon_threadsafe(self._settle, answers, executed_ns)
+
+    def _settle(self, answers: Sequence[Answer], executed_ns: int | None) -> None:
+        settle(answers)
+        if executed_ns is not None:
+            # runs after the handlers that have just been given their answers: then these have left
+            self._loop.call_soon(lambda: self._plane.observe_delivery(monotonic_ns() - executed_ns))
 
     def _start_engine(self, device: str) -> None:
         engine = Engine(self._plane, device, monotonic_ns, lambda replica, error: self._manager.mark_dead(replica, str(error)))

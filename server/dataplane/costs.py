@@ -13,18 +13,40 @@ PROBE_AFTER_NS = NS_PER_S
 otherwise never be corrected, because nothing would run to correct it."""
 
 
+class Estimate:
+    """How long something takes: mean plus mean deviation of what was observed. Units: ns. 0 until the first observation."""
+
+    __slots__ = ("_deviation_ns", "_mean_ns")
+
+    def __init__(self, first_ns: int = 0) -> None:
+        self._mean_ns = float(first_ns)
+        self._deviation_ns = 0.0
+
+    def predict_ns(self) -> int:
+        """What to count on."""
+        return int(self._mean_ns + self._deviation_ns)
+
+    def observe(self, took_ns: int) -> None:
+        """Learn from one observation."""
+        if self._mean_ns == 0.0:
+            self._mean_ns = float(took_ns)
+            return
+        error = took_ns - self._mean_ns
+        self._mean_ns += error / 8
+        self._deviation_ns += (abs(error) - self._deviation_ns) / 4
+
+
 class CostModel:
     """Predicted execution time by rows.
 
     Units: rows; ns. Ownership: one queue, under its data plane's lock.
     """
 
-    __slots__ = ("_buckets", "_deviation_ns", "_mean_ns", "_refusing_since_ns")
+    __slots__ = ("_buckets", "_estimates", "_refusing_since_ns")
 
     def __init__(self, buckets: tuple[int, ...], costs_ns: tuple[int, ...]) -> None:
         self._buckets = buckets
-        self._mean_ns = [float(cost) for cost in costs_ns]
-        self._deviation_ns = [0.0] * len(buckets)
+        self._estimates = [Estimate(cost) for cost in costs_ns]
         self._refusing_since_ns: int | None = None
 
     def bucket_rows(self, rows: int) -> int:
@@ -37,19 +59,12 @@ class CostModel:
         >>> CostModel((1, 4), (100, 250)).predict_ns(3)
         250
         """
-        index = bisect_left(self._buckets, rows)
-        return int(self._mean_ns[index] + self._deviation_ns[index])
+        return self._estimates[bisect_left(self._buckets, rows)].predict_ns()
 
     def observe(self, rows: int, took_ns: int) -> None:
         """Learn from one execution of `rows` rows."""
-        index = bisect_left(self._buckets, rows)
         self._refusing_since_ns = None
-        if self._mean_ns[index] == 0.0:
-            self._mean_ns[index] = float(took_ns)
-            return
-        error = took_ns - self._mean_ns[index]
-        self._mean_ns[index] += error / 8
-        self._deviation_ns[index] += (abs(error) - self._deviation_ns[index]) / 4
+        self._estimates[bisect_left(self._buckets, rows)].observe(took_ns)
 
     def refused(self, now_ns: int) -> None:
         """Note that a prediction alone refused work."""

@@ -15,7 +15,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from server.core.errors import Expired, Overloaded
-from server.dataplane.costs import CostModel
+from server.dataplane.costs import CostModel, Estimate
 from server.dataplane.interface import QueueRules
 from server.dataplane.ticket import NO_DEADLINE_NS, Ticket
 
@@ -67,11 +67,15 @@ class Decision:
 
 
 class Plan:
-    """The queues of one device. Ownership: the data plane, under its lock."""
+    """The queues of one device. Ownership: the data plane, under its lock.
 
-    def __init__(self) -> None:
+    `delivery` estimates how long answers need from the end of an execution until they have left: they too must be in time.
+    """
+
+    def __init__(self, delivery: Estimate) -> None:
         self.queues: dict[int, Queue] = {}
         self.running_until_ns = 0
+        self._delivery = delivery
         self._arrivals = 0
         self._keys: dict[Ticket, tuple[Lane, Key]] = {}
 
@@ -97,7 +101,8 @@ class Plan:
         key = (ticket.priority, ticket.due_ns, self._arrivals)
         lane = queue.lanes.get(ticket.shape_key)
         if queue.rules.early_drop and ticket.deadline_ns < NO_DEADLINE_NS and not queue.costs.probing(now_ns):
-            late_ns = self._predict_finish_ns(queue, lane, key, ticket.rows, now_ns) - ticket.deadline_ns
+            finish_ns = self._predict_finish_ns(queue, lane, key, ticket.rows, now_ns) + self._delivery.predict_ns()
+            late_ns = finish_ns - ticket.deadline_ns
             if late_ns > 0:
                 queue.costs.refused(now_ns)
                 raise Expired(f"Request timeout expired: predicted to finish {late_ns / 1e6:.3f} ms after its deadline")
@@ -150,7 +155,7 @@ class Plan:
         queue = lane.queue
         predictive = queue.rules.early_drop and not queue.costs.probing(now_ns)
         count, rows = _prefix(lane, queue.cap_rows)
-        finish_ns = now_ns + queue.costs.predict_ns(rows) if predictive else now_ns
+        finish_ns = now_ns + queue.costs.predict_ns(rows) + self._delivery.predict_ns() if predictive else now_ns
         tickets = lane.tickets[:count]
         gone = [ticket for ticket in tickets if ticket.deadline_ns <= finish_ns]
         if gone:

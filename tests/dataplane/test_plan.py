@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.core.errors import Expired, Overloaded
-from server.dataplane.costs import PROBE_AFTER_NS
+from server.dataplane.costs import PROBE_AFTER_NS, Estimate
 from server.dataplane.plan import Plan
 from server.dataplane.ticket import NO_DEADLINE_NS, PATIENCE_NS, Ticket
 from tests.dataplane.histories import rules, ticket
 
 
 def plan_of(*queue_rules: object) -> Plan:
-    plan = Plan()
+    plan = Plan(Estimate())
     for one in queue_rules or (rules(),):
         plan.add_queue(one)  # type: ignore[arg-type]
     return plan

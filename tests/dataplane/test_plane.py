@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -15,15 +15,19 @@ from server.core.clock import monotonic_ns
 from server.core.errors import BackendFailed, Expired, Overloaded, PodiumError, ShuttingDown
 from server.dataplane.interface import Batch, Part, QueueClosed
 from server.dataplane.limit import InflightLimit
-from server.dataplane.python.plane import PythonPlane, settle
+from server.dataplane.python.plane import Answer, PythonPlane, settle
 from server.dataplane.ticket import Ticket, TicketState
 from tests.dataplane.histories import CountingReply, rows_of, rules
 
 MS = 1_000_000
 
 
+def deliver(answers: Sequence[Answer], executed_ns: int | None) -> None:
+    settle(answers)
+
+
 def new_plane(max_requests: int = 10_000) -> PythonPlane:
-    return PythonPlane(monotonic_ns, InflightLimit(max_requests, 2**30), settle)
+    return PythonPlane(monotonic_ns, InflightLimit(max_requests, 2**30), deliver)
 
 
 class Runner(threading.Thread):
@@ -140,7 +144,7 @@ def test_a_quiet_submit_waits_for_wake(plane: PythonPlane) -> None:
 
 def test_each_device_is_announced_once() -> None:
     seen: list[str] = []
-    plane = PythonPlane(monotonic_ns, InflightLimit(10, 100), settle, seen.append)
+    plane = PythonPlane(monotonic_ns, InflightLimit(10, 100), deliver, seen.append)
     plane.open(rules(1))
     plane.open(rules(2, device="cuda:0"))
     plane.open(rules(3))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from server.core.clock import NS_PER_S, Clock
 from server.core.errors import BackendFailed, Expired, PodiumError, ShuttingDown
 from server.core.tensors import Array
+from server.dataplane.costs import Estimate
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.plan import Plan, Release
@@ -52,10 +53,13 @@ class PythonPlane:
         self,
         clock: Clock,
         limit: InflightLimit,
-        deliver: Callable[[Sequence[Answer]], None],
+        deliver: Callable[[Sequence[Answer], int | None], None],
         on_device: Callable[[str], None] = lambda device: None,
     ) -> None:
-        """`on_device` is called once per device, before its first queue admits anything: it needs an engine from now on."""
+        """`deliver` gets answers with the instant their execution ended, or None where nothing was executed; whoever delivers
+        tells `observe_delivery` how long that took. `on_device` is called once per device, before its first queue admits
+        anything: it needs an engine from now on.
+        """
         self._clock = clock
         self._limit = limit
         self._deliver = deliver
@@ -65,6 +69,7 @@ class PythonPlane:
         self._idle = threading.Condition(self._lock)
         self._timer_changed = threading.Condition(self._lock)
         self._plans: dict[str, Plan] = {}
+        self._delivery = Estimate()
         self._devices: dict[int, str] = {}
         self._running: dict[int, int] = {}
         self._sleeping: set[str] = set()
@@ -106,6 +111,11 @@ class PythonPlane:
             for device in self._sleeping:
                 self._changed[device].notify()
             self._sleeping.clear()
+
+    def observe_delivery(self, took_ns: int) -> None:
+        """Learn how long the answers of an executed batch needed to leave."""
+        with self._lock:
+            self._delivery.observe(took_ns)
 
     def cancel(self, ticket: Ticket) -> TicketState:
         """End a ticket without an answer, unless it has ended. A running batch goes on without it.
@@ -156,7 +166,7 @@ class PythonPlane:
                     self._changed[device].wait(None if wake_ns is None else max(wake_ns - now_ns, 0) / NS_PER_S)
                     self._sleeping.discard(device)
             if late:
-                self._deliver(late)
+                self._deliver(late, None)
             if decision.release is not None:
                 batch = self._gather(decision.release, parts, now_ns)
                 if batch is not None:
@@ -178,6 +188,7 @@ class PythonPlane:
                 outcomes.extend(scatter(part.outputs, batch.spans, part.first, part.last, batching=batching))
         answered = np.zeros(len(tickets), dtype=np.bool_)
         answers: list[Answer] = []
+        ended_ns = self._clock()
         with self._lock:
             plan = self._plans[rules.device]
             plan.running_until_ns = 0
@@ -191,7 +202,7 @@ class PythonPlane:
             self._running[rules.queue_id] -= 1
             self._idle.notify_all()
         if answers:
-            self._deliver(answers)
+            self._deliver(answers, ended_ns)
         return answered
 
     def close(self, queue_id: int) -> None:
@@ -240,14 +251,14 @@ class PythonPlane:
             for condition in self._changed.values():
                 condition.notify_all()
             self._timer_changed.notify_all()
-        self._deliver(answers)
+        self._deliver(answers, None)
         self._timer.join()
 
     # -- under the lock, or on the timer thread -------------------------------------------------------------------------
 
     def _plan(self, device: str) -> Plan:
         if device not in self._plans:
-            self._plans[device] = Plan()
+            self._plans[device] = Plan(self._delivery)
             self._changed[device] = threading.Condition(self._lock)
         return self._plans[device]
 
@@ -317,4 +328,4 @@ class PythonPlane:
                     wait_ns = self._deadlines[0][0] - now_ns if self._deadlines else None
                     self._timer_changed.wait(None if wait_ns is None else max(wait_ns, _MIN_TIMER_NS) / NS_PER_S)
             if answers:
-                self._deliver(answers)
+                self._deliver(answers, None)

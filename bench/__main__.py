@@ -1,0 +1,20 @@
+"""`python -m bench [NAME …]`: run all benchmarks, or those named."""
+
+import sys
+
+from bench import core, overload
+
+BENCHMARKS = {"core": core.main, "overload": overload.main}
+
+
+def main(names: list[str]) -> int:
+    """The exit status is 1 if any benchmark missed what it requires."""
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        sys.stderr.write(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}\n")
+        return 2
+    return max(BENCHMARKS[name]() for name in names or BENCHMARKS)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
