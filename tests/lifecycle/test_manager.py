@@ -6,6 +6,7 @@ import pytest
 
 from server.backends.base import LoadTask
 from server.core.errors import LoadFailed, NotFound, NotReady, RegistryError, ShuttingDown
+from server.core.settings import ModelSettings
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueRules
 from server.lifecycle.index import IndexRow
@@ -61,6 +62,7 @@ class Scene:
         self.plane = Plane()
         self.metrics = Metrics()
         self.clock = HandClock()
+        self.problems: list[list[str]] = []
         loader = Loader(
             verify=self.repository.verify,
             backends={"fake": self.backends},
@@ -79,6 +81,7 @@ class Scene:
             initial=initial,
             clock=self.clock,
             changes=changes,
+            on_change=lambda: self.problems.append(self.manager.ready_problems()),
         )
 
     def settle(self) -> None:
@@ -253,8 +256,10 @@ def test_a_dead_backend_leaves_service_at_once_and_unreadies_the_server() -> Non
     scene = Scene(model("m", 1, 2))
     scene.settle()
     mine = scene.manager.published.lookup("m", "")
+    assert scene.problems[-1] == []
     scene.manager.mark_dead(mine, "CUDA error 700")
     scene.manager.mark_dead(mine, "CUDA error 700")
+    assert scene.problems[-1] == ["m:2: its backend is dead: CUDA error 700"]
     with pytest.raises(NotReady, match="version 2 is not at ready state"):
         scene.manager.published.lookup("m", "2")
     assert scene.manager.ready_problems() == ["m:2: its backend is dead: CUDA error 700"]
@@ -540,9 +545,17 @@ def test_a_crash_is_reported_and_what_serves_goes_on() -> None:
     with pytest.raises(ShuttingDown, match="the lifecycle has crashed: ZeroDivisionError: a bug"):
         scene.manager.load("m")
     assert scene.manager.ready_problems() == ["the lifecycle has crashed: ZeroDivisionError: a bug"]
+    assert scene.problems[-1] == scene.manager.ready_problems()
     assert scene.default() == 1
     assert scene.manager.stop(10)
     assert scene.backends.alive() == []
+
+
+def test_settings_on_disk() -> None:
+    scene = Scene(model("m", 1), Model("bad", None, problem="no"))
+    scene.settle()
+    assert scene.manager.settings_on_disk("m") == SETTINGS
+    assert scene.manager.settings_on_disk("bad") == scene.manager.settings_on_disk("unknown") == ModelSettings()
 
 
 def test_settings_of_the_lifecycle_alone_reload_nothing() -> None:

@@ -5,7 +5,7 @@ from server.core.settings import ModelSettings
 from server.core.versions import State, VersionKey
 from server.lifecycle.index import IndexRow
 from server.lifecycle.published import EMPTY, Published, publish
-from server.service.control import Control, Description, StatisticsRow, check_model_name
+from server.service.control import Control, Description
 from tests.lifecycle.doubles import SETTINGS, replica
 
 M1, M2, N2 = VersionKey("m", 1), VersionKey("m", 2), VersionKey("n", 2)
@@ -22,6 +22,9 @@ class Lifecycle:
 
     def index(self) -> list[IndexRow]:
         return [IndexRow("m", "1", "READY", ""), IndexRow("m", "3", "LOADING", ""), IndexRow("bare", "", "", "")]
+
+    def settings_on_disk(self, model: str) -> ModelSettings:
+        return SETTINGS if model == "m" else ModelSettings()
 
     def load(self, model: str, settings: ModelSettings | None = None, timeout_s: float | None = None) -> None:
         self.asked.append(("load", model, settings, timeout_s))
@@ -59,12 +62,11 @@ def test_the_index_may_be_of_what_serves_alone() -> None:
 
 def test_statistics_name_versions_by_number() -> None:
     control = Control(Lifecycle())
-    rows = {key: StatisticsRow(key.model, key.version, REPLICAS[key].recorder) for key in REPLICAS}
-    assert control.statistics("", "") == [rows[M1], rows[M2], rows[N2]]
-    assert control.statistics("", "2") == [rows[M2], rows[N2]]
-    assert control.statistics("m", "") == [rows[M1], rows[M2]]
-    assert control.statistics("m", "2") == [rows[M2]]
-    assert control.statistics("m", "champion") == [rows[M1]]
+    assert control.statistics("", "") == [REPLICAS[M1], REPLICAS[M2], REPLICAS[N2]]
+    assert control.statistics("", "2") == [REPLICAS[M2], REPLICAS[N2]]
+    assert control.statistics("m", "") == [REPLICAS[M1], REPLICAS[M2]]
+    assert control.statistics("m", "2") == [REPLICAS[M2]]
+    assert control.statistics("m", "champion") == [REPLICAS[M1]]
     for model, version, text in [
         ("nobody", "", "Request for unknown model: 'nobody' is not found"),
         ("m", "9", "Request for unknown model: 'm' version 9 is not found"),
@@ -75,6 +77,10 @@ def test_statistics_name_versions_by_number() -> None:
         assert str(raised.value) == text
     with pytest.raises(InvalidRequest, match="integral value"):
         control.statistics("", "x")
+
+
+def test_settings_on_disk_are_those_of_the_lifecycle() -> None:
+    assert Control(Lifecycle()).settings_on_disk("m") == SETTINGS
 
 
 def test_load_and_unload_are_passed_on_with_their_time() -> None:
@@ -96,7 +102,8 @@ def test_names_that_leave_the_repository_are_refused(name: str) -> None:
 
 
 def test_an_empty_name_is_refused_with_tritons_text() -> None:
-    with pytest.raises(InvalidRequest) as raised:
-        check_model_name("")
-    assert str(raised.value) == "Model name cannot be empty. Please enter a valid name to deploy."
-    check_model_name("..m")
+    lifecycle = Lifecycle()
+    for ask in (Control(lifecycle).load, Control(lifecycle).unload):
+        with pytest.raises(InvalidRequest, match=r"^Model name cannot be empty\. Please enter a valid name to deploy\.$"):
+            ask("")
+    assert lifecycle.asked == []
