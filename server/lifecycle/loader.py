@@ -18,6 +18,7 @@ from server.core.errors import LoadFailed, PodiumError
 from server.core.settings import ModelSettings, buckets_for
 from server.core.tensors import Array, TensorSpec
 from server.lifecycle.found import FoundVersion, GoldenRef
+from server.lifecycle.replica import Loaded
 
 MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "fake.json": "fake"}
 """Which file in a version's folder says which backend, where settings do not."""
@@ -61,15 +62,6 @@ class CompareGolden(Protocol):
     ) -> str | None:
         """None if every expected output is there and close enough, else what is wrong."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A version in memory, proven but not yet known to anybody."""
-
-    backend: Backend
-    buckets: tuple[int, ...]
-    costs_ns: tuple[int, ...]
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 from server.core.versions import State, VersionKey
 from server.lifecycle.commands import Command, at_rest, not_polled, outcome
 from server.lifecycle.policy import Actual, Failure, Identity, Serve, identity
-from tests.lifecycle.doubles import SETTINGS, Model, version
+from tests.lifecycle.doubles import SETTINGS, Model, model, version
 
 KEY, OTHER = VersionKey("m", 1), VersionKey("other", 1)
 FAILURE = Failure(Identity("a", SETTINGS), 1, 0, "warm up: no")
@@ -24,11 +24,15 @@ def test_a_model_is_at_rest_when_nothing_more_happens_to_it() -> None:
 
 def test_outcomes() -> None:
     load, unload = Command("m", True), Command("m", False)
-    assert outcome(load, {KEY: Actual(State.READY)}) is None
-    assert outcome(unload, {}) is None
-    assert str(outcome(load, {OTHER: Actual(State.READY)})) == "failed to load 'm', no version is available"
+    found = model("m", 1, version(2, problem="model.onnx is missing"))
+    assert outcome(load, {KEY: Actual(State.READY)}, found) is None
+    assert outcome(unload, {}, None) is None
+    none = "failed to load 'm', no version is available"
+    assert str(outcome(load, {OTHER: Actual(State.READY)}, None)) == none
+    assert str(outcome(load, {}, model("m"))) == none
+    assert str(outcome(load, {}, found)) == f"{none}: version 2: model.onnx is missing;"
     # the old form still serves, but what was asked for failed
-    error = outcome(load, {KEY: Actual(State.READY, failure=FAILURE), OTHER: Actual(State.READY, failure=FAILURE)})
+    error = outcome(load, {KEY: Actual(State.READY, failure=FAILURE), OTHER: Actual(State.READY, failure=FAILURE)}, found)
     assert str(error) == "load failed for model 'm': version 1 is at UNAVAILABLE state: warm up: no;"
 
 

@@ -12,7 +12,8 @@ from server.core.errors import BackendFailed, LoadFailed, RegistryError
 from server.core.settings import ModelSettings
 from server.core.tensors import Array, TensorSpec
 from server.core.versions import VersionKey
-from server.lifecycle.loader import Loaded, Loader, run_golden
+from server.lifecycle.loader import Loader, run_golden
+from server.lifecycle.replica import Loaded
 from tests.lifecycle.doubles import SETTINGS, Backend, Backends, Golden, HandClock, Manifest, Version
 
 KEY = VersionKey("m", 1)

@@ -537,6 +537,27 @@ def test_file_changes_wake_the_manager() -> None:
     assert scene.manager.stop(10)
 
 
+def test_a_watch_that_breaks_is_begun_anew(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("server.lifecycle.manager._RETRY_WATCH_S", 0.0)
+    begun: list[int] = []
+    again = threading.Event()
+
+    def changes(stop: threading.Event) -> Iterator[None]:
+        begun.append(len(begun))
+        if len(begun) == 1:
+            raise OSError("too many watches")
+        again.set()
+        stop.wait()
+        yield
+
+    scene = Scene(model("m", 1), changes=changes, by_hand=False)
+    scene.manager.start()
+    assert again.wait(10)
+    assert scene.manager.stop(10)
+    assert begun == [0, 1]
+    assert "too many watches" in caplog.text
+
+
 def test_a_crash_is_reported_and_what_serves_goes_on() -> None:
     scene = Scene(model("m", 1), mode="explicit", by_hand=False)
     scene.manager.start()
