@@ -38,8 +38,11 @@ def at_rest(model: str, wanted: Mapping[VersionKey, Desired], actual: Mapping[Ve
     return not moving and isinstance(next_action(mine_wanted, mine, now_ns), Nothing)
 
 
-def outcome(command: Command, actual: Mapping[VersionKey, Actual]) -> LoadFailed | None:
-    """How a command ended whose model is at rest. Failures count: those from before it were forgiven when it began."""
+def outcome(command: Command, actual: Mapping[VersionKey, Actual], found: FoundModel | None) -> LoadFailed | None:
+    """How a command ended whose model is at rest. Failures count: those from before it were forgiven when it began.
+
+    `found` is the model as it was when a Load began.
+    """
     if not command.load:
         return None
     mine = {key: state for key, state in sorted(actual.items()) if key.model == command.model}
@@ -51,7 +54,10 @@ def outcome(command: Command, actual: Mapping[VersionKey, Actual]) -> LoadFailed
     if failures:
         return LoadFailed(f"load failed for model '{command.model}': {' '.join(failures)}")
     if not any(state.state is State.READY for state in mine.values()):
-        return LoadFailed(f"failed to load '{command.model}', no version is available")
+        versions = () if found is None else found.versions.values()
+        problems = [f"version {version.key.version}: {version.problem};" for version in versions if version.problem]
+        reasons = f": {' '.join(problems)}" if problems else ""
+        return LoadFailed(f"failed to load '{command.model}', no version is available{reasons}")
     return None
 
 

@@ -4,6 +4,7 @@ Floor 4: a recipe over hands that are given to it (digests, backends, warm-up, g
 publishes nothing. Whatever it opened is closed again when a step fails.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +18,12 @@ from server.core.errors import LoadFailed, PodiumError
 from server.core.settings import ModelSettings, buckets_for
 from server.core.tensors import Array, TensorSpec
 from server.lifecycle.found import FoundVersion, GoldenRef
+from server.lifecycle.replica import Loaded
 
 MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "fake.json": "fake"}
 """Which file in a version's folder says which backend, where settings do not."""
+
+_log = logging.getLogger(__name__)
 
 
 class GoldenExamples(Protocol):
@@ -58,15 +62,6 @@ class CompareGolden(Protocol):
     ) -> str | None:
         """None if every expected output is there and close enough, else what is wrong."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A version in memory, proven but not yet known to anybody."""
-
-    backend: Backend
-    buckets: tuple[int, ...]
-    costs_ns: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -110,7 +105,7 @@ class Loader:
             return self._load(found, settings, progress)
         except Exception as error:
             if progress.backend is not None:
-                progress.backend.close()
+                _close(found, progress.backend)
             # what is not in the words of the domain is at least named by its type
             why = str(error) if isinstance(error, PodiumError) else f"{type(error).__name__}: {error}"
             raise LoadFailed(f"{progress.step}: {why}") from error
@@ -148,6 +143,13 @@ class Loader:
         fault = self._compare_golden(examples.outputs, got, golden.rtol, golden.atol, backend.signature.outputs)
         if fault is not None:
             raise LoadFailed(fault)
+
+
+def _close(found: FoundVersion, backend: Backend) -> None:
+    try:
+        backend.close()
+    except Exception:  # noqa: BLE001 - the failure that led here is the one to report
+        _log.exception("%s: closing its backend failed", found.key)
 
 
 def run_golden(backend: Backend, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -38,7 +38,7 @@ from server.lifecycle.policy import (
     next_action,
 )
 from server.lifecycle.published import Published
-from server.lifecycle.replica import Replica, queue_rules
+from server.lifecycle.replica import Replica, queue_rules, replica_of
 from server.lifecycle.retirement import Retirement
 from server.lifecycle.table import Table
 
@@ -48,6 +48,7 @@ _QUIESCE_S = 5.0
 """How long an unload waits for running requests before the loop turns to other work, to come back every `_REVISIT_S`."""
 _REVISIT_S = 0.1
 _RETRY_SCAN_NS = NS_PER_S
+_RETRY_WATCH_S = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -206,8 +207,15 @@ class Manager:
     # podium-watch
 
     def _watch(self, changes: Callable[[threading.Event], Iterator[None]]) -> None:
-        for _ in changes(self._stop_event):
-            self.wake()
+        while not self._stop_event.is_set():
+            try:
+                for _ in changes(self._stop_event):
+                    self.wake()
+                return
+            except Exception:  # noqa: BLE001 - a watch that broke (limits, a remount) is begun anew, or updates go unseen
+                _log.exception("watching the repository failed")
+                self._stop_event.wait(_RETRY_WATCH_S)
+                self.wake()
 
     # podium-lifecycle
 
@@ -326,7 +334,8 @@ class Manager:
         for command in list(self._pending):
             if at_rest(command.model, self._wanted, actual, self._clock()):
                 self._pending.remove(command)
-                command.answer(outcome(command, actual))
+                wish = self._wishes.get(command.model)
+                command.answer(outcome(command, actual, None if wish is None else wish.found))
 
     def _bring(self, key: VersionKey, serve: Serve) -> None:
         _log.info("%s: loading", key)
@@ -343,18 +352,7 @@ class Manager:
             return
         recorder = self._metrics.add(key)
         recorder.hold_memory(loaded.backend.memory_bytes())
-        replica = Replica(
-            queue_id=next(self._queue_ids),
-            key=key,
-            backend=loaded.backend,
-            signature=loaded.backend.signature,
-            settings=serve.settings,
-            buckets=loaded.buckets,
-            costs_ns=loaded.costs_ns,
-            device=loaded.backend.device,
-            recorder=recorder,
-            stamp=serve.found.stamp,
-        )
+        replica = replica_of(next(self._queue_ids), serve, loaded, recorder)
         # the queue is there before anybody can find the replica
         self._plane.open(queue_rules(replica))
         old = self._table.ready(replica, identity(serve))

@@ -1,4 +1,4 @@
-"""What the lifecycle tells the telemetry. **Pure:** names only; `server.telemetry.metrics` has what fits them."""
+"""What the lifecycle tells the telemetry. **Pure.** Names only; `server.telemetry.metrics` has what fits them."""
 
 from typing import Protocol
 

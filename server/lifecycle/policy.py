@@ -1,7 +1,7 @@
 """Which versions should serve, and the one thing to do next about it. **Pure.**
 
 Floor 4: it decides, `manager` does (TensorFlow Serving's aspired versions, availability preserving). Desired state is
-worked out anew from what is found; nothing here remembers, so a restarted server ends where a running one is.
+worked out anew from what is found and what is in memory; nothing here remembers.
 """
 
 from collections.abc import Mapping, Set
@@ -184,14 +184,12 @@ def _chosen(policy: VersionPolicy | None, aliases: Mapping[str, int], available:
         if aliased:
             return aliased
         policy = VersionPolicy()
-    match policy.policy:
-        case "all":
-            return aliased | available
-        case "specific":
-            return aliased | set(policy.specific)
-        case "latest":
-            # a version that failed for good takes nobody's place: after a restart the one before it serves again
-            return aliased | set(sorted(available - hopeless, reverse=True)[: policy.count])
+    if policy.policy == "all":
+        return aliased | available
+    if policy.policy == "specific":
+        return aliased | set(policy.specific)
+    # a version that failed for good takes nobody's place: after a restart, too, the one before it serves
+    return aliased | set(sorted(available - hopeless, reverse=True)[: policy.count])
 
 
 def _gave_up(serve: Serve, actual: Actual | None) -> bool:

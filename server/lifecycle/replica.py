@@ -12,6 +12,16 @@ from server.core.settings import ModelSettings
 from server.core.signature import Signature
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueRules
+from server.lifecycle.policy import Serve
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version in memory, proven but not yet known to anybody."""
+
+    backend: Backend
+    buckets: tuple[int, ...]
+    costs_ns: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +43,22 @@ class Replica:
     device: str
     recorder: Any
     stamp: str
+
+
+def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Replica:
+    """The replica that a load has brought into memory."""
+    return Replica(
+        queue_id=queue_id,
+        key=serve.found.key,
+        backend=loaded.backend,
+        signature=loaded.backend.signature,
+        settings=serve.settings,
+        buckets=loaded.buckets,
+        costs_ns=loaded.costs_ns,
+        device=loaded.backend.device,
+        recorder=recorder,
+        stamp=serve.found.stamp,
+    )
 
 
 def queue_rules(replica: Replica) -> QueueRules:

@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class Retirement:
-    """Replicas that are leaving. `bury` is for any thread, everything else for the manager's alone."""
+    """Replicas that are leaving. `bury` is for any thread, the rest for the manager's alone."""
 
     def __init__(self, table: Table, plane: DataPlane, metrics: Metrics, clock: Clock) -> None:
         self._table = table
@@ -36,27 +36,22 @@ class Retirement:
 
     def bury(self, replica: Replica, reason: str) -> bool:
         """Take a dead replica out of service at once; False if it was out of service already."""
-        # one lock around both: between them its metrics could be put away
-        with self._lock:
-            if not self._table.dead(replica, reason):
-                return False
-            self._leaving.append(replica)
-        self._plane.close(replica.queue_id)
+        if not self._table.dead(replica, reason):
+            return False
+        self.leave(replica)
         return True
 
     def leave(self, replica: Replica) -> None:
         """Admit nothing more to a replica that was reported away or replaced."""
+        self._plane.close(replica.queue_id)
         with self._lock:
             self._leaving.append(replica)
-        self._plane.close(replica.queue_id)
 
     def close_idle(self, wait_s: float = 0.0) -> None:
         """Close every replica whose last request has ended; waits at most `wait_s` for those that still execute."""
         until_ns = self._clock() + int(wait_s * NS_PER_S)
         for replica in list(self._leaving):
             left_s = max(0, until_ns - self._clock()) / NS_PER_S
-            # closed before: idempotent, and the thread that buries one may not have come to it yet
-            self._plane.close(replica.queue_id)
             if self._plane.wait_idle(replica.queue_id, left_s):
                 self._close(replica)
 

@@ -6,12 +6,13 @@ Floor 5: recipes over the lifecycle's published table. Values in, values out; th
 from dataclasses import dataclass
 from typing import Protocol
 
-from server.core.errors import InvalidRequest, NotFound, NotReady
+from server.core.errors import NotFound, NotReady
 from server.core.settings import ModelSettings
 from server.core.versions import State
 from server.lifecycle.index import IndexRow
 from server.lifecycle.published import Published, parse_version
 from server.lifecycle.replica import Replica
+from server.registry.names import check_model_name
 
 
 class Lifecycle(Protocol):
@@ -103,11 +104,3 @@ class Control:
             number = parse_version(version) if version else None
             replicas = [replica for key, replica in published.ready.items() if number in (None, key.version)]
         return sorted(replicas, key=lambda replica: replica.key)
-
-
-def check_model_name(model: str) -> None:
-    """Refuse names that could not be one folder of the repository. Raises: InvalidRequest with Triton's texts."""
-    if not model:
-        raise InvalidRequest("Model name cannot be empty. Please enter a valid name to deploy.")
-    if model in (".", "..") or any(character in model for character in "/\\\0"):
-        raise InvalidRequest(f"failed to load '{model}', model name must not contain path traversal characters")

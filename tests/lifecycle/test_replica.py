@@ -1,0 +1,21 @@
+from server.core.settings import ModelSettings
+from server.core.versions import VersionKey
+from server.lifecycle.replica import queue_rules
+from tests.lifecycle.doubles import replica
+
+
+def test_the_data_plane_is_told_all_that_settings_say() -> None:
+    settings = ModelSettings.model_validate(
+        {
+            "batching": {"padding": False, "max_queue_delay_us": 250},
+            "queue": {"max_requests": 7, "early_drop": False},
+        }
+    )
+    mine = replica(VersionKey("m", 3), 12, settings)
+    rules = queue_rules(mine)
+    assert rules.handle is mine
+    assert (rules.queue_id, rules.key, rules.device) == (12, VersionKey("m", 3), "cpu")
+    assert rules.signature is mine.signature
+    assert (rules.buckets, rules.costs_ns) == ((1, 2, 4), (5, 6, 7))
+    assert (rules.padding, rules.max_requests, rules.early_drop, rules.queue_delay_ns) == (False, 7, False, 250_000)
+    assert replica(VersionKey("m", 3), 12, settings) != mine
