@@ -2,10 +2,10 @@
 
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -250,7 +250,7 @@ def test_an_answer_is_not_kept_until_its_deadline(plane: PythonPlane) -> None:
     reply.result(10)
     gone, kept = submit(plane, 2, deadline_ns=monotonic_ns() + 3600 * 1000 * MS)
     kept.result(10)
-    answer, reply_left = weakref.ref(reply), weakref.ref(kept)
+    answer, reply_left = ref(reply), ref(kept)
     del reply, kept
     assert plane._deadlines[0][2] is ticket
     assert plane._deadlines[1][2] is gone

@@ -1,6 +1,7 @@
+import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -82,12 +83,12 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, *arguments: str) -> Iterator[Served]:
+def served(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Served]:
     """`podium serve` on a socket in `folder` over `folder`/models; drained at the end, which must succeed."""
     address = f"unix:{folder / 'grpc'}"
     command = [sys.executable, "-m", "server", "serve", "--repository", str(folder / "models"), "--grpc-address", address]
     command += ["--http-address", "127.0.0.1:0", "--drain-delay-s", "0", "--log-level", "error", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT)
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})})
     try:
         with grpc.insecure_channel(address) as channel:
             _wait(channel, process)
