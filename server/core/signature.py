@@ -8,8 +8,10 @@ of the checks and the texts are NVIDIA Triton's, because clients match on them (
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server.core.errors import InvalidRequest
 from server.core.requests import InferRequest, WireTensor
@@ -70,7 +72,7 @@ class CheckedRows:
 def check(request: InferRequest, signature: Signature) -> CheckedRows:
     """Check one request against its version and turn its inputs into arrays.
 
-    Ownership: arrays of raw contents are read-only views of the request's bytes.
+    Ownership: arrays of raw contents are read-only views of the request's bytes, except BYTES, and BOOL with bytes above 1.
     Raises: InvalidRequest, with Triton's text, for the first rule that is broken.
     """
     try:
@@ -172,32 +174,52 @@ def _check_shape(tensor: WireTensor, signature: Signature) -> None:
 
 def _to_array(tensor: WireTensor, signature: Signature) -> Array:
     where = f"inference input '{tensor.name}' for model '{signature.model}'"
-    count = element_count(tensor.shape)
+    flat: Array
     if tensor.datatype == "BYTES":
-        if isinstance(tensor.data, np.ndarray):
-            elements = list(tensor.data)
-        else:
-            try:
-                elements = split_bytes(tensor.data, count)
-            except InvalidRequest as error:
-                raise InvalidRequest(f"{error} for {where}") from None
-        if len(elements) > count:
-            raise InvalidRequest(f"unexpected number of string elements {len(elements)} for {where}, expecting {count}")
-        if len(elements) < count:
-            raise InvalidRequest(f"expected {count} string elements for {where}, got {len(elements)}")
-        # filled element by element: numpy would turn equally long bytes into a fixed-width type
-        flat = np.empty(count, dtype=object)
-        flat[:] = elements
+        flat = _to_texts(tensor, where)
+    else:
+        got = tensor.data.nbytes if isinstance(tensor.data, np.ndarray | memoryview) else len(tensor.data)
+        expected = byte_size(tensor.datatype, tensor.shape)
+        if got != expected:
+            raise InvalidRequest(
+                f"input byte size mismatch for input '{tensor.name}' for model '{signature.model}'."
+                f" Expected {expected}, got {got}"
+            )
+        flat = _to_numbers(tensor.data, NUMPY_DTYPES[tensor.datatype])
+    try:
         return flat.reshape(tensor.shape)
-    got = tensor.data.nbytes if isinstance(tensor.data, np.ndarray | memoryview) else len(tensor.data)
-    expected = byte_size(tensor.datatype, tensor.shape)
-    if got != expected:
-        raise InvalidRequest(
-            f"input byte size mismatch for input '{tensor.name}' for model '{signature.model}'. Expected {expected}, got {got}"
-        )
-    dtype = NUMPY_DTYPES[tensor.datatype]
-    flat_array = tensor.data if isinstance(tensor.data, np.ndarray) else np.frombuffer(tensor.data, dtype)
-    return flat_array.reshape(tensor.shape)
+    except ValueError:
+        # no element at all, but other dimensions whose product no address space holds: [0,2**62,2**62]
+        raise InvalidRequest(f"shape {_dims(tensor.shape)} of {where} is larger than an array can be") from None
+
+
+def _to_texts(tensor: WireTensor, where: str) -> NDArray[np.object_]:
+    count = element_count(tensor.shape)
+    if isinstance(tensor.data, np.ndarray):
+        elements = list(tensor.data)
+    else:
+        try:
+            elements = split_bytes(tensor.data, count)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{error} for {where}") from None
+    if len(elements) > count:
+        raise InvalidRequest(f"unexpected number of string elements {len(elements)} for {where}, expecting {count}")
+    if len(elements) < count:
+        raise InvalidRequest(f"expected {count} string elements for {where}, got {len(elements)}")
+    # filled element by element: numpy would turn equally long bytes into a fixed-width type
+    flat = np.empty(count, dtype=object)
+    flat[:] = elements
+    return flat
+
+
+def _to_numbers(data: bytes | memoryview | Array, dtype: np.dtype[Any]) -> Array:
+    if isinstance(data, np.ndarray):
+        return data.astype(dtype, copy=False)
+    flat: Array = np.frombuffer(data, dtype)
+    if dtype.kind == "b" and flat.view(np.uint8).max(initial=0) > 1:
+        # what a bool of 2 means is undefined, in numpy as in C++: whatever is not zero is true
+        flat = np.not_equal(flat.view(np.uint8), 0)
+    return flat
 
 
 def _dims(shape: tuple[int, ...]) -> str:

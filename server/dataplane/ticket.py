@@ -51,7 +51,8 @@ class Ticket:
     """One admitted request.
 
     Units: times are monotonic ns. `priority` 0 is the most urgent. Ownership: the data plane, under its lock, from `submit`
-    until ENDED; `checked` is dropped then, so that a ticket kept in a heap does not keep its tensors.
+    until ENDED; `checked` and `reply` are dropped then: a ticket stays in the heap of deadlines until its own has passed, and
+    must not keep its tensors, or through its reply the answer, for that long.
     """
 
     __slots__ = (
@@ -92,3 +93,10 @@ class Ticket:
         self.state = following
         if following is TicketState.ENDED:
             self.checked = None
+
+    def end(self) -> Reply:
+        """Enter ENDED, and let go of the reply: it belongs to the caller of this method, who answers it or drops it."""
+        self.move(TicketState.ENDED)
+        reply = self.reply
+        del self.reply
+        return reply

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -244,6 +245,22 @@ def test_far_deadlines_do_not_pile_up(plane: PythonPlane) -> None:
     for tag in range(3):
         submit(plane, tag, deadline_ns=monotonic_ns() + 7200 * 1000 * MS)
     assert len(plane._deadlines) < 1100
+
+
+def test_an_answer_is_not_kept_until_its_deadline(plane: PythonPlane) -> None:
+    plane.open(rules())
+    Runner(plane, echo)
+    ticket, reply = submit(plane, 1, deadline_ns=monotonic_ns() + 3600 * 1000 * MS)
+    reply.result(10)
+    gone, kept = submit(plane, 2, deadline_ns=monotonic_ns() + 3600 * 1000 * MS)
+    kept.result(10)
+    answer, reply_left = ref(reply), ref(kept)
+    del reply, kept
+    assert plane._deadlines[0][2] is ticket
+    assert plane._deadlines[1][2] is gone
+    # the engine holds its last batch until the next one, so both are looked for after a third
+    submit(plane, 3)[1].result(10)
+    assert (answer(), reply_left()) == (None, None)
 
 
 def test_a_queue_delay_ends_by_itself(plane: PythonPlane) -> None:

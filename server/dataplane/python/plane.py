@@ -196,9 +196,8 @@ class PythonPlane:
                 plan.queues[rules.queue_id].costs.observe(ran_rows, ran_ns)
             for index, ticket in enumerate(tickets):
                 if ticket.state is TicketState.TAKEN:
-                    self._end(ticket)
                     answered[index] = True
-                    answers.append((ticket.reply, outcomes[index]))
+                    answers.append((self._end(ticket), outcomes[index]))
             self._running[rules.queue_id] -= 1
             self._idle.notify_all()
         if answers:
@@ -262,20 +261,20 @@ class PythonPlane:
             self._changed[device] = threading.Condition(self._lock)
         return self._plans[device]
 
-    def _end(self, ticket: Ticket) -> None:
-        """Move a ticket that has left its lane to ENDED and settle every count. Each ticket comes here exactly once."""
-        ticket.move(TicketState.ENDED)
+    def _end(self, ticket: Ticket) -> Reply:
+        """End a ticket that has left its lane and settle every count. Each ticket comes here exactly once."""
+        reply = ticket.end()
         self._limit.leave(ticket.nbytes)
         queue = self._plans[self._devices[ticket.queue_id]].queues[ticket.queue_id]
         queue.open -= 1
         if queue.closed and not queue.open:
             self._idle.notify_all()
+        return reply
 
     def _end_all(self, tickets: Sequence[Ticket], error: PodiumError) -> list[Answer]:
         for ticket in tickets:
-            self._end(ticket)
             ticket.refusal = error
-        return [(ticket.reply, error) for ticket in tickets]
+        return [(self._end(ticket), error) for ticket in tickets]
 
     def _gather(self, release: Release, parts: Sequence[Mapping[str, Array]], taken_ns: int) -> Batch | None:
         rules = release.queue.rules
