@@ -10,6 +10,7 @@ uses `run`, and a binding serves on CUDA devices and for BF16 outputs, which `ru
 
 import ctypes
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,10 @@ def provider_options(name: str, settings: OnnxSettings) -> dict[str, str]:
 
 def _session_options(settings: OnnxSettings) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = settings.intra_op_threads
+    # what this process may use, not what the machine has: ONNX Runtime's own default ignores a container's CPU set
+    options.intra_op_num_threads = settings.intra_op_threads or len(os.sched_getaffinity(0))
+    # threads that spin between batches take the cores that the door and the engine need
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.inter_op_num_threads = settings.inter_op_threads
     options.graph_optimization_level = _OPTIMIZATION[settings.graph_optimization]
     options.log_severity_level = _SILENT

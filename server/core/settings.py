@@ -51,19 +51,22 @@ class BatchingSettings(_Table):
 
 
 class QueueSettings(_Table):
-    """Limits and order of one version's queue. Priorities: 1 is the most urgent, `priority_levels` the least."""
+    """Limits and order of one version's queue. Priorities: 1 is the most urgent, `priority_levels` the least.
+
+    `default_timeout_us` None: the server's default; 0: none.
+    """
 
     max_requests: int = Field(0, ge=0)
     priority_levels: int = Field(0, ge=0, le=1000)
     default_priority: int = Field(0, ge=0)
-    default_timeout_us: int = Field(0, ge=0)
+    default_timeout_us: int | None = Field(None, ge=0)
     allow_timeout_override: bool = True
     early_drop: bool = True
 
     @model_validator(mode="after")
     def _within(self) -> Self:
-        if self.default_priority > self.priority_levels:
-            raise ValueError("default_priority must not exceed priority_levels")
+        if not min(1, self.priority_levels) <= self.default_priority <= self.priority_levels:
+            raise ValueError("default_priority must be one of the levels, 1 to priority_levels (0 without levels)")
         return self
 
 
@@ -88,9 +91,12 @@ class VersionPolicy(_Table):
 
 
 class OnnxSettings(_Table):
-    """ONNX Runtime session options. Thread counts 0: ONNX Runtime decides. Providers are tried in the order given."""
+    """ONNX Runtime session options. Providers are tried in the order given.
 
-    intra_op_threads: int = Field(1, ge=0, le=1024)
+    `intra_op_threads` 0: one per CPU that this process may run on; `inter_op_threads` 0: ONNX Runtime decides.
+    """
+
+    intra_op_threads: int = Field(0, ge=0, le=1024)
     inter_op_threads: int = Field(1, ge=0, le=1024)
     graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
     providers: tuple[Literal["cpu", "cuda", "tensorrt"], ...] = ()
@@ -103,7 +109,7 @@ class FakeSettings(_Table):
 
     t0_us: float = Field(1000.0, ge=0)
     row_us: float = Field(10.0, ge=0)
-    table_us: dict[int, float] = Field(default_factory=dict)
+    table_us: dict[Annotated[int, Field(gt=0)], Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
 
 
 class ModelSettings(_Table):
@@ -141,6 +147,7 @@ class ServerSettings(_Table):
     max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31)
     max_inflight_bytes: int = Field(2**30, gt=0)
     max_inflight_requests: int = Field(100_000, gt=0)
+    default_timeout_us: int = Field(0, ge=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

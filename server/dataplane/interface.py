@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from server.core.errors import NotReady, PodiumError
+from server.core.errors import BackendFailed, NotReady, PodiumError
 from server.core.signature import Signature
 from server.core.tensors import Array
 from server.core.versions import VersionKey
@@ -52,6 +52,7 @@ class Batch:
 
     Shapes: B requests, N rows (`spans[-1]`), P >= N rows after padding. `inputs` `[P, ...]`; `spans` int64 `[B + 1]`: request i
     owns rows `spans[i]:spans[i + 1]`; `arrival_ns`, `deadline_ns` int64 `[B]` (deadline 2**62 where there is none).
+    `fault`: why the rows could not be gathered; there is nothing to run then, only tickets to end.
     Ownership: the engine thread that took it, until `finish`; `tickets` is the data plane's and opaque to the engine.
     """
 
@@ -63,6 +64,7 @@ class Batch:
     taken_ns: int
     released: str
     tickets: Sequence[Any]
+    fault: BackendFailed | None = None
 
     @property
     def rows(self) -> int:

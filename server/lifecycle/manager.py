@@ -275,7 +275,9 @@ class Manager:
             self._found = self._source.scan()
         except (OSError, RegistryError) as error:
             # what was found before still holds: a repository out of reach unloads nothing
-            self._scan_problem = f"the repository cannot be read: {error}"
+            self._scan_problem = (
+                f"the repository cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+            )
             _log.warning("%s", self._scan_problem)
             self._rescan_at_ns = now_ns + _RETRY_SCAN_NS
             return

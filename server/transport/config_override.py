@@ -156,7 +156,7 @@ def _batching(batching: ModelDynamicBatching, changed: dict[str, Any], name: str
     if batching.HasField("default_queue_policy"):
         policy = batching.default_queue_policy
         queue.update(
-            default_timeout_us=policy.default_timeout_microseconds,
+            default_timeout_us=policy.default_timeout_microseconds or None,
             allow_timeout_override=policy.allow_timeout_override,
             max_requests=policy.max_queue_size,
         )

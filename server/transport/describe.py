@@ -174,7 +174,7 @@ def _dynamic_batching(settings: ModelSettings, buckets: Sequence[int]) -> ModelD
         priority_levels=queue.priority_levels,
         default_priority_level=queue.default_priority,
         default_queue_policy=ModelQueuePolicy(
-            default_timeout_microseconds=queue.default_timeout_us,
+            default_timeout_microseconds=queue.default_timeout_us or 0,
             allow_timeout_override=queue.allow_timeout_override,
             max_queue_size=queue.max_requests,
         ),

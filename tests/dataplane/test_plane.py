@@ -223,16 +223,20 @@ def test_refusals_leave_nothing_behind() -> None:
         plane.stop()
 
 
-def test_a_batch_that_cannot_be_gathered_is_answered(plane: PythonPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_cannot_be_gathered_says_so_and_can_be_ended(plane: PythonPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     plane.open(rules())
 
     def no_memory(*_: Any) -> Any:
         raise MemoryError
 
     monkeypatch.setattr("server.dataplane.python.plane.gather", no_memory)
-    Runner(plane, echo)
-    _, reply = submit(plane, 1)
-    assert isinstance(reply.exception(10), BackendFailed)
+    _, reply = submit(plane, 1, rows=3)
+    batch = plane.take("cpu")
+    assert batch is not None
+    assert isinstance(batch.fault, BackendFailed)
+    assert (batch.rows, batch.padded_rows) == (3, 3)
+    plane.finish(batch, [Part(0, 1, None, batch.fault)], ran_rows=0, ran_ns=0)
+    assert reply.exception(1) is batch.fault
     plane.close(1)
     assert plane.wait_idle(1, 10)
 

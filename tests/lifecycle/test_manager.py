@@ -1,3 +1,4 @@
+import errno
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -277,7 +278,7 @@ def test_a_dead_backend_leaves_service_at_once_and_unreadies_the_server() -> Non
 
 def test_a_repository_out_of_reach_unloads_nothing() -> None:
     scene = Scene(model("m", 1))
-    scene.repository.fault = OSError("stale file handle")
+    scene.repository.fault = OSError(errno.ESTALE, "stale file handle")
     scene.settle()
     assert scene.manager.ready_problems() == [
         "the initial load has not finished",
@@ -380,7 +381,7 @@ def test_a_load_says_why_it_failed(explicit: Scene) -> None:
         manager.load("bad")
     with pytest.raises(LoadFailed, match="failed to load 'empty', no version is available"):
         manager.load("empty")
-    repository.fault = OSError("stale")
+    repository.fault = OSError(errno.ESTALE, "stale")
     with pytest.raises(LoadFailed, match="failed to poll from model repository: the repository cannot be read: stale"):
         manager.load("m")
     repository.fault = None

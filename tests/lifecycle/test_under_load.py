@@ -59,7 +59,9 @@ class Scene:
     def __init__(self) -> None:
         self.repository = Repository(model("m", 1))
         self.backends: list[GuardedBackend] = []
-        self.plane = PythonPlane(monotonic_ns, InflightLimit(1000, 2**30), settle, self.start_engine)
+        self.plane = PythonPlane(
+            monotonic_ns, InflightLimit(1000, 2**30), lambda answers, _: settle(answers), self.start_engine
+        )
         loader = Loader(
             verify=self.repository.verify,
             backends={"fake": self.open_backend},

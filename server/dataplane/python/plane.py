@@ -168,9 +168,7 @@ class PythonPlane:
             if late:
                 self._deliver(late, None)
             if decision.release is not None:
-                batch = self._gather(decision.release, parts, now_ns)
-                if batch is not None:
-                    return batch
+                return _batch(decision.release, parts, now_ns)
 
     def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:
         """See `DataPlane.finish`."""
@@ -276,30 +274,6 @@ class PythonPlane:
             ticket.refusal = error
         return [(self._end(ticket), error) for ticket in tickets]
 
-    def _gather(self, release: Release, parts: Sequence[Mapping[str, Array]], taken_ns: int) -> Batch | None:
-        rules = release.queue.rules
-        padded_rows = release.queue.costs.bucket_rows(release.rows) if rules.padding else release.rows
-        spans = np.zeros(len(release.tickets) + 1, dtype=np.int64)
-        np.cumsum([ticket.rows for ticket in release.tickets], out=spans[1:])
-        batch = Batch(
-            rules=rules,
-            inputs={},
-            spans=spans,
-            arrival_ns=np.array([ticket.arrival_ns for ticket in release.tickets], dtype=np.int64),
-            deadline_ns=np.array([ticket.deadline_ns for ticket in release.tickets], dtype=np.int64),
-            taken_ns=taken_ns,
-            released=release.reason,
-            tickets=release.tickets,
-        )
-        try:
-            batch.inputs = gather(parts, release.rows, padded_rows)
-        except (MemoryError, ValueError) as error:
-            _log.exception("a batch could not be gathered", extra={"model": str(rules.key), "rows": release.rows})
-            failed = BackendFailed(f"the batch could not be gathered: {error}")
-            self.finish(batch, [Part(0, len(release.tickets), None, failed)], ran_rows=0, ran_ns=0)
-            return None
-        return batch
-
     def _watch_deadline(self, ticket: Ticket) -> None:
         self._sequence += 1
         heapq.heappush(self._deadlines, (ticket.deadline_ns, self._sequence, ticket))
@@ -328,3 +302,29 @@ class PythonPlane:
                     self._timer_changed.wait(None if wait_ns is None else max(wait_ns, _MIN_TIMER_NS) / NS_PER_S)
             if answers:
                 self._deliver(answers, None)
+
+
+def _batch(release: Release, parts: Sequence[Mapping[str, Array]], taken_ns: int) -> Batch:
+    """The batch of a release; with a fault and without rows where they could not be gathered."""
+    rules, tickets = release.queue.rules, release.tickets
+    padded_rows = release.queue.costs.bucket_rows(release.rows) if rules.padding else release.rows
+    spans = np.zeros(len(tickets) + 1, dtype=np.int64)
+    np.cumsum([ticket.rows for ticket in tickets], out=spans[1:])
+    inputs: dict[str, Array] = {}
+    fault: BackendFailed | None = None
+    try:
+        inputs = gather(parts, release.rows, padded_rows)
+    except Exception as error:  # noqa: BLE001 - whatever it was (no memory, say), these tickets are taken and must be answered
+        _log.exception("a batch could not be gathered", extra={"model": str(rules.key), "rows": release.rows})
+        fault = BackendFailed(f"the batch could not be gathered: {type(error).__name__}")
+    return Batch(
+        rules=rules,
+        inputs=inputs,
+        spans=spans,
+        arrival_ns=np.array([ticket.arrival_ns for ticket in tickets], dtype=np.int64),
+        deadline_ns=np.array([ticket.deadline_ns for ticket in tickets], dtype=np.int64),
+        taken_ns=taken_ns,
+        released=release.reason,
+        tickets=tickets,
+        fault=fault,
+    )
