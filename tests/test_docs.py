@@ -1,0 +1,268 @@
+"""The documents say what is so: links lead somewhere, tables equal the code, commands exist."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from pydantic import BaseModel
+
+from server.__main__ import main
+from server.core import settings, versions
+from server.dataplane import ticket
+from server.registry import manifest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "models").rglob("*.md"), *(ROOT / "bench").rglob("*.md")]
+)
+ROW = re.compile(r"^\| (.+) \|$", re.MULTILINE)
+TABLES: dict[str, type[BaseModel]] = {
+    "Server": settings.ServerSettings,
+    "model.toml": settings.ModelSettings,
+    "[[inputs]] and [[outputs]]": settings.TensorSettings,
+    "[batching]": settings.BatchingSettings,
+    "[queue]": settings.QueueSettings,
+    "[warmup]": settings.WarmupSettings,
+    "[versions]": settings.VersionPolicy,
+    "[onnx]": settings.OnnxSettings,
+    "[fake]": settings.FakeSettings,
+}
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text("utf-8")
+
+
+def section(text: str, heading: str) -> str:
+    """What stands between a heading and the next one of any level."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found is not None, f"there is no heading '{heading}'"
+    return found[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a section's one table, without its head."""
+    found = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)] for line in ROW.findall(text)]
+    assert len(found) > 1, "there is no table"
+    return [row for row in found[1:] if not set(row[0]) <= {"-", " "}]
+
+
+def unquoted(cell: str) -> str:
+    return cell.strip("`")
+
+
+def outside_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    """The names GitHub gives a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", outside_code(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(document: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", outside_code(document.read_text("utf-8"))):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = document if not path else document.parent / path
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text("utf-8"))):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_document_knows_the_paths_of_one_machine(document: Path) -> None:
+    absolute = re.findall(r"(?<![\w./:*<}\])])/[a-z_]+/[\w./-]+", document.read_text("utf-8"))
+    # where an example has to name a folder it is one that belongs to the service
+    assert [path for path in absolute if not path.startswith("/srv/")] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_make_command_is_in_the_makefile(document: Path) -> None:
+    targets = set(re.findall(r"^(\w+):", text_of("Makefile"), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^ {4})make (\w+)", document.read_text("utf-8"), re.MULTILINE))
+    assert named <= targets
+    if document.name == "README.md" and document.parent == ROOT:
+        assert {"demo", "test"} <= named
+
+
+def default_word(value: Any) -> str:
+    """A default as it would be written in TOML."""
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    if value is None:
+        return "none"
+    if isinstance(value, tuple | dict):
+        return json.dumps(value if isinstance(value, dict) else list(value))
+    return json.dumps(value)
+
+
+def type_word(schema: Mapping[str, Any]) -> str:
+    """A field's JSON schema in a few words, bounds included."""
+    if "anyOf" in schema:
+        return type_word(next(kind for kind in schema["anyOf"] if kind.get("type") != "null"))
+    if "$ref" in schema or "allOf" in schema:
+        return "table"
+    if "enum" in schema:
+        return " ".join(f'"{word}"' for word in schema["enum"])
+    kind = schema["type"]
+    if kind == "array":
+        return "list of " + type_word(schema["items"])
+    if kind == "object":
+        return "table of " + type_word(schema["additionalProperties"])
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    bounds = [
+        f"{sign} {schema[name]:g}" if schema[name] < 1e6 else f"{sign} {schema[name]}"
+        for name, sign in signs.items()
+        if name in schema
+    ]
+    return " ".join([kind, *bounds])
+
+
+def expected_settings(table: type[BaseModel]) -> dict[str, tuple[str, str]]:
+    properties = table.model_json_schema()["properties"]
+    return {
+        name: (
+            type_word(properties[name]),
+            "required" if field.is_required() else default_word(field.get_default(call_default_factory=True)),
+        )
+        for name, field in table.model_fields.items()
+    }
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_settings_are_described_as_they_are(heading: str) -> None:
+    described = rows(section(text_of("docs/CONFIG.md"), heading))
+    assert all(row[-1] and row[3] for row in described), "every setting has a unit and a meaning"
+    assert {unquoted(row[0]): (row[1], unquoted(row[2])) for row in described} == expected_settings(TABLES[heading])
+
+
+def test_every_settings_table_is_described() -> None:
+    tables = {kind for kind in vars(settings).values() if isinstance(kind, type) and issubclass(kind, settings._Table)}
+    assert tables - {settings._Table} == set(TABLES.values())
+
+
+def test_flags_are_described_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    offered = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)) - {"--help"}
+    assert {unquoted(row[0]).split()[0] for row in rows(section(text_of("docs/CONFIG.md"), "Flags of podium serve"))} == offered
+
+
+def test_the_readme_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    offered = set(re.findall(r"^    (\w+) {2,}", capsys.readouterr().out, re.MULTILINE))
+    assert {unquoted(row[0]).split()[1] for row in rows(section(text_of("README.md"), "Command line"))} == offered
+
+
+def test_the_architecture_lists_every_file() -> None:
+    listed: dict[str, str] = {}
+    for folder, body in re.findall(
+        r"^### `([\w/]+/)`[^\n]*\n(.*?)(?=^#|\Z)", text_of("docs/ARCHITECTURE.md"), re.MULTILINE | re.DOTALL
+    ):
+        for name, meaning in rows(body):
+            assert meaning
+            assert folder + unquoted(name) not in listed
+            listed[folder + unquoted(name)] = meaning
+    there = {
+        path.relative_to(ROOT).as_posix()
+        for path in [*(ROOT / "server").rglob("*.py"), *(ROOT / "protos").glob("*.py")]
+        if path.name != "__init__.py" and "_pb2" not in path.name
+    }
+    assert set(listed) == there
+
+
+def names_in(tree: ast.AST, prefix: str = "") -> Iterator[str]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield prefix + node.name
+            yield from names_in(node, f"{prefix}{node.name}.")
+
+
+def test_the_walks_name_functions_that_are_there() -> None:
+    named = re.findall(r"`((?:server|protos)/[\w/]+\.py):([\w.]+)`", text_of("docs/ARCHITECTURE.md"))
+    assert len(named) > 20
+    for path, name in named:
+        assert name in set(names_in(ast.parse(text_of(path)))), f"{path} has no {name}"
+
+
+@pytest.mark.parametrize(
+    ("heading", "transitions"), [("States of a version", versions.TRANSITIONS), ("States of a ticket", ticket.TRANSITIONS)]
+)
+def test_state_tables_are_the_transitions(heading: str, transitions: Mapping[Enum, frozenset[Enum]]) -> None:
+    shown = {
+        row[0]: {} if row[1] == "–" else set(row[1].split(", "))
+        for row in rows(section(text_of("docs/ARCHITECTURE.md"), heading))
+    }
+    assert shown == {state.name: {each.name for each in following} or {} for state, following in transitions.items()}
+
+
+def test_every_word_is_used() -> None:
+    code = "\n".join(path.read_text("utf-8") for path in (ROOT / "server").rglob("*.py"))
+    words = re.findall(r"^\| \*\*(.+?)\*\* \|", text_of("docs/WORDS.md"), re.MULTILINE)
+    assert len(words) == len(set(words)) > 50
+    unused = [
+        word
+        for word in words
+        # a word may be written as two, with a hyphen, an underscore, or as a class's name, and in the plural
+        if not re.search(r"(?<![a-z])" + re.sub(r"[- ]", r"[-_ \\n]?", word) + r"(?:e?s)?(?![a-z])", code, re.IGNORECASE)
+    ]
+    assert unused == []
+
+
+def test_the_readme_keeps_one_place_for_measurements() -> None:
+    assert text_of("README.md").count("<!-- measured -->") == 1
+
+
+def test_the_readmes_client_gets_its_answer(tmp_path: Path) -> None:
+    """The README's own lines, against the server they describe."""
+    blocks = re.findall(r"^```python\n(.*?)^```", text_of("README.md"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 1
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "one"], ["y"])],
+        "plus_one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])],
+    )
+    version = tmp_path / "repository" / "plus_one" / "1"
+    version.mkdir(parents=True)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (version / "model.onnx").write_bytes(model.SerializeToString())
+    # a socket's path must be short, which a test's own folder need not be
+    with tempfile.TemporaryDirectory() as folder:
+        address = f"unix:{folder}/grpc"
+        command = [sys.executable, "-m", "server", "serve", "--repository", str(tmp_path / "repository")]
+        command += ["--grpc-address", address, "--http-address", "127.0.0.1:0", "--drain-delay-s", "0"]
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as server:
+            try:
+                assert server.stderr is not None
+                assert any('"the initial load has finished"' in line for line in server.stderr)
+                assert "127.0.0.1:8001" in blocks[0]
+                client = [sys.executable, "-c", blocks[0].replace("127.0.0.1:8001", address)]
+                answer = subprocess.run(client, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+            finally:
+                server.terminate()
+                server.communicate(timeout=60)
+        assert server.returncode == 0
+    assert answer.stdout.strip() == str(np.ones((2, 4), np.float32))
+
+
+def test_the_manifest_is_described_as_it_is() -> None:
+    described = [unquoted(row[0]) for row in rows(section(text_of("docs/CONFIG.md"), "manifest.json"))]
+    assert sorted(described) == sorted(manifest.Manifest.model_fields)
