@@ -52,11 +52,11 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Batches:
-    """The server's own account (ModelStatistics). `executions` counts batches by their rows, without padding."""
+class Counted:
+    """The server's own account (ModelStatistics), over all versions: rows answered, and batches executed for them."""
 
     rows: int
-    executions: dict[int, int]
+    executions: int
 
 
 def encode(requests: Sequence[Replayed]) -> list[Encoded]:
@@ -66,7 +66,7 @@ def encode(requests: Sequence[Replayed]) -> list[Encoded]:
 
 def replay(
     address: str, model: str, requests: Sequence[Encoded], *, concurrency: int, progress: Callable[[int], object]
-) -> tuple[Outcome, Batches]:
+) -> tuple[Outcome, Counted]:
     """Send every request once, `concurrency` at a time, in their order; then ask the server for its statistics.
 
     A call that fails is counted and the replay goes on. `progress` is called with 1 after each.
@@ -77,7 +77,7 @@ def replay(
 
 async def _replay(
     address: str, model: str, requests: Sequence[Encoded], concurrency: int, progress: Callable[[int], object]
-) -> tuple[Outcome, Batches]:
+) -> tuple[Outcome, Counted]:
     results: list[Any] = [None] * len(requests)
     latency_s = np.zeros(len(requests))
     waiting = iter(range(len(requests)))
@@ -103,7 +103,7 @@ async def _replay(
         finally:
             gc.unfreeze()
         statistics = await client.get_inference_statistics(model)
-    return _outcome(results, latency_s, wall_s, cpu_s), _batches(statistics)
+    return _outcome(results, latency_s, wall_s, cpu_s), _counted(statistics)
 
 
 def _encode(request: Replayed) -> Encoded:
@@ -128,10 +128,6 @@ def _outcome(results: Sequence[Any], latency_s: NDArray[np.float64], wall_s: flo
     return Outcome(probability, latency_s, frozenset(versions), tuple(sorted(errors)), wall_s, cpu_s)
 
 
-def _batches(statistics: Any) -> Batches:
-    rows, executions = 0, dict[int, int]()
-    for version in statistics.model_stats:
-        rows += version.inference_count
-        for batch in version.batch_stats:
-            executions[batch.batch_size] = executions.get(batch.batch_size, 0) + batch.compute_infer.count
-    return Batches(rows, executions)
+def _counted(statistics: Any) -> Counted:
+    versions = statistics.model_stats
+    return Counted(sum(each.inference_count for each in versions), sum(each.execution_count for each in versions))

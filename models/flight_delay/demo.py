@@ -75,7 +75,7 @@ def run(repository: Path, settings: Settings, limit_rows: int | None, flights: i
         try:
             before = cpu_seconds(server.metrics())
             with _progress(len(encoded)) as bar:
-                outcome, batches = client.replay(
+                outcome, counted = client.replay(
                     server.grpc_address, MODEL, encoded, concurrency=concurrency, progress=bar.update
                 )
             page = server.metrics()
@@ -83,7 +83,7 @@ def run(repository: Path, settings: Settings, limit_rows: int | None, flights: i
             raise ServerFailed(f"the server stopped answering: {error}\n{server.log_tail()}") from error
     late = np.concatenate([request.late for request in requests])
     whole = limit_rows is None and flights is None and settings == Settings()
-    judged = Judged(outcome, batches, page, cpu_seconds(page) - before, late, reference, champion, whole)
+    judged = Judged(outcome, counted, page, cpu_seconds(page) - before, late, reference, champion, whole)
     print(f"[4/4] replay   done; the server left with status {server.exit_status}")
     print(f"\nFlights of July 2013, one request each\n{render(judged, concurrency)}")
     print(f"\nWhich model answered\n{origin(champion, DEFAULT_ALIAS, parents)}")
@@ -101,9 +101,9 @@ def _model(repository: Path, settings: Settings, limit_rows: int | None) -> tupl
     registered = ensure_registered(repository, settings, limit_rows=limit_rows, reuse=True)
     taken_s = time.monotonic() - began
     if registered.built is None:
-        print(f"               {registered.key} is used again: {registered.reason}")
+        print(f"               {registered.key} is used again:\n               {registered.reason}")
     else:
-        print(f"               {registered.key} trained and registered in {taken_s:.1f} s: {registered.reason}")
+        print(f"               {registered.reason}\n               {registered.key} trained and registered in {taken_s:.1f} s")
     model = LocalDirectory(repository, settle_s=0.0).scan()[MODEL]
     manifests = {number: version.manifest for number, version in model.versions.items()}
     champion = manifests[registered.key.version]
@@ -148,8 +148,8 @@ def _next(repository: Path) -> str:
         (
             f"  {podium} lineage {MODEL}@{DEFAULT_ALIAS}{option}",
             f"  {podium} serve --repository {shown}",
-            "  curl http://127.0.0.1:8002/metrics    while that runs; docs/METRICS.md explains",
-            "  models/flight_delay/README.md         what the model can do and what not",
+            "  curl http://127.0.0.1:8002/metrics    while that runs: docs/METRICS.md",
+            "  models/flight_delay/README.md         what the model can and cannot do",
         )
     )
 
@@ -162,7 +162,10 @@ def _seen_from_here(path: Path) -> str:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """A request to end from anywhere is treated as Ctrl-C, so that the server is stopped on the way out."""
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # nohup: somebody wants the demo to live on
+            signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What a replay showed, as text of at most 80 columns, and what is wrong with it. **Pure.**
+"""What a replay showed, as text of at most 80 columns, and what is wrong with it. Reads and writes nothing.
 
 Numbers state whose they are: the client's include its own cost, the server's come from its metrics and statistics.
 """
@@ -10,18 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
-from models.flight_delay.client import Batches, Outcome
+from models.flight_delay.client import Counted, Outcome
 from models.flight_delay.metrics import Labels, auc
 from models.flight_delay.registration import GOLDEN_ATOL, GOLDEN_RTOL, MODEL_FILE
 from server.core.clock import NS_PER_S
 from server.registry.manifest import Manifest
-from server.telemetry.histogram import LATENCY_EDGES_NS, Histogram
+from server.telemetry.histogram import LATENCY_EDGES_NS, ROWS_EDGES, Histogram
 
 AUC_TOLERANCE = 1e-6
 JULY_AUC, JULY_AUC_TOLERANCE = 0.720, 0.005
 """What README.md measured, and how far training on another kind of CPU may come out from it."""
 
-_BINS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _BAR_WIDTH = 40
 _RATIOS = (0.50, 0.95, 0.99)
 
@@ -35,7 +34,7 @@ class Judged:
     """
 
     outcome: Outcome
-    batches: Batches
+    counted: Counted
     metrics_page: str
     server_cpu_s: float
     late: Labels
@@ -70,20 +69,20 @@ def problems(judged: Judged) -> list[str]:
         found.append(f"answers are up to {_distance(judged):.1e} away from the file's own")
     if judged.whole and not abs(judged.auc - JULY_AUC) <= JULY_AUC_TOLERANCE:
         found.append(f"AUC is {judged.auc:.4f}, README.md says {JULY_AUC:.3f}")
-    if judged.batches.rows != requests:
-        found.append(f"the server counted {judged.batches.rows} rows, {requests} were sent")
+    if judged.counted.rows != requests:
+        found.append(f"the server counted {judged.counted.rows} rows, {requests} were sent")
     return found
 
 
 def render(judged: Judged, concurrency: int) -> str:
     """The report on the replay."""
-    outcome, batches = judged.outcome, judged.batches
-    requests, executions = len(outcome.probability), sum(batches.executions.values())
+    outcome, counted, page = judged.outcome, judged.counted, judged.metrics_page
+    requests = len(outcome.probability)
     client = np.quantile(outcome.latency_s, _RATIOS).tolist()
-    total = latency_histogram(judged.metrics_page, judged.champion.model, "total")
+    total = latency_histogram(page, judged.champion.model)
     server = [(total.quantile(ratio) or 0.0) / NS_PER_S for ratio in _RATIOS]
     busy = [outcome.cpu_s, judged.server_cpu_s]
-    mean, largest = batches.rows / max(executions, 1), max(batches.executions, default=0)
+    mean_rows = counted.rows / max(counted.executions, 1)
     lines = [
         ("requests/s", f"{requests / outcome.wall_s:,.0f}   ({requests:,} in {outcome.wall_s:.1f} s, {concurrency} at a time)"),
         ("latency, client", f"{_latencies(client)}   as a caller sees it"),
@@ -92,9 +91,9 @@ def render(judged: Judged, concurrency: int) -> str:
         ("failed requests", f"{outcome.failed}"),
         ("AUC", f"{judged.auc:.6f}   by the file alone {judged.reference_auc:.6f}" + _readme(judged)),
         ("answers", f"at most {_distance(judged):.1e} away from the file's own"),
-        ("batches", f"{executions:,}, mean {mean:.1f} rows, largest {largest}; how many had:"),
+        ("batches", f"{counted.executions:,}, mean {mean_rows:.1f} rows; how many had:"),
     ]
-    return "\n".join([*_labelled(lines), *distribution(batches.executions)])
+    return "\n".join([*_labelled(lines), *distribution(rows_histogram(page, judged.champion.model))])
 
 
 def origin(manifest: Manifest, alias: str, parents: tuple[int, ...]) -> str:
@@ -108,26 +107,20 @@ def origin(manifest: Manifest, alias: str, parents: tuple[int, ...]) -> str:
         ("code", "no commit recorded" if code is None else f"commit {code.commit[:12]}{dirty}"),
         ("data", "not recorded" if data is None else f"{data.source}, {data.rows:,} rows"),
         ("", "" if data is None else f"{(data.digest or 'no digest')[:23]}"),
-        (
-            "recipe",
-            "not recorded" if recipe is None else " ".join((recipe.command.removeprefix("python -m "), *recipe.arguments)),
-        ),
+        ("recipe", "not recorded" if recipe is None else recipe.command),
+        ("", "" if recipe is None else " ".join(recipe.arguments)),
         ("parents", " <- ".join(map(str, parents)) or "none"),
     ]
     return "\n".join(_labelled(lines))
 
 
-def distribution(executions: Mapping[int, int]) -> list[str]:
-    """Share of the batches by their rows, in bins that double; empty bins at either end are left out."""
-    total = sum(executions.values())
-    counts = [0] * (len(_BINS) + 1)
-    for rows, count in executions.items():
-        counts[int(np.searchsorted(_BINS, rows))] += count
-    filled = [index for index, count in enumerate(counts) if count]
+def distribution(rows: Histogram) -> list[str]:
+    """Share of the batches by their rows, a line per bin; empty bins at either end are left out."""
+    filled = np.flatnonzero(rows.counts).tolist()
     lines: list[str] = []
     for index in range(filled[0], filled[-1] + 1) if filled else ():
-        share = counts[index] / total
-        lines.append(f"  {_bin_name(index):>15}  {share:>5.1%}  {'#' * round(share * _BAR_WIDTH)}".rstrip())
+        share = rows.counts[index] / rows.count
+        lines.append(f"  {_bin_name(rows.edges, index):>15}  {share:>5.1%}  {'#' * round(share * _BAR_WIDTH)}".rstrip())
     return lines
 
 
@@ -137,19 +130,28 @@ def cpu_seconds(metrics_page: str) -> float:
     return sum(sample.value for family in families for sample in family.samples if sample.name == "process_cpu_seconds_total")
 
 
-def latency_histogram(metrics_page: str, model: str, phase: str) -> Histogram:
-    """The server's own histogram of one phase, over all versions of the model. Units: nanoseconds."""
-    histogram = Histogram(LATENCY_EDGES_NS)
-    cumulative = np.zeros(len(LATENCY_EDGES_NS) + 1, np.int64)
-    edges = {edge: index for index, edge in enumerate(LATENCY_EDGES_NS)}
-    for family in text_string_to_metric_families(metrics_page):
+def latency_histogram(metrics_page: str, model: str) -> Histogram:
+    """The server's time per answered request, over all versions of the model. Units: nanoseconds."""
+    labels = {"model": model, "phase": "total"}
+    return _histogram(metrics_page, "podium_request_seconds", labels, LATENCY_EDGES_NS, NS_PER_S)
+
+
+def rows_histogram(metrics_page: str, model: str) -> Histogram:
+    """Rows per executed batch, without padding, over all versions of the model."""
+    return _histogram(metrics_page, "podium_batch_rows", {"model": model}, ROWS_EDGES, 1)
+
+
+def _histogram(page: str, name: str, labels: Mapping[str, str], edges: tuple[int, ...], unit: int) -> Histogram:
+    """Back from the page's cumulative counts to the histogram they were rendered from (all but its sum)."""
+    places = {edge: index for index, edge in enumerate(edges)}
+    cumulative = np.zeros(len(edges) + 1, np.int64)
+    for family in text_string_to_metric_families(page):
         for sample in family.samples:
-            wanted = sample.labels.get("model") == model and sample.labels.get("phase") == phase
-            if not wanted or sample.name != "podium_request_seconds_bucket":
-                continue
-            limit = sample.labels["le"]
-            index = len(LATENCY_EDGES_NS) if limit == "+Inf" else edges[round(float(limit) * NS_PER_S)]
-            cumulative[index] += int(sample.value)
+            if sample.name == f"{name}_bucket" and labels.items() <= sample.labels.items():
+                limit = sample.labels["le"]
+                place = len(edges) if limit == "+Inf" else places[round(float(limit) * unit)]
+                cumulative[place] += int(sample.value)
+    histogram = Histogram(edges)
     histogram.counts = np.diff(cumulative, prepend=0)
     histogram.count = int(cumulative[-1])
     return histogram
@@ -167,11 +169,13 @@ def _distance(judged: Judged) -> float:
     return float(np.abs(judged.outcome.probability - judged.reference).max())
 
 
-def _bin_name(index: int) -> str:
-    if index == len(_BINS):
-        return f"over {_BINS[-1]} rows"
-    low = _BINS[index - 1] + 1 if index else 1
-    return f"{low} row{'s'[: low > 1]}" if low == _BINS[index] else f"{low}-{_BINS[index]} rows"
+def _bin_name(edges: tuple[int, ...], index: int) -> str:
+    if index == len(edges):
+        return f"over {edges[-1]} rows"
+    low = edges[index - 1] + 1 if index else 1
+    if low < edges[index]:
+        return f"{low}-{edges[index]} rows"
+    return "1 row" if low == 1 else f"{low} rows"
 
 
 def _labelled(lines: list[tuple[str, str]]) -> list[str]:

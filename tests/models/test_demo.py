@@ -1,9 +1,9 @@
 import dataclasses
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from server.core.clock import NS_PER_MS
 from server.registry.aliases import read_aliases
 from server.registry.golden import GOLDEN_FILE
 from server.registry.manifest import Code, Data, Environment, FileDigest, Manifest, Recipe
-from server.telemetry.histogram import LATENCY_EDGES_NS
+from server.telemetry.histogram import LATENCY_EDGES_NS, ROWS_EDGES, Histogram
 
 QUICK = Settings(epochs=1)
 ROWS = 1500
@@ -114,8 +114,8 @@ def test_registering_twice_gives_a_child_with_the_same_bytes(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("loaded")
-def test_a_changed_file_is_not_used_again(tmp_path: Path) -> None:
-    build.ensure_registered(tmp_path, QUICK, limit_rows=ROWS)
+def test_a_changed_file_is_not_used_again(tmp_path: Path, repository: Path) -> None:
+    shutil.copytree(repository, tmp_path, dirs_exist_ok=True)
     path = tmp_path / MODEL / "1" / MODEL_FILE
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -176,8 +176,8 @@ def _good() -> Judged:
     late = np.array([True, False, True, False])
     probability = np.array([0.9, 0.1, 0.6, 0.2])
     outcome = client.Outcome(probability, np.full(4, 0.01), frozenset({"1"}), (), 2.0, 1.0)
-    batches = client.Batches(4, {1: 1, 3: 1})
-    return Judged(outcome, batches, "", 0.5, late, probability.copy(), BUILT, whole=False)
+    counted = client.Counted(4, 2)
+    return Judged(outcome, counted, "", 0.5, late, probability.copy(), BUILT, whole=False)
 
 
 def _with_outcome(**changes: Any) -> Judged:
@@ -196,7 +196,7 @@ def test_a_good_replay_has_no_problem() -> None:
         (_with_outcome(versions=frozenset()), "version none answered"),
         (_with_outcome(probability=np.array([0.1, 0.9, 0.6, 0.2])), "by the file alone it is 1.0"),
         (_with_outcome(probability=np.array([0.9, 0.1, 0.6, 0.2001])), "away from the file's own"),
-        (dataclasses.replace(_good(), batches=client.Batches(3, {3: 1})), "counted 3 rows, 4 were sent"),
+        (dataclasses.replace(_good(), counted=client.Counted(3, 1)), "counted 3 rows, 4 were sent"),
         (dataclasses.replace(_good(), whole=True), "README.md says 0.720"),
     ],
 )
@@ -215,19 +215,22 @@ def test_server_latency_is_read_from_its_histogram() -> None:
             for edge, count in zip(edges, counts, strict=True)
         ]
         lines.append(f'podium_request_seconds_bucket{{{label},le="+Inf"}} {100 * scale}')
-    histogram = report.latency_histogram("\n".join(lines) + "\n", "flight_delay", "total")
+    histogram = report.latency_histogram("\n".join(lines) + "\n", "flight_delay")
     assert histogram.count == 100
     assert histogram.quantile(1.0) == 2 * NS_PER_MS
-    assert report.latency_histogram("", "flight_delay", "total").quantile(0.5) is None
+    assert report.latency_histogram("", "flight_delay").quantile(0.5) is None
 
 
 def test_batches_are_shown_in_bins_without_empty_ends() -> None:
-    shown = [line.split() for line in report.distribution({2: 6, 5: 1, 8: 1, 300: 2})]
-    assert shown[0] == ["2", "rows", "60.0%", "#" * 24]
-    assert shown[1] == ["3-4", "rows", "0.0%"]
-    assert shown[2] == ["5-8", "rows", "20.0%", "#" * 8]
-    assert shown[-1] == ["over", "256", "rows", "20.0%", "#" * 8]
-    assert report.distribution({}) == []
+    rows = Histogram(ROWS_EDGES)
+    assert report.distribution(rows) == []
+    rows.observe(np.array([2, 2, 2, 2, 2, 2, 5, 8, 11, 70_000]))
+    shown = [line.split() for line in report.distribution(rows)]
+    assert shown[:3] == [["2", "rows", "60.0%", "#" * 24], ["3-4", "rows", "0.0%"], ["5-8", "rows", "20.0%", "#" * 8]]
+    assert shown[-1] == ["over", "65536", "rows", "10.0%", "#" * 4]
+    single = Histogram(ROWS_EDGES)
+    single.observe_one(1)
+    assert report.distribution(single)[0].split()[:2] == ["1", "row"]
 
 
 def test_one_bad_request_fails_alone(repository: Path, flights: Flights) -> None:
@@ -235,15 +238,15 @@ def test_one_bad_request_fails_alone(repository: Path, flights: Flights) -> None
     del encoded[7][0]
     calls: list[int] = []
     with ServerProcess(repository, MODEL) as server:
-        outcome, batches = client.replay(server.grpc_address, MODEL, encoded, concurrency=8, progress=calls.append)
+        outcome, counted = client.replay(server.grpc_address, MODEL, encoded, concurrency=8, progress=calls.append)
         page = server.metrics()
     assert server.exit_status == 0
     assert np.flatnonzero(np.isnan(outcome.probability)).tolist() == [7]
     assert outcome.failed == len(outcome.errors) == 1
     assert outcome.versions == {"1"}
     assert calls == [1] * 40
-    assert batches.rows == sum(rows * count for rows, count in batches.executions.items()) == 39
-    assert report.latency_histogram(page, MODEL, "total").count == 39
+    assert counted.rows == report.latency_histogram(page, MODEL).count == 39
+    assert counted.executions == report.rows_histogram(page, MODEL).count
     assert report.cpu_seconds(page) > 0
 
 
@@ -257,30 +260,56 @@ def test_a_server_that_cannot_start_says_why(repository: Path, monkeypatch: pyte
 
 
 def test_an_interrupted_demo_leaves_no_server(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "models.flight_delay.demo", *ARGUMENTS[:4], "--flights", "5000", "--concurrency", "1"]
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    with ExitStack() as stack:
-        started = [
-            stack.enter_context(
-                subprocess.Popen(
-                    [*command, "--repository", str(tmp_path / number.name)],
-                    cwd=ROOT,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    text=True,
-                )
-            )
-            for number in numbers
-        ]
-        for process, number in zip(started, numbers, strict=True):
-            assert process.stdout is not None
-            line = next(line for line in process.stdout if "while it runs" in line)
-            process.send_signal(number)
-            assert "interrupted" in process.stdout.read()
-            assert process.wait(60) == demo.INTERRUPTED
-            port = int(line.rpartition(":")[2].partition("/")[0])
-            with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-                pass
+    command = [sys.executable, "-m", "models.flight_delay.demo", *ARGUMENTS[:4], "--repository", str(tmp_path)]
+    # one at a time: seconds of replay, in which the signal arrives
+    command += ["--flights", "3000", "--concurrency", "1"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if "while it runs" in line)
+        # not SIGINT, which a runner of tests in the background may have had its children ignore
+        process.send_signal(signal.SIGTERM)
+        assert "interrupted" in process.stdout.read()
+        assert process.wait(60) == demo.INTERRUPTED
+    port = int(line.rpartition(":")[2].partition("/")[0])
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+        pass
+
+
+@pytest.mark.usefixtures("loaded")
+def test_ctrl_c_while_flights_are_replayed_stops_the_server(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[psutil.Process] = []
+
+    def interrupt(*arguments: object, **named: object) -> None:
+        seen.extend(psutil.Process().children())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "replay", interrupt)
+    before = signal.getsignal(signal.SIGTERM)
+    assert demo.main(("--repository", str(repository), *ARGUMENTS)) == demo.INTERRUPTED
+    assert "interrupted" in capsys.readouterr().out
+    assert len(seen) == 1
+    assert not seen[0].is_running()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_server_that_dies_ends_the_demo_with_its_log(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kill_first(*arguments: Any, **named: Any) -> Any:
+        for child in psutil.Process().children():
+            child.kill()
+            child.wait()
+        return replay_flights(*arguments, **named)
+
+    replay_flights = client.replay
+    monkeypatch.setattr(client, "replay", kill_first)
+    assert demo.main(("--repository", str(repository), *ARGUMENTS)) == 1
+    printed = capsys.readouterr().out
+    assert "FAILED: the server stopped answering" in printed
+    assert '"serving"' in printed
 
 
 @pytest.mark.parametrize("arguments", [("--concurrency", "0"), ("--flights", "-1")])
