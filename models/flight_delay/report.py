@@ -85,7 +85,7 @@ def render(judged: Judged, concurrency: int) -> str:
     mean_rows = counted.rows / max(counted.executions, 1)
     lines = [
         ("requests/s", f"{requests / outcome.wall_s:,.0f}   ({requests:,} in {outcome.wall_s:.1f} s, {concurrency} at a time)"),
-        ("latency, client", f"{_latencies(client)}   as a caller sees it"),
+        ("latency, client", f"{_latencies(client)}   at the caller"),
         ("latency, server", f"{_latencies(server)}   arrival to answer"),
         ("CPU", "   ".join(f"{who} {cpu / outcome.wall_s:.0%}" for who, cpu in zip(("client", "server"), busy, strict=True))),
         ("failed requests", f"{outcome.failed}"),
