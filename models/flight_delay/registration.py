@@ -54,7 +54,7 @@ def reusable(repository: Path, wanted: ManifestFields, alias: str) -> tuple[Vers
         return None, str(error)
     reason = difference(version.manifest, wanted)
     if reason is not None:
-        return None, f"{version.key} is {alias}, but {reason}"
+        return None, f"not {version.key}: {reason}"
     return version.key, "commit, data, packages and arguments are the same"
 
 
