@@ -1,36 +1,46 @@
-"""The recipe: from the data package to a served file. `python -m models.flight_delay.build --out FOLDER`.
+"""The recipe: from the data package to a served file, and from there into the repository.
 
+`python -m models.flight_delay.build --out FOLDER` writes the file; with `--register` it becomes the next version instead.
 Trained on January to May; June chooses the epoch and is what the metrics are measured on; July to December are never
 looked at. Two builds with the same arguments on one kind of machine write the same bytes.
 """
 
 import argparse
-import dataclasses
-import hashlib
 import json
-import os
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from models.flight_delay import export, metrics
-from models.flight_delay.data import Flights, load, source
+from models.flight_delay.data import Flights, load
 from models.flight_delay.examples import as_rows, choose
+from models.flight_delay.facts import (
+    COMMAND,
+    ROOT,
+    TRAIN_MONTHS,
+    VALID_MONTH,
+    data_facts,
+    hyperparameters,
+    identity,
+    recipe_arguments,
+)
 from models.flight_delay.model import Fitted, encode, fit
+from models.flight_delay.registration import MODEL_FILE, register_build, reusable
 from models.flight_delay.training import Settings, predict, train
+from server.core.errors import PodiumError
 from server.core.tensors import Array
+from server.core.versions import VersionKey
+from server.registry.durable import write_atomically
+from server.registry.manifest import ManifestFields
+from server.registry.resolve import DEFAULT_ALIAS
 
-TRAIN_MONTHS = (1, 2, 3, 4, 5)
-VALID_MONTH = 6
-MODEL_FILE = "model.onnx"
 AGREEMENT = 1e-5
 """Largest difference allowed between torch's and ONNX Runtime's probability on any June row (measured: below 1e-6)."""
-GOLDEN_RTOL, GOLDEN_ATOL = 1e-5, 1e-6
-"""How far another machine's answer to a golden example may be: float32 sums in another order differ in the last bits."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +82,16 @@ def build(out: Path, settings: Settings | None = None, *, limit_rows: int | None
         )
     golden_inputs = choose(june)
     facts = {
-        "data": _data_facts(rows, valid, flights.unlabelled),
+        "data": data_facts(rows, valid, flights.unlabelled),
         "seeds": {"torch": settings.seed},
-        "hyperparameters": _hyperparameters(settings) | {"best_epoch": trained.best_epoch},
+        "hyperparameters": hyperparameters(settings) | {"best_epoch": trained.best_epoch},
         "metrics": measure(content, rows, valid, fitted) | {"torch_onnx_max_difference": difference},
-        "recipe": {"command": "python -m models.flight_delay.build", "arguments": _arguments(settings, limit_rows)},
+        "recipe": {"command": COMMAND, "arguments": recipe_arguments(settings, limit_rows)},
     }
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / MODEL_FILE, content)
     return BuildResult(
-        model_file=_write(out / MODEL_FILE, content),
+        model_file=out / MODEL_FILE,
         facts=facts,
         golden_inputs=golden_inputs,
         golden_outputs=export.predict(content, golden_inputs),
@@ -109,60 +121,63 @@ def measure(content: bytes, rows: Flights, valid: Flights, fitted: Fitted) -> di
     return {f"{name}_{key}": value for name, values in measured.items() for key, value in values.items()}
 
 
-def _data_facts(rows: Flights, valid: Flights, unlabelled: int) -> dict[str, Any]:
-    origin = source()
-    digests: dict[str, str] = origin["sha256"]
-    listing = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
-    notes = {f"sha256 of {name}": digest for name, digest in digests.items()} | {
-        "training": f"months {TRAIN_MONTHS[0]} to {TRAIN_MONTHS[-1]} of 2013, {rows.rows} rows",
-        "validation": f"month {VALID_MONTH} of 2013, {valid.rows} rows",
-        "excluded": f"{unlabelled} cancelled or diverted flights of the year: no arrival delay",
-    }
-    return {
-        "source": f"PyPI package {origin['package']} {origin['version']}",
-        "digest": f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}",
-        "rows": rows.rows,
-        "notes": notes,
-    }
-
-
-def _hyperparameters(settings: Settings) -> dict[str, Any]:
-    values = dataclasses.asdict(settings)
-    del values["seed"]
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def _arguments(settings: Settings, limit_rows: int | None) -> list[str]:
-    arguments = ["--seed", str(settings.seed), "--epochs", str(settings.epochs)]
-    return arguments if limit_rows is None else [*arguments, "--limit-rows", str(limit_rows)]
-
-
 def _limited(flights: Flights, limit_rows: int | None) -> Flights:
     if limit_rows is None or limit_rows >= flights.rows:
         return flights
     return flights.take(np.linspace(0, flights.rows - 1, limit_rows).astype(np.int64))
 
 
-def _write(path: Path, content: bytes) -> Path:
-    """Write atomically: a reader sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return partial.replace(path)
+@dataclass(frozen=True)
+class Registered:
+    """The version that the alias is on now; `built` is None where it was there already. `reason`: why it was built or not."""
+
+    key: VersionKey
+    built: BuildResult | None
+    reason: str
+
+
+def ensure_registered(
+    repository: Path, settings: Settings, *, limit_rows: int | None = None, alias: str = DEFAULT_ALIAS, reuse: bool = False
+) -> Registered:
+    """Build and register; with `reuse` only if that could give anything but the version that `alias` is on.
+
+    Raises: PodiumError for what the registry refuses; OSError from the disk; ValueError as `build` does.
+    """
+    wanted = identity(settings, limit_rows)
+    reason = "it was asked for"
+    if reuse:
+        key, reason = reusable(repository, wanted, alias)
+        if key is not None:
+            return Registered(key, None, reason)
+    with TemporaryDirectory(prefix="podium-build-") as folder:
+        built = build(Path(folder), settings, limit_rows=limit_rows)
+        seen = {"code": wanted.code, "environment": wanted.environment}
+        fields = ManifestFields.model_validate(built.facts).model_copy(update=seen)
+        key = register_build(repository, built.model_file, fields, (built.golden_inputs, built.golden_outputs), alias)
+    return Registered(key, built, reason)
 
 
 def main(arguments: list[str]) -> int:
-    """Build into `--out` and print the facts as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m models.flight_delay.build", description="Build the flight delay model.")
+    """Build into `--out` and print the facts as JSON, or register and say which version it became."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description="Build the flight delay model.")
     parser.add_argument("--out", type=Path, default=Path("build/flight_delay"), help="folder for model.onnx")
+    parser.add_argument("--register", action="store_true", help="write the next version of the repository instead")
+    parser.add_argument("--repository", type=Path, default=ROOT / "models", help="default: %(default)s")
+    parser.add_argument("--alias", default=DEFAULT_ALIAS, help="which alias moves to the new version (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--epochs", type=int, default=Settings.epochs)
     parser.add_argument("--limit-rows", type=int, default=None, help="quick build on that many evenly spaced rows")
     given = parser.parse_args(arguments)
-    result = build(given.out, Settings(seed=given.seed, epochs=given.epochs), limit_rows=given.limit_rows)
+    settings = Settings(seed=given.seed, epochs=given.epochs)
+    if given.register:
+        try:
+            registered = ensure_registered(given.repository, settings, limit_rows=given.limit_rows, alias=given.alias)
+        except PodiumError as error:
+            print(f"{COMMAND}: {error}", file=sys.stderr)
+            return 1
+        print(f"registered {registered.key} @{given.alias} in {given.repository}")
+        return 0
+    result = build(given.out, settings, limit_rows=given.limit_rows)
     print(json.dumps(result.facts, indent=2))
     print(f"{result.model_file}: trained in {result.train_s:.1f} s, {result.total_s:.1f} s in all", file=sys.stderr)
     return 0
