@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from server.core.clock import NS_PER_US, Clock
-from server.core.errors import BackendDead, Cancelled, Expired, InvalidRequest, NotReady, Overloaded, PodiumError
+from server.core.errors import BackendDead, Cancelled, Expired, InvalidRequest, NotReady, Overloaded, PodiumError, ShuttingDown
 from server.core.requests import InferRequest
 from server.core.settings import QueueSettings
 from server.core.signature import check
@@ -32,6 +32,7 @@ _REASONS: dict[type[PodiumError], str] = {
     Cancelled: "cancelled",
     Overloaded: "queue_full",
     NotReady: "not_ready",
+    ShuttingDown: "not_ready",
 }
 
 
@@ -71,6 +72,8 @@ class Predict:
                 continue
             except PodiumError as error:
                 self.count_refusal(replica, error)
+                if isinstance(error, Overloaded):
+                    raise Overloaded(f"[request id: {request.id or '<id_unknown>'}] {error}") from None
                 raise
             return replica, ticket
         raise NotReady(f"Request for unknown model: '{request.model}' is not at ready state")
@@ -101,7 +104,8 @@ def deadline_of(request: InferRequest, queue: QueueSettings) -> int:
     if request.timeout_us and queue.allow_timeout_override:
         timeout_us = request.timeout_us
     own_ns = request.arrival_ns + timeout_us * NS_PER_US if timeout_us else NO_DEADLINE_NS
-    return own_ns if request.deadline_ns is None else min(own_ns, request.deadline_ns)
+    # callers may name any number: what does not fit 64 bits must not reach the arrays of a batch
+    return min(own_ns, NO_DEADLINE_NS if request.deadline_ns is None else request.deadline_ns, NO_DEADLINE_NS)
 
 
 def priority_of(request: InferRequest, queue: QueueSettings) -> int:
@@ -112,17 +116,32 @@ def priority_of(request: InferRequest, queue: QueueSettings) -> int:
 class Engine(threading.Thread):
     """The one executor of a device, for all its versions."""
 
-    def __init__(self, plane: DataPlane, device: str, clock: Clock, on_dead: Callable[[Replica, BackendDead], None]) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        device: str,
+        clock: Clock,
+        on_dead: Callable[[Replica, BackendDead], None],
+        on_crash: Callable[[], None],
+    ) -> None:
         super().__init__(name=f"podium-engine-{device}", daemon=True)
         self._plane = plane
         self._device = device
         self._clock = clock
         self._on_dead = on_dead
+        self._on_crash = on_crash
+        self.problem = ""
+        """Why this engine executes nothing any more; empty while it does."""
 
     def run(self) -> None:
         """Take, execute, finish, until the data plane stops."""
-        while (batch := self._plane.take(self._device)) is not None:
-            self._step(batch)
+        try:
+            while (batch := self._plane.take(self._device)) is not None:
+                self._step(batch)
+        except Exception as error:  # noqa: BLE001 - a bug; a server that executes nothing must not look ready
+            _log.exception("the engine has crashed", extra={"device": self._device})
+            self.problem = f"the engine of device '{self._device}' has crashed: {type(error).__name__}: {error}"
+            self._on_crash()
 
     def _step(self, batch: Batch) -> None:
         replica: Replica = batch.rules.handle
