@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from importlib.metadata import version as distribution_version
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -43,6 +44,7 @@ from server.transport.hand_over import HandOver
 from server.transport.health import Health
 from server.transport.http import split_address, start_http
 from server.transport.listen import bind, open_server
+from server.transport.malformed import Registrar
 from server.transport.servicer import Servicer
 
 _log = logging.getLogger("podium")
@@ -119,8 +121,9 @@ class Server:
         http = await start_http(settings.http_address, self._metrics.render, self.problems)
         try:
             server = open_server(settings.max_message_bytes)
-            add_GRPCInferenceServiceServicer_to_server(self._servicer, server)
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            registrar: Any = Registrar(server)  # as much of a server as registering needs
+            add_GRPCInferenceServiceServicer_to_server(self._servicer, registrar)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
             address = bind(server, settings.grpc_address)
             await server.start()
             self._manager.start()

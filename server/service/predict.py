@@ -76,7 +76,9 @@ class Predict:
                     raise Overloaded(f"[request id: {request.id or '<id_unknown>'}] {error}") from None
                 raise
             return replica, ticket
-        raise NotReady(f"Request for unknown model: '{request.model}' is not at ready state")
+        refused = NotReady(f"Request for unknown model: '{request.model}' is not at ready state")
+        self.count_refusal(replica, refused)
+        raise refused
 
     def cancel(self, replica: Replica, ticket: Ticket) -> None:
         """The caller has gone: the ticket leaves its queue at once, and never reaches the backend if it had not yet."""

@@ -1,7 +1,6 @@
 """A real server process for end-to-end tests: started on free addresses, watched, drained, and its log judged."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -119,7 +118,7 @@ class Serving:
         assert unexpected == [], unexpected
         assert status == 0, status
         if self.grpc_address.startswith("unix:"):
-            assert not os.path.exists(self.grpc_address.removeprefix("unix:"))
+            assert not Path(self.grpc_address.removeprefix("unix:")).exists()
 
     @contextmanager
     def stub(self) -> Iterator[GRPCInferenceServiceStub]:

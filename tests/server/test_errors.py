@@ -15,6 +15,9 @@ NOTE = (
     " input shape. If you want to specify the full shape including the batch dim in your input dims config, try setting"
     " max_batch_size to zero. See the model configuration docs for more info on max_batch_size."
 )
+NO_NUMBER = (
+    "failed to get model version from specified version string 'x' (details: stol), version should be an integral value > 0"
+)
 ROW = np.zeros(16, dtype=np.int32).tobytes()
 A: dict[str, Any] = {"INPUT0": ("INT32", [1, 16], ROW)}
 B: dict[str, Any] = {"INPUT1": ("INT32", [1, 16], ROW)}
@@ -90,7 +93,7 @@ CASES: dict[str, tuple[pb.ModelInferRequest, str, str]] = {
     "no number": (
         simple(A | B, model_version="x"),
         "INVALID_ARGUMENT",
-        "failed to get model version from specified version string 'x' (details: stol), version should be an integral value > 0",
+        NO_NUMBER,
     ),
     "datatype": (
         simple({"INPUT0": ("FP32", [1, 16], ROW)} | B),
@@ -240,7 +243,7 @@ CALLS: dict[str, tuple[Callable[[GRPCInferenceServiceStub], Any], str, str]] = {
     "ready": (
         lambda stub: stub.ModelReady(pb.ModelReadyRequest(name="simple", version="x")),
         "INVALID_ARGUMENT",
-        "failed to get model version from specified version string 'x' (details: stol), version should be an integral value > 0",
+        NO_NUMBER,
     ),
     "load while polling": (
         lambda stub: stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="simple")),
