@@ -59,6 +59,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             if response.status != last:
                 last = response.status
                 yield response
+                continue  # it may have changed again while this was being sent
             if self._closed:
                 return
             await changed.wait()
