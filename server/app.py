@@ -156,7 +156,7 @@ class Server:
         self._leaving.set()
 
     def _deliver(self, answers: Sequence[Answer]) -> None:
-        self._loop.call_soon_threadsafe(settle, answers)
+        self._on_loop(partial(settle, answers))
 
     def _start_engine(self, device: str) -> None:
         engine = Engine(
@@ -175,7 +175,16 @@ class Server:
 
     def _readiness_may_have_changed(self) -> None:
         """Called from the threads of the lifecycle and the engines."""
-        self._loop.call_soon_threadsafe(lambda: self._health.set_serving(not self.problems()))
+        self._on_loop(lambda: self._health.set_serving(not self.problems()))
+
+    def _on_loop(self, function: Callable[[], None]) -> None:
+        """Run on the event loop, from any thread. Once the loop is closed nobody is left to hear of it: a thread that
+        outlives the drain (a load that takes minutes, a batch beyond the grace) must be able to end."""
+        try:
+            self._loop.call_soon_threadsafe(function)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
 
 
 def _device_readings() -> Callable[[], Sequence[DeviceReading]]:

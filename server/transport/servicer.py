@@ -7,7 +7,6 @@ Unload) wait on a thread, never on the loop.
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -23,6 +22,7 @@ from server.transport.config_override import settings_from_config
 from server.transport.hand_over import HandOver
 from server.transport.not_offered import NotOffered
 from server.transport.status import code_for
+from server.transport.waiting import WaitingThreads
 
 _log = logging.getLogger("podium.door")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -54,8 +54,7 @@ class Servicer(NotOffered):
         self._ready = ready
         self._server_version = server_version
         self._loop = asyncio.get_running_loop()
-        # threads of their own: on the loop's default ones, a few Loads that wait would hold up scrapes and the drain
-        self._waiting = ThreadPoolExecutor(_WAITING_THREADS, thread_name_prefix="podium-control")
+        self._waiting = WaitingThreads(_WAITING_THREADS)
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         """One inference: answered by exactly one ticket, whatever becomes of the call."""
@@ -192,10 +191,10 @@ async def answer(context: Context, respond: Callable[[], Response]) -> Response:
         await abort(context, error)
 
 
-async def answer_on_thread(context: Context, threads: ThreadPoolExecutor, respond: Callable[[], Response]) -> Response:
+async def answer_on_thread(context: Context, threads: WaitingThreads, respond: Callable[[], Response]) -> Response:
     """`answer` for what may take long."""
     try:
-        return await asyncio.get_running_loop().run_in_executor(threads, respond)
+        return await threads.run(respond)
     except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
         await abort(context, error)
 

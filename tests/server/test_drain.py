@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos import grpc_service_pb2 as pb
 from protos.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from tests.server.models import put_fake
-from tests.server.serving import ROOT, Serving, infer_message
+from tests.server.serving import ROOT, Serving, infer_message, until
 
 ROW = {"x": ("FP32", [1, 4], bytes(range(16)))}
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -105,7 +105,7 @@ def test_nobody_who_was_admitted_is_lost_when_it_leaves_under_load(repository: P
 
 
 def test_grace_has_an_end(repository: Path, tmp_path: Path) -> None:
-    put_fake(repository, "endless", 3_000_000.0, extra="")
+    put_fake(repository, "endless", 1_500_000.0)
     server = Serving(repository, tmp_path, drain_grace_s=0.1)
     with server.stub() as stub:
         call = stub.ModelInfer.future(infer_message("endless", ROW))
@@ -115,6 +115,20 @@ def test_grace_has_an_end(repository: Path, tmp_path: Path) -> None:
             call.result()
     assert told.value.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
     server.stop()
+
+
+def test_a_load_that_takes_long_does_not_keep_it(repository: Path, tmp_path: Path) -> None:
+    put_fake(repository, "endless", 300_000_000.0)
+    server = Serving(repository, tmp_path, control_mode="explicit", load_models=["echo"], drain_grace_s=0.1)
+    try:
+        with server.stub() as stub:
+            load = stub.RepositoryModelLoad.future(pb.RepositoryModelLoadRequest(model_name="endless"))
+            until(lambda: any(line["event"] == "endless:1: loading" for line in server.lines()), "the load has begun")
+            server.terminate()
+            told: Any = load.exception()
+            assert told.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+    finally:
+        server.stop()
 
 
 def refused(*arguments: str) -> tuple[int, str]:
