@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from importlib.metadata import version as distribution_version
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -35,13 +36,16 @@ from server.registry.golden import load_golden
 from server.registry.source import LocalDirectory
 from server.registry.watch import changes
 from server.service.control import Control
-from server.service.predict import Engine, Predict
+from server.service.engine import Engine
+from server.service.predict import Predict
 from server.telemetry import logs
 from server.telemetry.metrics import Metrics
 from server.telemetry.readings import DeviceReading
 from server.transport.hand_over import HandOver
 from server.transport.health import Health
-from server.transport.http import start_http
+from server.transport.http import split_address, start_http
+from server.transport.listen import bind, open_server
+from server.transport.malformed import Registrar
 from server.transport.servicer import Servicer
 
 _log = logging.getLogger("podium")
@@ -100,14 +104,15 @@ class Server:
         )
         self._health = Health()
         hand_over = HandOver(self._plane.wake)
-        predict = Predict(self._plane, lambda: self._manager.published)
+        predict = Predict(self._plane, lambda: self._manager.published, settings.default_timeout_us)
         control = Control(self._manager)
-        # calls without a method of their own answer UNIMPLEMENTED: the generated base class says so
-        self._servicer = Servicer(predict, control, hand_over, monotonic_ns, lambda: not self.problems(), build)  # type: ignore[abstract]
+        self._servicer = Servicer(predict, control, hand_over, monotonic_ns, lambda: not self.problems(), build)
 
     def problems(self) -> list[str]:
         """Why this server should not be sent requests; empty when it should."""
-        return ["the server is draining"] if self._draining else self._manager.ready_problems()
+        if self._draining:
+            return ["the server is draining"]
+        return [*self._manager.ready_problems(), *(engine.problem for engine in self._engines if engine.problem)]
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain. Raises: OSError, RuntimeError when an address cannot be bound."""
@@ -116,31 +121,18 @@ class Server:
             self._loop.add_signal_handler(number, self._leave)
         http = await start_http(settings.http_address, self._metrics.render, self.problems)
         try:
-            server = await self._listen()
+            server = open_server(settings.max_message_bytes)
+            registrar: Any = Registrar(server)  # as much of a server as registering needs
+            add_GRPCInferenceServiceServicer_to_server(self._servicer, registrar)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
+            address = bind(server, settings.grpc_address)
+            await server.start()
             self._manager.start()
-            _log.info(
-                "serving", extra={"grpc": settings.grpc_address, "http": settings.http_address, "plane": self._plane.kind}
-            )
+            _log.info("serving", extra={"grpc": address, "http": settings.http_address, "plane": self._plane.kind})
             await self._leaving.wait()
             await self._drain(server)
         finally:
             await http.cleanup()
-
-    async def _listen(self) -> grpc.aio.Server:
-        settings = self._settings
-        server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                # without this a second server on the same port starts silently and takes half the calls
-                ("grpc.so_reuseport", 0),
-            ]
-        )
-        add_GRPCInferenceServiceServicer_to_server(self._servicer, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        server.add_insecure_port(settings.grpc_address)
-        await server.start()
-        return server
 
     async def _drain(self, server: grpc.aio.Server) -> None:
         """Say so, go on serving while callers look away, refuse what is new, finish what was admitted, close."""
@@ -165,7 +157,7 @@ class Server:
         self._leaving.set()
 
     def _deliver(self, answers: Sequence[Answer], executed_ns: int | None) -> None:
-        self._loop.call_soon_threadsafe(self._settle, answers, executed_ns)
+        self._on_loop(partial(self._settle, answers, executed_ns))
 
     def _settle(self, answers: Sequence[Answer], executed_ns: int | None) -> None:
         settle(answers)
@@ -174,7 +166,13 @@ class Server:
             self._loop.call_soon(lambda: self._plane.observe_delivery(monotonic_ns() - executed_ns))
 
     def _start_engine(self, device: str) -> None:
-        engine = Engine(self._plane, device, monotonic_ns, lambda replica, error: self._manager.mark_dead(replica, str(error)))
+        engine = Engine(
+            self._plane,
+            device,
+            monotonic_ns,
+            on_dead=lambda replica, error: self._manager.mark_dead(replica, str(error)),
+            on_crash=self._readiness_may_have_changed,
+        )
         self._engines.append(engine)
         engine.start()
 
@@ -183,8 +181,17 @@ class Server:
         return None if replica is None else self._plane.snapshot(replica.queue_id)
 
     def _readiness_may_have_changed(self) -> None:
-        """Called from the lifecycle's threads."""
-        self._loop.call_soon_threadsafe(lambda: self._health.set_serving(not self.problems()))
+        """Called from the threads of the lifecycle and the engines."""
+        self._on_loop(lambda: self._health.set_serving(not self.problems()))
+
+    def _on_loop(self, function: Callable[[], None]) -> None:
+        """Run on the event loop, from any thread. Once the loop is closed nobody is left to hear of it: a thread that
+        outlives the drain (a load that takes minutes, a batch beyond the grace) must be able to end."""
+        try:
+            self._loop.call_soon_threadsafe(function)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
 
 
 def _device_readings() -> Callable[[], Sequence[DeviceReading]]:
@@ -199,8 +206,14 @@ def _device_readings() -> Callable[[], Sequence[DeviceReading]]:
 
 
 def serve(settings: ServerSettings) -> int:
-    """Run a server until it is told to leave. The exit status: 0 after a drain, 1 when it could not start."""
+    """Run a server until it is told to leave. The exit status: 0 after a drain, 1 when it could not start, 2 for settings
+    that can never work."""
     logs.configure(settings.log_level)
+    try:
+        split_address(settings.http_address)
+    except ValueError as error:
+        sys.stderr.write(f"podium serve: http_address: {error}\n")
+        return 2
     if settings.data_plane == "native":
         sys.stderr.write("podium: the native data plane is not part of this build; use --data-plane python\n")
         return 1

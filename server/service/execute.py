@@ -28,7 +28,9 @@ def execute(backend: Backend, batch: Batch) -> list[Part]:
 
 def _run(backend: Backend, batch: Batch, inputs: Mapping[str, Array], first: int, last: int) -> list[Part]:
     try:
-        return [Part(first, last, backend.run(inputs))]
+        outputs = backend.run(inputs)
+        _check_rows(outputs, int(batch.spans[last] - batch.spans[first]), batching=bool(batch.rules.signature.max_batch))
+        return [Part(first, last, outputs)]
     except BackendDead:
         raise
     except BackendFailed as error:
@@ -46,3 +48,10 @@ def _run(backend: Backend, batch: Batch, inputs: Mapping[str, Array], first: int
         padded = next(size for size in batch.rules.buckets if size >= rows) if batch.rules.padding else rows
         parts += _run(backend, batch, cut(batch.inputs, first_row, last_row, padded), start, stop)
     return parts
+
+
+def _check_rows(outputs: Mapping[str, Array], rows: int, *, batching: bool) -> None:
+    """Hold a backend to its promise here, where rows are about to be given to their requests."""
+    for name, array in outputs.items() if batching else ():
+        if not array.ndim or len(array) < rows:
+            raise BackendFailed(f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows")

@@ -11,6 +11,9 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.core.errors import InvalidRequest
+from server.transport.status import code_for
+
 SERVICES = ("", "inference.GRPCInferenceService")
 """The names a caller may ask about: the server as a whole, and its one service."""
 
@@ -39,21 +42,24 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     async def Check(self, request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:  # noqa: N802
         """The status of a service; NOT_FOUND for a name this server does not have."""
-        if request.service not in SERVICES:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service '{request.service}'")
-        return self._response(request.service)
+        service = await _service(request, context)
+        if service not in SERVICES:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service '{service}'")
+        return self._response(service)
 
     async def Watch(  # noqa: N802
         self, request: Any, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> AsyncIterator[Any]:
         """The status now and after every change; SERVICE_UNKNOWN for other names, as the protocol wants."""
+        service = await _service(request, context)
         last: object = None
         while True:
             changed = self._changed
-            response = self._response(request.service)
+            response = self._response(service)
             if response.status != last:
                 last = response.status
                 yield response
+                continue  # it may have changed again while this was being sent
             if self._closed:
                 return
             await changed.wait()
@@ -67,3 +73,11 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         # a fresh event for the next change: whoever waits holds the old one
         woken, self._changed = self._changed, asyncio.Event()
         woken.set()
+
+
+async def _service(request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> str:
+    try:
+        name: str = request.service
+    except InvalidRequest as error:
+        await context.abort(code_for(error), str(error))
+    return name

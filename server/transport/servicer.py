@@ -12,7 +12,6 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from protos import grpc_service_pb2 as pb
-from protos.grpc_service_pb2_grpc import GRPCInferenceServiceServicer
 from server.core.clock import NS_PER_S, Clock
 from server.core.errors import InvalidRequest, PodiumError, Unsupported
 from server.service.control import Control
@@ -21,21 +20,23 @@ from server.transport import describe
 from server.transport.codec import decode, encode
 from server.transport.config_override import settings_from_config
 from server.transport.hand_over import HandOver
+from server.transport.not_offered import NotOffered
 from server.transport.status import code_for
+from server.transport.waiting import WaitingThreads
 
 _log = logging.getLogger("podium.door")
 Context = grpc.aio.ServicerContext[Any, Any]
 Response = TypeVar("Response")
 
+_WAITING_THREADS = 8
+"""Loads and Unloads that wait at once; one more waits for a thread, which costs nothing: the lifecycle does one at a time."""
+
 EXTENSIONS = ("model_repository", "schedule_policy", "model_configuration", "binary_tensor_data", "parameters", "statistics")
 """What ServerMetadata reports: only what is implemented."""
 
 
-class Servicer(GRPCInferenceServiceServicer):
-    """One servicer for all calls. Ownership: the event loop it was made on.
-
-    Calls that this server does not implement answer UNIMPLEMENTED by the generated base class.
-    """
+class Servicer(NotOffered):
+    """One servicer for all calls. Ownership: the event loop it was made on."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Servicer(GRPCInferenceServiceServicer):
         self._ready = ready
         self._server_version = server_version
         self._loop = asyncio.get_running_loop()
+        self._waiting = WaitingThreads(_WAITING_THREADS)
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         """One inference: answered by exactly one ticket, whatever becomes of the call."""
@@ -156,7 +158,7 @@ class Servicer(GRPCInferenceServiceServicer):
             self._control.load(request.model_name, override)
             return pb.RepositoryModelLoadResponse()
 
-        return await answer_on_thread(context, respond)
+        return await answer_on_thread(context, self._waiting, respond)
 
     async def RepositoryModelUnload(  # noqa: N802
         self, request: pb.RepositoryModelUnloadRequest, context: Context
@@ -173,7 +175,7 @@ class Servicer(GRPCInferenceServiceServicer):
             self._control.unload(request.model_name)
             return pb.RepositoryModelUnloadResponse()
 
-        return await answer_on_thread(context, respond)
+        return await answer_on_thread(context, self._waiting, respond)
 
 
 def _one_repository(name: str) -> None:
@@ -189,10 +191,10 @@ async def answer(context: Context, respond: Callable[[], Response]) -> Response:
         await abort(context, error)
 
 
-async def answer_on_thread(context: Context, respond: Callable[[], Response]) -> Response:
+async def answer_on_thread(context: Context, threads: WaitingThreads, respond: Callable[[], Response]) -> Response:
     """`answer` for what may take long."""
     try:
-        return await asyncio.to_thread(respond)
+        return await threads.run(respond)
     except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
         await abort(context, error)
 

@@ -19,7 +19,8 @@ from server.dataplane.limit import InflightLimit
 from server.dataplane.python.plane import PythonPlane, settle
 from server.lifecycle.loader import Loader
 from server.lifecycle.manager import Manager
-from server.service.predict import Engine, Predict
+from server.service.engine import Engine
+from server.service.predict import Predict
 from tests.lifecycle.doubles import Backend, Metrics, Recorder, Repository, model, version
 
 CALLERS = 3
@@ -81,7 +82,9 @@ class Scene:
         return self.backends[-1]
 
     def start_engine(self, device: str) -> None:
-        engine = Engine(self.plane, device, monotonic_ns, lambda replica, error: self.manager.mark_dead(replica, str(error)))
+        engine = Engine(
+            self.plane, device, monotonic_ns, lambda replica, error: self.manager.mark_dead(replica, str(error)), lambda: None
+        )
         self.engines.append(engine)
         engine.start()
 

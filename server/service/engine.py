@@ -1,0 +1,93 @@
+"""The engine: one thread per device that takes batches, executes them, ends their tickets and counts.
+
+It holds the device while it asks for work (slot first, batch second), so whatever arrives during one execution rides in the
+next. It decides nothing: which batch comes next is the plan's business.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from server.core.clock import Clock
+from server.core.errors import BackendDead, BackendFailed
+from server.dataplane.interface import Batch, DataPlane, Part
+from server.lifecycle.replica import Replica
+from server.service.execute import execute
+
+_log = logging.getLogger("podium.engine")
+
+
+class Engine(threading.Thread):
+    """The one executor of a device, for all its versions."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        device: str,
+        clock: Clock,
+        on_dead: Callable[[Replica, BackendDead], None],
+        on_crash: Callable[[], None],
+    ) -> None:
+        super().__init__(name=f"podium-engine-{device}", daemon=True)
+        self._plane = plane
+        self._device = device
+        self._clock = clock
+        self._on_dead = on_dead
+        self._on_crash = on_crash
+        self.problem = ""
+        """Why this engine executes nothing any more; empty while it does."""
+
+    def run(self) -> None:
+        """Take, execute, finish, until the data plane stops."""
+        try:
+            while (batch := self._plane.take(self._device)) is not None:
+                self._step(batch)
+        except Exception as error:  # noqa: BLE001 - a bug; a server that executes nothing must not look ready
+            _log.exception("the engine has crashed", extra={"device": self._device})
+            self.problem = f"the engine of device '{self._device}' has crashed: {type(error).__name__}: {error}"
+            self._on_crash()
+
+    def _step(self, batch: Batch) -> None:
+        replica: Replica = batch.rules.handle
+        started_ns = self._clock()
+        parts = self._execute(replica, batch)
+        ran_ns = self._clock()
+        # what was isolated by running parts again says nothing about the cost of one execution
+        whole = len(parts) == 1 and parts[0].error is None
+        answered = self._plane.finish(batch, parts, ran_rows=batch.rows if whole else 0, ran_ns=ran_ns - batch.taken_ns)
+        failed = np.zeros(len(answered), dtype=np.bool_)
+        for part in parts:
+            failed[part.first : part.last] = part.error is not None
+        finished_ns = self._clock()
+        replica.recorder.batch(
+            arrival_ns=batch.arrival_ns,
+            deadline_ns=batch.deadline_ns,
+            taken_ns=batch.taken_ns,
+            input_ns=started_ns - batch.taken_ns,
+            infer_ns=ran_ns - started_ns,
+            output_ns=finished_ns - ran_ns,
+            finished_ns=finished_ns,
+            spans=batch.spans,
+            padded_rows=batch.padded_rows,
+            released=batch.released,
+            answered=answered,
+            failed=failed,
+        )
+
+    def _execute(self, replica: Replica, batch: Batch) -> list[Part]:
+        """The result of every request of a batch, whatever happens: a taken ticket must end."""
+        error: BackendFailed
+        try:
+            if batch.fault is None:
+                return execute(replica.backend, batch)
+            error = batch.fault
+        except BackendDead as dead:
+            _log.error("backend is dead", extra={"model": str(replica.key), "reason": str(dead)})
+            self._on_dead(replica, dead)
+            error = dead
+        except Exception as bug:  # noqa: BLE001 - no memory to isolate a failed request, say
+            _log.exception("a batch could not be executed", extra={"model": str(replica.key)})
+            error = BackendFailed(f"executing '{replica.key.model}' failed: {type(bug).__name__}")
+        return [Part(0, len(batch.spans) - 1, None, error)]

@@ -1,0 +1,25 @@
+"""Doubles for what gRPC gives a method."""
+
+from typing import Any
+
+import grpc
+
+
+class Aborted(Exception):
+    """Raised by `abort`, as gRPC does."""
+
+
+class Context:
+    """A call's context: remembers how it was ended."""
+
+    def __init__(self, remaining_s: float | None = None) -> None:
+        self.remaining_s = remaining_s
+        self.ended: tuple[grpc.StatusCode, str] | None = None
+
+    def time_remaining(self) -> float | None:
+        return self.remaining_s
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> Any:
+        assert self.ended is None
+        self.ended = (code, details)
+        raise Aborted
