@@ -258,7 +258,7 @@ CALLS: dict[str, tuple[Callable[[GRPCInferenceServiceStub], Any], str, str]] = {
     "load of a path": (
         lambda stub: stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="../simple")),
         "INVALID_ARGUMENT",
-        "failed to load '../simple', model name must not contain path traversal characters",
+        "model name must not contain path traversal characters: '../simple'",
     ),
     "load of nothing": (
         lambda stub: stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest()),

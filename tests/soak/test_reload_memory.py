@@ -37,9 +37,9 @@ def rss_over(folder: Path, cycles: int, environment: Mapping[str, str] | None = 
 
 
 def test_nothing_stays_behind_in_40_cycles(tmp_path: Path) -> None:
-    """2 MB after 20 to 30 cycles: a leak of half a percent of the model per cycle is seen."""
+    """Measured 0.01 to 0.07 MB (2026-11-21). 1 MB after 25 cycles is 40 kB per cycle, two thousandths of the model."""
     sizes = rss_over(tmp_path, 40, {"MALLOC_MMAP_THRESHOLD_": str(2**20)})
-    assert min(sizes[-5:]) - min(sizes[SETTLED - 10 : SETTLED]) < MODEL_BYTES // 10
+    assert min(sizes[-5:]) - min(sizes[SETTLED - 10 : SETTLED]) < MODEL_BYTES // 20
 
 
 @pytest.mark.soak
