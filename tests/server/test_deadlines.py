@@ -139,7 +139,9 @@ def test_the_more_urgent_go_first(serving: Serving, stub: GRPCInferenceServiceSt
 
     with busy(serving, stub, "slow"):
         calls = []
-        for number, (tag, priority) in enumerate((("third", 3), ("second", 0), ("second", 2), ("first", 1), ("second", 9)), 1):
+        for number, (tag, priority) in enumerate(
+            (("third", 3), ("second a", 0), ("second b", 2), ("first", 1), ("second c", 9)), 1
+        ):
             call = stub.ModelInfer.future(request("ranked", priority=priority, tag=tag), timeout=60)
             call.add_done_callback(partial(done, tag))
             calls.append(call)
@@ -147,7 +149,7 @@ def test_the_more_urgent_go_first(serving: Serving, stub: GRPCInferenceServiceSt
     for call in calls:
         call.result()
     until(lambda: len(order) == 5, "all are told")
-    assert order == ["first", "second", "second", "second", "third"]
+    assert order == ["first", "second a", "second b", "second c", "third"]
 
 
 @pytest.mark.parametrize("timeout_us", [2**63 - 1, 2**62 // 1000 + 1, 2**50])

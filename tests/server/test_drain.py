@@ -32,7 +32,8 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_it_says_so_first_serves_on_and_finishes_what_it_took(repository: Path, tmp_path: Path) -> None:
-    server = Serving(repository, tmp_path, drain_delay_s=300.0)
+    # nothing but the signal may be what changes its health
+    server = Serving(repository, tmp_path, drain_delay_s=300.0, rescan_s=300.0)
 
     async def main() -> None:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
