@@ -69,6 +69,10 @@ class CheckedRows:
     shape_key: tuple[tuple[str, tuple[int, ...]], ...]
 
 
+class _UnknownTensor(InvalidRequest):
+    """A name the model does not have: the one kind of refusal whose text Triton does not begin with the request's id."""
+
+
 def check(request: InferRequest, signature: Signature) -> CheckedRows:
     """Check one request against its version and turn its inputs into arrays.
 
@@ -84,6 +88,8 @@ def check(request: InferRequest, signature: Signature) -> CheckedRows:
         for tensor in request.inputs:
             _check_shape(tensor, signature)
         arrays = {tensor.name: _to_array(tensor, signature) for tensor in request.inputs}
+    except _UnknownTensor as error:
+        raise InvalidRequest(str(error)) from None
     except InvalidRequest as error:
         raise InvalidRequest(f"[request id: {request.id or '<id_unknown>'}] {error}") from None
     start = 1 if signature.max_batch else 0
@@ -95,7 +101,7 @@ def check(request: InferRequest, signature: Signature) -> CheckedRows:
 def _check_outputs(request: InferRequest, signature: Signature) -> None:
     for name in request.outputs:
         if name not in signature.output_names:
-            raise InvalidRequest(f"unexpected inference output '{name}' for model '{signature.model}'")
+            raise _UnknownTensor(f"unexpected inference output '{name}' for model '{signature.model}'")
     for first, second in pairwise(sorted(request.outputs)):
         if first == second:
             raise InvalidRequest(f"output '{first}' already exists in request")
@@ -119,7 +125,7 @@ def _check_names(request: InferRequest, signature: Signature) -> None:
         )
     for name in given:
         if name not in signature.input_names:
-            raise InvalidRequest(f"unexpected inference input '{name}' for model '{signature.model}'")
+            raise _UnknownTensor(f"unexpected inference input '{name}' for model '{signature.model}'")
 
 
 def _check_batch(inputs: tuple[WireTensor, ...], signature: Signature) -> int:

@@ -119,12 +119,12 @@ CASES: dict[str, tuple[pb.ModelInferRequest, str, str]] = {
     "unexpected input": (
         simple(A | {"X": ("INT32", [1, 16], ROW)}),
         "INVALID_ARGUMENT",
-        P + "unexpected inference input 'X' for model 'simple'",
+        "unexpected inference input 'X' for model 'simple'",
     ),
     "unexpected output": (
         wanting("X"),
         "INVALID_ARGUMENT",
-        P + "unexpected inference output 'X' for model 'simple'",
+        "unexpected inference output 'X' for model 'simple'",
     ),
     "duplicate input": (twice(), "INVALID_ARGUMENT", P + "input 'INPUT0' already exists in request"),
     "duplicate output": (
