@@ -68,8 +68,9 @@ def callers(server: Served, stop: threading.Event) -> dict[str, Caller]:
 def test_memory_is_flat_under_mixed_traffic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """RSS is sampled every half second; the medians of the first and the last third of a minute differ by less than 4 MB.
 
-    Two shared cores make 100,000 calls in the 80 seconds, about 50,000 of them between the middles of those thirds: 80 bytes
-    for each, less than one ticket, reply or call object that stayed behind would take. Measured: 1.1 MB (2026-11-21).
+    Two shared cores make at least 100,000 calls in the 80 seconds, half of them between the middles of those thirds: 80 bytes
+    for each, less than one ticket, reply or call object that stayed behind would take. Measured: 1.1 MB with 105,000 calls,
+    1.0 MB with 169,000 (2026-11-21).
     """
     write_fake(tmp_path / "models", "quick", 100)
     write_fake(tmp_path / "models", "slow", 10_000)
@@ -102,6 +103,7 @@ def test_memory_is_flat_under_mixed_traffic(tmp_path: Path, capsys: pytest.Captu
     }
     assert set(ends["wrong shape"]) == set(ends["too large a batch"]) == {"INVALID_ARGUMENT"}
     assert set(ends["unknown model"]) == {"NOT_FOUND"}
-    assert "DEADLINE_EXCEEDED" in ends["deadline while executing"]
+    # the server's own refusal or the client's clock, whichever comes first
+    assert set(ends["deadline while executing"]) <= {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
     assert "CANCELLED" in ends["cancelled"]
     assert last - first < 4
