@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import Distribution
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def backend_factory(name: str) -> BackendFactory:
     """The factory of a backend, whose heavy package is imported at the first load: a server pays for what it serves."""
 
     def open_backend(task: LoadTask) -> Backend:
+        if name == "onnx" and len(installed := _onnxruntimes()) > 1:
+            raise LoadFailed(f"{' and '.join(installed)} are both installed and overwrite each other's files: keep one")
         try:
             module = importlib.import_module(_BACKENDS[name])
         except ImportError as error:
@@ -65,6 +68,11 @@ def backend_factory(name: str) -> BackendFactory:
         return backend
 
     return open_backend
+
+
+def _onnxruntimes() -> list[str]:
+    """Which of the distributions that bring the package `onnxruntime` are installed."""
+    return [name for name in ("onnxruntime", "onnxruntime-gpu") if any(Distribution.discover(name=name))]
 
 
 class Server:

@@ -130,6 +130,13 @@ class ModelSettings(_Table):
     onnx: OnnxSettings = OnnxSettings()
     fake: FakeSettings = FakeSettings()
 
+    @model_validator(mode="after")
+    def _buckets_within(self) -> Self:
+        largest = DEFAULT_MAX_BATCH if self.max_batch is None else self.max_batch
+        if self.batching.buckets and self.batching.buckets[-1] > largest:
+            raise ValueError(f"buckets must not exceed max_batch, which is {largest}")
+        return self
+
 
 class ServerSettings(_Table):
     """The server process. Flags of `podium serve` override the file given with `--config`."""

@@ -56,6 +56,8 @@ def settings_from_config(json_text: str, name: str, base: ModelSettings) -> Mode
     # proto3 cannot tell an explicit 0 (the model does not batch) from silence; the text can
     if not given.isdisjoint({"max_batch_size", "maxBatchSize"}):
         changed["max_batch"] = config.max_batch_size
+        # the settings' own buckets were for their own largest batch
+        changed["batching"]["buckets"] = [size for size in base.batching.buckets if size <= config.max_batch_size]
     if config.input:
         changed["inputs"] = [{**_tensor(tensor), "optional": tensor.optional} for tensor in config.input]
     if config.output:

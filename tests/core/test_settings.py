@@ -55,6 +55,8 @@ def test_a_model_needs_no_settings_and_a_server_only_its_repository() -> None:
         ({"outputs": [{"name": "y", "shape": [4, -2]}]}, "dimensions of 'y' must be positive, or -1 for one that varies"),
         ({"batching": {"buckets": [4, 2]}}, "buckets must be ascending and distinct"),
         ({"batching": {"buckets": [2, 2]}}, "buckets must be ascending and distinct"),
+        ({"batching": {"buckets": [1, 65]}}, "buckets must not exceed max_batch, which is 64"),
+        ({"max_batch": 0, "batching": {"buckets": [1]}}, "buckets must not exceed max_batch, which is 0"),
         ({"batching": {"buckets": [0, 2]}}, "greater than 0"),
         ({"queue": {"priority_levels": 2, "default_priority": 3}}, "default_priority must"),
         ({"versions": {"policy": "specific"}}, "'specific' lists versions exactly when policy is"),

@@ -306,3 +306,9 @@ def test_any_json_is_understood_or_refused(value: Any) -> None:
     except InvalidRequest:
         return
     assert isinstance(got, ModelSettings)
+
+
+def test_a_smaller_batch_drops_the_buckets_above_it() -> None:
+    base = ModelSettings(max_batch=16, batching=BatchingSettings(buckets=(2, 8, 16)))
+    assert changed(base, max_batch_size=8).batching.buckets == (2, 8)
+    assert changed(base, max_batch_size=0).batching.buckets == ()
