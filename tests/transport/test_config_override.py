@@ -56,7 +56,8 @@ def test_max_batch_size_zero_is_something_said(spelling: str) -> None:
     def said(size: int) -> ModelSettings:
         return settings_from_config(json.dumps({spelling: size}), "m", BASE)
 
-    assert said(0) == BASE.model_copy(update={"max_batch": 0})
+    no_buckets = BASE.batching.model_copy(update={"buckets": ()})
+    assert said(0) == BASE.model_copy(update={"max_batch": 0, "batching": no_buckets})
     assert said(16) == BASE.model_copy(update={"max_batch": 16})
     assert "max_batch" in refusal(**{spelling: -1})
 
