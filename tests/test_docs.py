@@ -225,8 +225,22 @@ def test_every_word_is_used() -> None:
     assert unused == []
 
 
-def test_the_readme_keeps_one_place_for_measurements() -> None:
-    assert text_of("README.md").count("<!-- measured -->") == 1
+def test_the_readme_says_what_was_measured() -> None:
+    """Its numbers are those of bench/results: whoever measures again writes them down again."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    core = json.loads((ROOT / "bench/results/core.json").read_text("utf-8"))
+    for row in core["rows"]:
+        cells = [f"{row[side]['rate']:,.0f}/s, {row[side]['p50_ms']:{form}} ms" for side, form in _p50_forms(row)]
+        assert f"| {row['in_flight']} | {' | '.join(cells)} | {row['rate_ratio']:.2f} |" in readme
+    overload = json.loads((ROOT / "bench/results/overload.json").read_text("utf-8"))
+    assert not overload["void"]
+    for row in overload["rows"]:
+        assert f"| {row['load']:.1f} | {row['on_time_of_capacity']:.2f}" in readme
+
+
+def _p50_forms(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Three digits are enough for a latency: decimals by its size."""
+    return [(side, ".2f" if row[side]["p50_ms"] < 10 else ".1f") for side in ("podium", "bare_grpc_aio")]
 
 
 def test_the_readmes_client_gets_its_answer(tmp_path: Path) -> None:
