@@ -102,6 +102,19 @@ class FoundModel(Protocol):
         ...
 
 
+class Given(Protocol):
+    """A model whose files came with its Load: `server.registry.given.Given`."""
+
+    @property
+    def found(self) -> FoundModel:
+        """The model as it is in the folder of these files."""
+        ...
+
+    def close(self) -> None:
+        """Remove the folder. Idempotent."""
+        ...
+
+
 class Source(Protocol):
     """States what there is; omission means that it is gone."""
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 
 from server.core.clock import NS_PER_S, Clock, monotonic_ns
-from server.core.errors import LoadFailed, NotReady, RegistryError, ShuttingDown
+from server.core.errors import LoadFailed, NotReady, PodiumError, RegistryError, ShuttingDown
 from server.core.settings import ModelSettings
 from server.core.versions import State, VersionKey
 from server.dataplane.interface import DataPlane
 from server.lifecycle.commands import Command, at_rest, not_polled, outcome
-from server.lifecycle.found import FoundModel, Source
+from server.lifecycle.found import FoundModel, Given, Source
 from server.lifecycle.index import IndexRow, index_rows
 from server.lifecycle.loader import Loader
 from server.lifecycle.metrics import Metrics
@@ -31,7 +31,6 @@ from server.lifecycle.policy import (
     Serve,
     Unload,
     WaitUntil,
-    Wish,
     desired,
     failed,
     identity,
@@ -41,6 +40,8 @@ from server.lifecycle.published import Published
 from server.lifecycle.replica import Replica, queue_rules, replica_of
 from server.lifecycle.retirement import Retirement
 from server.lifecycle.table import Table
+from server.lifecycle.watching import watch
+from server.lifecycle.wishes import Wishes
 
 ALL_MODELS = "*"
 
@@ -48,7 +49,6 @@ _QUIESCE_S = 5.0
 """How long an unload waits for running requests before the loop turns to other work, to come back every `_REVISIT_S`."""
 _REVISIT_S = 0.1
 _RETRY_SCAN_NS = NS_PER_S
-_RETRY_WATCH_S = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -100,15 +100,15 @@ class Manager:
         self._scan_problem = ""
         self._initial_done = False
         # the manager's thread alone
-        self._wishes: dict[str, Wish] = {}
+        self._wishes = Wishes()
         self._pending: list[Command] = []
         self._rescan_at_ns: int | None = None
         self._first_scan_ns: int | None = None
         self._stop_event = threading.Event()
         self._threads = [threading.Thread(target=self._run, name="podium-lifecycle", daemon=True)]
         if changes is not None:
-            watch = threading.Thread(target=self._watch, args=(changes,), name="podium-watch", daemon=True)
-            self._threads.append(watch)
+            arguments = (changes, self.wake, self._stop_event)
+            self._threads.append(threading.Thread(target=watch, args=arguments, name="podium-watch", daemon=True))
 
     # any thread
 
@@ -143,13 +143,20 @@ class Manager:
             self._scan_wanted = True
             self._condition.notify_all()
 
-    def load(self, model: str, settings: ModelSettings | None = None, timeout_s: float | None = None) -> None:
-        """Bring a model to what is on disk now, and wait until that is done. `settings` replace its `model.toml`, until
-        the next Load or Unload. What served before goes on serving if the new fails.
+    def load(
+        self,
+        model: str,
+        settings: ModelSettings | None = None,
+        timeout_s: float | None = None,
+        given: Given | None = None,
+    ) -> None:
+        """Bring a model to what is on disk now (or to what is `given` instead), and wait until that is done. `settings`
+        replace its `model.toml`. Both hold until the next Load or Unload. What served before goes on serving if the new fails.
 
+        Ownership: `given` passes to the manager, however this ends.
         Raises: NotReady in poll mode, LoadFailed, ShuttingDown.
         """
-        self._ask(Command(model, True, settings), timeout_s)
+        self._ask(Command(model, True, settings, given), timeout_s)
 
     def unload(self, model: str, timeout_s: float | None = None) -> None:
         """Take a model out of service, and wait until its memory is given back. What is not loaded is unloaded already.
@@ -188,34 +195,21 @@ class Manager:
 
     def index(self) -> list[IndexRow]:
         """Every version on disk or in memory, with its state and the reason for it."""
-        return index_rows(self._found, self._table.actual())
+        return index_rows({**self._found, **self._wishes.given}, self._table.actual())
 
     def _ask(self, command: Command, timeout_s: float | None) -> None:
-        if self._mode == "poll":
-            raise NotReady("explicit model load / unload is not allowed if polling is enabled")
+        refusal: PodiumError | None = None
         with self._condition:
-            if self._closed_because:
-                raise ShuttingDown(self._closed_because)
-            self._commands.append(command)
-            self._condition.notify_all()
-        if not command.done.wait(timeout_s):
-            verb = "load" if command.load else "unload"
-            raise LoadFailed(f"failed to {verb} '{command.model}' within {timeout_s:g} seconds; it goes on")
-        if command.error is not None:
-            raise command.error
-
-    # podium-watch
-
-    def _watch(self, changes: Callable[[threading.Event], Iterator[None]]) -> None:
-        while not self._stop_event.is_set():
-            try:
-                for _ in changes(self._stop_event):
-                    self.wake()
-                return
-            except Exception:  # noqa: BLE001 - a watch that broke (limits, a remount) is begun anew, or updates go unseen
-                _log.exception("watching the repository failed")
-                self._stop_event.wait(_RETRY_WATCH_S)
-                self.wake()
+            if self._mode == "poll":
+                refusal = NotReady("explicit model load / unload is not allowed if polling is enabled")
+            elif self._closed_because:
+                refusal = ShuttingDown(self._closed_because)
+            else:
+                self._commands.append(command)
+                self._condition.notify_all()
+        if refusal is not None:
+            command.answer(refusal)
+        command.wait(timeout_s)
 
     # podium-lifecycle
 
@@ -244,8 +238,9 @@ class Manager:
         self._scan_if_due()
         self._accept()
         actual = self._table.actual()
-        self._wanted = desired(self._found, self._mode, self._wishes, actual, self.published.defaults)
-        self._answer(actual)
+        self._wanted = desired(self._found, self._mode, self._wishes.current(), actual, self.published.defaults)
+        if self._answer(actual):
+            return  # what is wanted may have changed
         action = next_action(self._wanted, actual, self._clock())
         match action:
             case Load(key, serve) | Reload(key, serve):
@@ -285,7 +280,9 @@ class Manager:
         if self._first_scan_ns is None:
             self._first_scan_ns = now_ns
             if self._mode == "explicit":
-                self._wish_for_initial()
+                self._missing = self._wishes.ask_all(self._found if ALL_MODELS in self._initial else self._initial, self._found)
+                for problem in self._missing.values():
+                    _log.error("%s", problem)
         if self._mode == "poll" and self._unsettled():
             self._rescan_at_ns = now_ns + self._settle_ns
         self._tell_table()
@@ -293,21 +290,11 @@ class Manager:
     def _unsettled(self) -> bool:
         return any(not version.settled for model in self._found.values() for version in model.versions.values())
 
-    def _wish_for_initial(self) -> None:
-        missing: dict[str, str] = {}
-        for name in self._found if ALL_MODELS in self._initial else self._initial:
-            model = self._found.get(name)
-            if model is not None and model.problem is None:
-                self._wishes[name] = Wish(model)
-            else:
-                missing[name] = not_polled(name, model)
-                _log.error("%s", missing[name])
-        self._missing = missing
-
     def _tell_table(self) -> None:
-        known = self._found if self._mode == "poll" else {name: wish.found for name, wish in self._wishes.items()}
-        on_disk = {VersionKey(model.name, version) for model in self._found.values() for version in model.versions}
-        self._table.know({name: model.aliases for name, model in known.items()}, on_disk)
+        models = [*self._found.values(), *self._wishes.given.values()]
+        on_disk = {VersionKey(model.name, version) for model in models for version in model.versions}
+        polled = {name: model.aliases for name, model in self._found.items()}
+        self._table.know(polled if self._mode == "poll" else self._wishes.aliases(), on_disk)
 
     def _accept(self) -> None:
         """Turn what was asked into wishes, each with a fresh look at the disk."""
@@ -317,27 +304,34 @@ class Manager:
         # noted before anything is done, so that they are answered even if the loop crashes
         self._pending.extend(commands)
         for command in commands:
-            name = command.model
-            if command.load:
+            name, given = command.model, command.given
+            if given is not None:
+                command.given = None
+                self._wishes.ask(given.found, command.settings, given, self._table.actual())
+            elif command.load:
                 self._scan()
                 model = self._found.get(name)
                 if self._scan_problem or model is None or model.problem is not None:
                     self._pending.remove(command)
                     command.answer(LoadFailed(not_polled(name, model, self._scan_problem)))
                     continue
-                self._wishes[name] = Wish(model, command.settings)
+                self._wishes.ask(model, command.settings, None, self._table.actual())
             else:
-                self._wishes.pop(name, None)
+                self._wishes.withdraw(name)
             self._missing = {other: text for other, text in self._missing.items() if other != name}
             self._table.forgive(name)
             self._tell_table()
 
-    def _answer(self, actual: Mapping[VersionKey, Actual]) -> None:
-        for command in list(self._pending):
-            if at_rest(command.model, self._wanted, actual, self._clock()):
-                self._pending.remove(command)
-                wish = self._wishes.get(command.model)
-                command.answer(outcome(command, actual, None if wish is None else wish.found))
+    def _answer(self, actual: Mapping[VersionKey, Actual]) -> bool:
+        """Answer every command whose model is at rest. False if there is none."""
+        resting = [command for command in self._pending if at_rest(command.model, self._wanted, actual, self._clock())]
+        wishes = self._wishes.current()
+        for command in resting:
+            if self._wishes.settle(command.model, actual):
+                self._tell_table()
+            self._pending.remove(command)
+            command.answer(outcome(command, actual, wishes.get(command.model)))
+        return bool(resting)
 
     def _bring(self, key: VersionKey, serve: Serve) -> None:
         _log.info("%s: loading", key)
@@ -389,6 +383,7 @@ class Manager:
 
     def _shut_down(self) -> None:
         """Report everything away, then close what becomes idle in time."""
+        self._wishes.close()
         for key in sorted(self.published.ready):
             replica = self._table.leave(key)
             if replica is not None:

@@ -32,10 +32,14 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a Load asked for: the model as it was found then, and settings that replace its own."""
+    """What a Load asked for: the model as it was found then, and settings that replace its own.
+
+    `elsewhere` says that its files may be other ones than those of what served before, whatever the versions' numbers.
+    """
 
     found: FoundModel
     settings: ModelSettings | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,12 @@ def identity(serve: Serve) -> Identity:
     return Identity(serve.found.stamp, serve.settings.model_copy(update={"versions": None, "load_retries": 0}))
 
 
+def in_service(found: FoundModel, actual: Mapping[VersionKey, Actual]) -> bool:
+    """Whether a version is READY from these very files, and not from others under the same name."""
+    served = {key: state.identity.stamp for key, state in actual.items() if state.identity is not None}
+    return any(served.get(version.key) == version.stamp for version in found.versions.values())
+
+
 def failed(previous: Failure | None, target: Identity, now_ns: int, reason: str) -> Failure:
     """The failure after one more failed attempt; the waiting time doubles up to `LONGEST_BACKOFF_NS`."""
     count = previous.count + 1 if previous is not None and previous.identity == target else 1
@@ -145,7 +155,13 @@ def desired(
     result: dict[VersionKey, Desired] = {}
     for name, wish in wishes.items():
         mine = {key.version: state for key, state in actual.items() if key.model == name}
-        for version, want in _of_model(wish, mode == "poll", mine, defaults.get(name)).items():
+        wanted = _of_model(wish, mode == "poll", mine, defaults.get(name))
+        if wish.elsewhere and not in_service(wish.found, actual):
+            # that other files lack a version says nothing about it: what serves leaves once one of these serves
+            for version, state in mine.items():
+                if state.state is State.READY:
+                    wanted.setdefault(version, Keep())
+        for version, want in wanted.items():
             result[VersionKey(name, version)] = want
     return result
 

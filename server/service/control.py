@@ -3,15 +3,18 @@
 Floor 5: recipes over the lifecycle's published table. Values in, values out; the door turns them into messages.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from server.core.errors import NotFound, NotReady
 from server.core.settings import ModelSettings
 from server.core.versions import State
+from server.lifecycle.found import Given
 from server.lifecycle.index import IndexRow
 from server.lifecycle.published import Published, parse_version
 from server.lifecycle.replica import Replica
+from server.registry.given import give
 from server.registry.names import check_model_name
 
 
@@ -31,8 +34,14 @@ class Lifecycle(Protocol):
         """What `model.toml` says, or the defaults."""
         ...
 
-    def load(self, model: str, settings: ModelSettings | None = None, timeout_s: float | None = None) -> None:
-        """Load and wait."""
+    def load(
+        self,
+        model: str,
+        settings: ModelSettings | None = None,
+        timeout_s: float | None = None,
+        given: Given | None = None,
+    ) -> None:
+        """Load and wait; takes over `given`."""
         ...
 
     def unload(self, model: str, timeout_s: float | None = None) -> None:
@@ -76,10 +85,13 @@ class Control:
         """What the repository holds, or only what serves of it."""
         return [row for row in self._lifecycle.index() if row.state == State.READY or not ready_only]
 
-    def load(self, model: str, settings: ModelSettings | None = None) -> None:
-        """Load a model and wait. Raises: InvalidRequest, NotReady, LoadFailed, ShuttingDown."""
+    def load(self, model: str, settings: ModelSettings | None = None, files: Mapping[str, bytes] | None = None) -> None:
+        """Load a model and wait; from `files` (by path `<version>/<file>`) where there are any, else from the repository.
+
+        Raises: InvalidRequest, NotReady, LoadFailed, ShuttingDown.
+        """
         check_model_name(model)
-        self._lifecycle.load(model, settings, self._load_timeout_s)
+        self._lifecycle.load(model, settings, self._load_timeout_s, give(model, files) if files else None)
 
     def unload(self, model: str) -> None:
         """Unload a model and wait. Raises: InvalidRequest, NotReady, LoadFailed, ShuttingDown."""

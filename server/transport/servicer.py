@@ -14,6 +14,7 @@ import grpc
 from protos import grpc_service_pb2 as pb
 from server.core.clock import NS_PER_S, Clock
 from server.core.errors import InvalidRequest, PodiumError, Unsupported
+from server.core.settings import ModelSettings
 from server.service.control import Control
 from server.service.predict import Predict
 from server.transport import describe
@@ -30,6 +31,8 @@ Response = TypeVar("Response")
 
 _WAITING_THREADS = 8
 """Loads and Unloads that wait at once; one more waits for a thread, which costs nothing: the lifecycle does one at a time."""
+
+_FILE_PREFIX = "file:"
 
 EXTENSIONS = ("model_repository", "schedule_policy", "model_configuration", "binary_tensor_data", "parameters", "statistics")
 """What ServerMetadata reports: only what is implemented."""
@@ -141,21 +144,20 @@ class Servicer(NotOffered):
     async def RepositoryModelLoad(  # noqa: N802
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        """Load or reload a model, with other settings if `config` has any; returns when it serves."""
+        """Load or reload a model, with other settings if `config` has any, from other files if there are `file:` parameters;
+        returns when it serves.
+        """
 
         def respond() -> pb.RepositoryModelLoadResponse:
             _one_repository(request.repository_name)
-            text: str | None = None
-            for name, parameter in request.parameters.items():
-                if name != "config":
-                    raise InvalidRequest(f"unrecognized load parameter '{name}'.")
-                if parameter.WhichOneof("parameter_choice") != "string_param":
-                    raise InvalidRequest("invalid value type for load parameter 'config', expected string_param.")
-                text = parameter.string_param
+            name = request.model_name
+            text, files = _load_parameters(request)
             override = None
             if text is not None:
-                override = settings_from_config(text, request.model_name, self._control.settings_on_disk(request.model_name))
-            self._control.load(request.model_name, override)
+                # of a model that brings its own files nothing in the repository counts
+                base = ModelSettings() if files else self._control.settings_on_disk(name)
+                override = settings_from_config(text, name, base)
+            self._control.load(name, override, files)
             return pb.RepositoryModelLoadResponse()
 
         return await answer_on_thread(context, self._waiting, respond)
@@ -181,6 +183,26 @@ class Servicer(NotOffered):
 def _one_repository(name: str) -> None:
     if name:
         raise Unsupported("'repository_name' specification is not supported")
+
+
+def _load_parameters(request: pb.RepositoryModelLoadRequest) -> tuple[str | None, dict[str, bytes]]:
+    """The text of `config`, and the given files by path."""
+    text: str | None = None
+    files: dict[str, bytes] = {}
+    for name, parameter in request.parameters.items():
+        is_file = name.startswith(_FILE_PREFIX)
+        if not is_file and name != "config":
+            raise InvalidRequest(f"unrecognized load parameter '{name}'.")
+        expected = "bytes_param" if is_file else "string_param"
+        if parameter.WhichOneof("parameter_choice") != expected:
+            raise InvalidRequest(f"invalid value type for load parameter '{name}', expected {expected}.")
+        if is_file:
+            files[name.removeprefix(_FILE_PREFIX)] = parameter.bytes_param
+        else:
+            text = parameter.string_param
+    if files and text is None:
+        raise InvalidRequest("Load parameter 'config' must be specified for model file override")
+    return text, files
 
 
 async def answer(context: Context, respond: Callable[[], Response]) -> Response:

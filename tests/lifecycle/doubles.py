@@ -62,6 +62,17 @@ def version(number: int, stamp: str = "a", problem: str | None = None, settled: 
     return Version(VersionKey(name, number), stamp, problem, settled)
 
 
+class Given:
+    """A model whose files came with its Load, without any files."""
+
+    def __init__(self, found: Model) -> None:
+        self.found = found
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class Repository:
     """A `Source` whose contents a test changes between scans."""
 

@@ -1,7 +1,7 @@
 from server.core.versions import State, VersionKey
 from server.lifecycle.commands import Command, at_rest, not_polled, outcome
-from server.lifecycle.policy import Actual, Failure, Identity, Serve, identity
-from tests.lifecycle.doubles import SETTINGS, Model, model, version
+from server.lifecycle.policy import Actual, Failure, Identity, Serve, Wish, identity
+from tests.lifecycle.doubles import SETTINGS, Given, Model, model, version
 
 KEY, OTHER = VersionKey("m", 1), VersionKey("other", 1)
 FAILURE = Failure(Identity("a", SETTINGS), 1, 0, "warm up: no")
@@ -25,15 +25,33 @@ def test_a_model_is_at_rest_when_nothing_more_happens_to_it() -> None:
 def test_outcomes() -> None:
     load, unload = Command("m", True), Command("m", False)
     found = model("m", 1, version(2, problem="model.onnx is missing"))
-    assert outcome(load, {KEY: Actual(State.READY)}, found) is None
+    assert outcome(load, {KEY: Actual(State.READY)}, Wish(found)) is None
     assert outcome(unload, {}, None) is None
     none = "failed to load 'm', no version is available"
     assert str(outcome(load, {OTHER: Actual(State.READY)}, None)) == none
-    assert str(outcome(load, {}, model("m"))) == none
-    assert str(outcome(load, {}, found)) == f"{none}: version 2: model.onnx is missing;"
+    assert str(outcome(load, {}, Wish(model("m")))) == none
+    assert str(outcome(load, {}, Wish(found))) == f"{none}: version 2: model.onnx is missing;"
     # the old form still serves, but what was asked for failed
-    error = outcome(load, {KEY: Actual(State.READY, failure=FAILURE), OTHER: Actual(State.READY, failure=FAILURE)}, found)
+    error = outcome(load, {KEY: Actual(State.READY, failure=FAILURE), OTHER: Actual(State.READY, failure=FAILURE)}, Wish(found))
     assert str(error) == "load failed for model 'm': version 1 is at UNAVAILABLE state: warm up: no;"
+
+
+def test_a_load_of_other_files_is_done_when_these_serve() -> None:
+    load = Command("m", True)
+    wish = Wish(model("m", version(1, "given")), elsewhere=True)
+    assert outcome(load, {KEY: Actual(State.READY, Identity("given", SETTINGS))}, wish) is None
+    before = {KEY: Actual(State.READY, identity(SERVE))}
+    assert str(outcome(load, before, wish)) == "failed to load 'm', no version is available"
+
+
+def test_an_answer_removes_given_files_that_nobody_took_over() -> None:
+    command, given = Command("m", True, given=(kept := Given(model("m", 1)))), Given(model("m", 1))
+    command.answer()
+    assert kept.closed
+    command = Command("m", True, given=given)
+    command.given = None
+    command.answer()
+    assert not given.closed
 
 
 def test_the_reason_follows_tritons_text() -> None:

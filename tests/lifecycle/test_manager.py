@@ -10,6 +10,7 @@ from server.core.errors import LoadFailed, NotFound, NotReady, RegistryError, Sh
 from server.core.settings import ModelSettings
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueRules
+from server.lifecycle.commands import Command
 from server.lifecycle.index import IndexRow
 from server.lifecycle.loader import Loader
 from server.lifecycle.manager import Manager
@@ -17,6 +18,7 @@ from server.lifecycle.policy import Action, ControlMode
 from tests.lifecycle.doubles import (
     SETTINGS,
     Backends,
+    Given,
     HandClock,
     Metrics,
     Model,
@@ -415,6 +417,103 @@ def test_an_override_stays_until_the_next_load_without_it(explicit: Scene) -> No
     assert manager.published.lookup("m", "").settings == SETTINGS
 
 
+def test_given_files_serve_until_the_next_load_or_unload(explicit: Scene) -> None:
+    manager = explicit.manager
+    explicit.repository.put(model("m", 1, 2, champion=1))
+    manager.load("m")
+    assert manager.published.lookup("m", "champion").key == K1
+    mine = Given(model("m", version(3, "given")))
+    scans = explicit.repository.scans
+    explicit.repository.fault = OSError(errno.ESTALE, "stale")
+    manager.load("m", with_policy(policy="all"), given=mine)
+    assert explicit.repository.scans == scans, "the repository has no say in it"
+    explicit.repository.fault = None
+    assert explicit.default() == 3
+    assert [row for row in manager.index() if row.state == "READY"] == [IndexRow("m", "3", "READY", "")]
+    manager.load("n")
+    assert (explicit.default(), mine.closed) == (3, False)
+    manager.load("m")
+    assert (explicit.default(), mine.closed) == (1, True)
+    assert manager.published.lookup("m", "champion").key == K1
+    unknown = Given(model("u", version(7, "given", name="u")))
+    manager.load("u", SETTINGS, given=unknown)
+    assert manager.published.ready_versions("u") == (7,)
+    with pytest.raises(LoadFailed, match="failed to poll from model repository"):
+        manager.load("u")
+    assert (manager.published.ready_versions("u"), unknown.closed) == ((7,), False)
+    manager.unload("u")
+    assert unknown.closed
+    manager.load("n")
+    assert not [row for row in manager.index() if row.model == "u"]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_given_files_that_fail_change_nothing(explicit: Scene, number: int) -> None:
+    manager, bad = explicit.manager, VersionKey("m", number)
+    explicit.repository.put(replace(model("m", 1, 2, champion=1), settings=with_policy(policy="all")))
+    manager.load("m")
+    before = dict(manager.published.ready)
+    garbage = Given(model("m", version(number, "given")))
+    explicit.backends.faults[bad] = "garbage"
+    with pytest.raises(LoadFailed, match=f"version {number} is at UNAVAILABLE state: open: garbage"):
+        manager.load("m", SETTINGS, given=garbage)
+    assert garbage.closed
+    assert dict(manager.published.ready) == before
+    assert manager.published.lookup("m", "champion").key == K1
+    # nor does a policy that leaves nothing of them
+    idle = Given(model("m", version(number, "given")))
+    with pytest.raises(LoadFailed, match="failed to load 'm', no version is available"):
+        manager.load("m", with_policy(policy="specific", specific=(9,)), given=idle)
+    assert idle.closed
+    assert dict(manager.published.ready) == before
+    # the model is the repository's as before
+    manager.mark_dead(before[K2], "lost")
+    manager.load("n")
+    assert manager.ready_problems() == ["m:2: its backend is dead: lost"]
+
+
+def test_a_repository_that_fails_leaves_given_files_serving(explicit: Scene) -> None:
+    manager, mine = explicit.manager, Given(model("m", version(5, "given")))
+    manager.load("m", SETTINGS, given=mine)
+    explicit.backends.faults[K1] = "torn"
+    with pytest.raises(LoadFailed, match="version 1 is at UNAVAILABLE state: open: torn"):
+        manager.load("m")
+    assert (explicit.default(), mine.closed) == (5, False)
+
+
+def test_given_files_are_removed_however_a_load_ends(explicit: Scene) -> None:
+    polled, mine = Scene(model("m", 1)), Given(model("m", 1))
+    with pytest.raises(NotReady):
+        polled.manager.load("m", SETTINGS, given=mine)
+    assert mine.closed
+    failing, served, late = (Given(model(name, version(1, "g", name=name))) for name in ("f", "s", "l"))
+    explicit.backends.faults[VersionKey("f", 1)] = "no"
+    with pytest.raises(LoadFailed, match="open: no"):
+        explicit.manager.load("f", SETTINGS, given=failing)
+    assert failing.closed
+    assert IndexRow("f", "1", "UNAVAILABLE", "open: no") in explicit.manager.index()
+    explicit.manager.load("s", SETTINGS, given=served)
+    assert (served.closed, explicit.manager.stop(10)) == (False, True)
+    assert (served.closed, explicit.manager.published.ready) == (True, {})
+    with pytest.raises(ShuttingDown):
+        explicit.manager.load("l", SETTINGS, given=late)
+    assert late.closed
+
+
+def test_given_files_are_there_for_every_attempt() -> None:
+    patient = SETTINGS.model_copy(update={"load_retries": 1})
+    scene, mine = Scene(mode="explicit"), Given(model("m", 1))
+    scene.backends.faults[K1] = "busy"
+    scene.manager._commands.append(command := Command("m", True, patient, mine))
+    scene.settle()
+    assert (mine.closed, command.done.is_set(), len(scene.backends.tasks)) == (False, False, 1)
+    del scene.backends.faults[K1]
+    scene.clock.pass_s(1)
+    scene.carry_on()
+    assert (mine.closed, command.done.is_set(), command.error) == (False, True, None)
+    assert scene.ready() == [1]
+
+
 def test_a_load_brings_a_dead_version_back(explicit: Scene) -> None:
     explicit.manager.load("m")
     explicit.manager.mark_dead(explicit.manager.published.lookup("m", ""), "lost")
@@ -539,7 +638,7 @@ def test_file_changes_wake_the_manager() -> None:
 
 
 def test_a_watch_that_breaks_is_begun_anew(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("server.lifecycle.manager._RETRY_WATCH_S", 0.0)
+    monkeypatch.setattr("server.lifecycle.watching._RETRY_WATCH_S", 0.0)
     begun: list[int] = []
     again = threading.Event()
 

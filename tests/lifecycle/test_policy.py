@@ -26,6 +26,7 @@ from server.lifecycle.policy import (
     desired,
     failed,
     identity,
+    in_service,
     next_action,
 )
 from tests.lifecycle.doubles import SETTINGS, Model, Version, model, version, with_policy
@@ -127,6 +128,19 @@ def test_explicit_mode_serves_wishes_alone_as_they_were_found() -> None:
         K1: Serve(then.versions[1], override),
         VersionKey("n", 1): Serve(unsettled.versions[1], SETTINGS),
     }
+
+
+def test_other_files_let_what_serves_leave_only_once_they_serve() -> None:
+    given = version(1, "given")
+    wish = Wish(model("m", given), elsewhere=True)
+    leaving = Actual(State.UNLOADING)
+    before = {K1: ready(version(1)), K2: ready(version(2)), K3: leaving}
+    assert desired({}, "explicit", {"m": wish}, before, {}) == {K1: Serve(given, SETTINGS), K2: Keep()}
+    assert desired({}, "explicit", {"m": wish}, before | {K1: ready(given)}, {}) == {K1: Serve(given, SETTINGS)}
+    nothing = Wish(model("m", version(3, "given", problem="x")), elsewhere=True)
+    assert desired({}, "explicit", {"m": nothing}, before, {}) == {K1: Keep(), K2: Keep()}
+    assert not in_service(wish.found, before)
+    assert in_service(wish.found, {K1: ready(given)})
 
 
 def test_settings_that_only_steer_the_lifecycle_change_no_identity() -> None:

@@ -270,7 +270,7 @@ CALLS: dict[str, tuple[Callable[[GRPCInferenceServiceStub], Any], str, str]] = {
         "UNIMPLEMENTED",
         "'repository_name' specification is not supported",
     ),
-    "load with files": (
+    "load with files and no settings": (
         lambda stub: stub.RepositoryModelLoad(
             pb.RepositoryModelLoadRequest(
                 model_name="simple",
@@ -278,7 +278,20 @@ CALLS: dict[str, tuple[Callable[[GRPCInferenceServiceStub], Any], str, str]] = {
             )
         ),
         "INVALID_ARGUMENT",
-        "unrecognized load parameter 'file:1/model.onnx'.",
+        "Load parameter 'config' must be specified for model file override",
+    ),
+    "load with files while polling": (
+        lambda stub: stub.RepositoryModelLoad(
+            pb.RepositoryModelLoadRequest(
+                model_name="simple",
+                parameters={
+                    "config": pb.ModelRepositoryParameter(string_param="{}"),
+                    "file:1/model.onnx": pb.ModelRepositoryParameter(bytes_param=b"x"),
+                },
+            )
+        ),
+        "UNAVAILABLE",
+        "explicit model load / unload is not allowed if polling is enabled",
     ),
 }
 

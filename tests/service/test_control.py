@@ -3,6 +3,7 @@ import pytest
 from server.core.errors import InvalidRequest, NotFound, NotReady
 from server.core.settings import ModelSettings
 from server.core.versions import State, VersionKey
+from server.lifecycle.found import Given
 from server.lifecycle.index import IndexRow
 from server.lifecycle.published import EMPTY, Published, publish
 from server.service.control import Control, Description
@@ -19,6 +20,7 @@ class Lifecycle:
         states = dict.fromkeys(REPLICAS, State.READY) | {VersionKey("m", 3): State.LOADING}
         self.published: Published = publish(REPLICAS, states, {"m": {"champion": 1}, "n": {}, "empty": {}}, EMPTY)
         self.asked: list[tuple[str, str, ModelSettings | None, float | None]] = []
+        self.given: list[Given | None] = []
 
     def index(self) -> list[IndexRow]:
         return [IndexRow("m", "1", "READY", ""), IndexRow("m", "3", "LOADING", ""), IndexRow("bare", "", "", "")]
@@ -26,8 +28,15 @@ class Lifecycle:
     def settings_on_disk(self, model: str) -> ModelSettings:
         return SETTINGS if model == "m" else ModelSettings()
 
-    def load(self, model: str, settings: ModelSettings | None = None, timeout_s: float | None = None) -> None:
+    def load(
+        self,
+        model: str,
+        settings: ModelSettings | None = None,
+        timeout_s: float | None = None,
+        given: Given | None = None,
+    ) -> None:
         self.asked.append(("load", model, settings, timeout_s))
+        self.given.append(given)
 
     def unload(self, model: str, timeout_s: float | None = None) -> None:
         self.asked.append(("unload", model, None, timeout_s))
@@ -90,6 +99,24 @@ def test_load_and_unload_are_passed_on_with_their_time() -> None:
     control.load("m")
     control.unload("m")
     assert lifecycle.asked == [("load", "m", SETTINGS, 60), ("load", "m", None, 60), ("unload", "m", None, 60)]
+
+
+def test_files_are_handed_over_in_a_folder_of_their_own() -> None:
+    lifecycle = Lifecycle()
+    control = Control(lifecycle)
+    control.load("m", SETTINGS, {"2/model.onnx": b"abc"})
+    (given,) = lifecycle.given
+    assert given is not None
+    try:
+        assert (given.found.versions[2].folder / "model.onnx").read_bytes() == b"abc"
+    finally:
+        given.close()
+    control.load("m", SETTINGS, {})
+    assert lifecycle.given == [given, None]
+    for name, path in (("../m", "1/model.onnx"), ("m", "../model.onnx")):
+        with pytest.raises(InvalidRequest, match="path traversal"):
+            control.load(name, SETTINGS, {path: b""})
+    assert len(lifecycle.asked) == 2
 
 
 @pytest.mark.parametrize("name", ["../m", "..", ".", "a/b", "a\\b", "/etc", "m\0"])

@@ -13,6 +13,7 @@ from protos import grpc_service_pb2 as pb
 from server.core.clock import NS_PER_S
 from server.core.errors import BackendFailed, Expired, NotFound, NotReady, Overloaded, PodiumError
 from server.core.requests import InferRequest
+from server.core.settings import ModelSettings
 from server.core.signature import Signature
 from server.core.tensors import TensorSpec
 from server.core.versions import VersionKey
@@ -59,6 +60,7 @@ class Control:
 
     def __init__(self) -> None:
         self.loads: list[tuple[str, Any]] = []
+        self.files: list[dict[str, bytes]] = []
         self.unloads: list[str] = []
         self.threads: list[str] = []
         self.error: Exception | None = None
@@ -74,7 +76,8 @@ class Control:
     def index(self, ready_only: bool) -> Any:
         raise AssertionError("no test asks for more than its refusal")
 
-    def load(self, model: str, settings: Any = None) -> None:
+    def load(self, model: str, settings: Any, files: dict[str, bytes]) -> None:
+        self.files.append(files)
         self.threads.append(threading.current_thread().name)
         self.loads.append((model, settings))
         if self.error is not None:
@@ -312,6 +315,18 @@ def test_loads_and_unloads_run_on_threads_of_their_own() -> None:
     run(main)
 
 
+def test_files_come_with_settings_that_owe_nothing_to_the_repository() -> None:
+    async def main() -> None:
+        door = Door()
+        context: Any = Context()
+        given = {"file:1/model.onnx": Parameter(bytes_param=b"abc"), "file:1/weights/w": Parameter(bytes_param=b"")}
+        await door.servicer.RepositoryModelLoad(load(config=Parameter(string_param='{"max_batch_size": 3}'), **given), context)
+        assert door.control.loads == [("m", ModelSettings(max_batch=3))]
+        assert door.control.files == [{"1/model.onnx": b"abc", "1/weights/w": b""}]
+
+    run(main)
+
+
 @pytest.mark.parametrize(
     ("request_", "code", "text"),
     [
@@ -320,6 +335,16 @@ def test_loads_and_unloads_run_on_threads_of_their_own() -> None:
             load(config=Parameter(int64_param=1)),
             "INVALID_ARGUMENT",
             "invalid value type for load parameter 'config', expected string_param.",
+        ),
+        (
+            load(config=Parameter(string_param="{}"), **{"file:1/model.onnx": Parameter(string_param="x")}),
+            "INVALID_ARGUMENT",
+            "invalid value type for load parameter 'file:1/model.onnx', expected bytes_param.",
+        ),
+        (
+            load(**{"file:1/model.onnx": Parameter(bytes_param=b"x")}),
+            "INVALID_ARGUMENT",
+            "Load parameter 'config' must be specified for model file override",
         ),
         (
             pb.RepositoryModelUnloadRequest(model_name="m", parameters={"unload_dependents": Parameter(int64_param=1)}),
