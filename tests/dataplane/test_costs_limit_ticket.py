@@ -1,12 +1,14 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.core.errors import Overloaded
+from server.core.signature import CheckedRows
 from server.dataplane.costs import PROBE_AFTER_NS, CostModel
 from server.dataplane.limit import InflightLimit
-from server.dataplane.ticket import TRANSITIONS, TicketState
-from tests.dataplane.histories import ticket
+from server.dataplane.ticket import TRANSITIONS, Ticket, TicketState
+from tests.dataplane.histories import CountingReply, ticket
 
 
 def test_prediction_is_the_bucket_that_holds_the_rows() -> None:
@@ -61,6 +63,12 @@ def test_limit_by_requests_and_bytes() -> None:
     limit.leave(50)
     limit.leave(50)
     assert (limit.requests, limit.bytes) == (0, 0)
+
+
+def test_a_ticket_counts_the_bytes_of_its_texts() -> None:
+    texts = np.array([[b"a" * 1000], [b"b" * 500]], dtype=object)
+    checked = CheckedRows({"X": texts, "Y": np.zeros((2, 1), np.float32)}, 2, ())
+    assert Ticket(checked, CountingReply(), 0).nbytes >= 1500 + 8
 
 
 def test_ticket_transitions_walk_the_table() -> None:
