@@ -251,6 +251,15 @@ def test_far_deadlines_do_not_pile_up(plane: PythonPlane) -> None:
     assert len(plane._deadlines) < 1100
 
 
+def test_deadlines_that_each_come_before_the_last_do_not_pile_up(plane: PythonPlane) -> None:
+    plane.open(rules())
+    now_ns = monotonic_ns()
+    for tag in range(3000):
+        one, _ = submit(plane, tag, deadline_ns=now_ns + (7200 - tag) * 1000 * MS)
+        plane.cancel(one)
+    assert len(plane._deadlines) < 1100
+
+
 def test_an_answer_is_not_kept_until_its_deadline(plane: PythonPlane) -> None:
     plane.open(rules())
     Runner(plane, echo)

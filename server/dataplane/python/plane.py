@@ -191,7 +191,7 @@ class PythonPlane:
             plan = self._plans[rules.device]
             plan.running_until_ns = 0
             if ran_rows:
-                plan.queues[rules.queue_id].costs.observe(ran_rows, ran_ns)
+                plan.queues[rules.queue_id].costs.observe(ran_rows, ran_ns, ended_ns)
             for index, ticket in enumerate(tickets):
                 if ticket.state is TicketState.TAKEN:
                     answered[index] = True
@@ -279,7 +279,7 @@ class PythonPlane:
         heapq.heappush(self._deadlines, (ticket.deadline_ns, self._sequence, ticket))
         if self._deadlines[0][2] is ticket:
             self._timer_changed.notify()
-        elif len(self._deadlines) > 1000 + 4 * self._limit.requests:
+        if len(self._deadlines) > 1000 + 4 * self._limit.requests:
             # ended tickets leave the heap when their deadline comes; far deadlines must not pile up until then
             self._deadlines = [entry for entry in self._deadlines if entry[2].state is TicketState.WAITING]
             heapq.heapify(self._deadlines)
