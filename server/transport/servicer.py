@@ -81,6 +81,8 @@ class Servicer(NotOffered):
             await abort(context, error)
         finally:
             hand_over.callers -= 1
+            # the reply has the error, whose traceback leads here: a circle that would hold the request until a collection
+            del reply
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:  # noqa: N802
         """The process answers."""

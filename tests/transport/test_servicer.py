@@ -1,9 +1,11 @@
 """What the door does around the use cases: one answer per call, one status per error, nothing leaked."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
+from weakref import ref
 
 import grpc
 import numpy as np
@@ -381,3 +383,25 @@ def test_every_call_that_is_not_offered_says_so_quietly(caplog: pytest.LogCaptur
 
     run(main)
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("error", [Expired, BackendFailed, ValueError])
+def test_a_call_that_failed_is_free_at_once_not_when_garbage_is_next_collected(error: type[Exception]) -> None:
+    replies: list[ref[asyncio.Future[Any]]] = []
+
+    def admit(reply: asyncio.Future[Any]) -> None:
+        replies.append(ref(reply))
+        answering(error("no"))(reply)
+
+    async def main() -> None:
+        door = Door(admit)
+        gc.collect()
+        gc.disable()
+        try:
+            await door.ended(lambda context: door.infer(message(), context))
+            await asyncio.sleep(0)
+            assert replies[0]() is None
+        finally:
+            gc.enable()
+
+    run(main)
