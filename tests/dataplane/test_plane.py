@@ -104,6 +104,16 @@ def test_the_expired_leave_while_the_engine_is_busy_and_never_reach_it(plane: Py
     assert [batch.arrival_ns.size for batch in runner.batches] == [1]
 
 
+def test_why_a_ticket_was_refused_is_not_the_error_that_is_raised(plane: PythonPlane) -> None:
+    """A raised one leads to its caller's request, which must not stay as long as the ticket does."""
+    plane.open(rules())
+    ticket, reply = submit(plane, 1, deadline_ns=monotonic_ns() + 20 * MS)
+    raised = reply.exception(10)
+    assert isinstance(raised, Expired)
+    assert ticket.refusal is not raised
+    assert (type(ticket.refusal), str(ticket.refusal)) == (Expired, str(raised))
+
+
 def test_the_cancelled_leave_at_once_and_their_answer_is_nobodys(plane: PythonPlane) -> None:
     plane.open(rules())
     busy, release = threading.Event(), threading.Event()

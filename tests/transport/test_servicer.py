@@ -387,20 +387,27 @@ def test_every_call_that_is_not_offered_says_so_quietly(caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("error", [Expired, BackendFailed, ValueError])
 def test_a_call_that_failed_is_free_at_once_not_when_garbage_is_next_collected(error: type[Exception]) -> None:
-    replies: list[ref[asyncio.Future[Any]]] = []
+    left: list[ref[Any]] = []
 
     def admit(reply: asyncio.Future[Any]) -> None:
-        replies.append(ref(reply))
+        left.append(ref(reply))
         answering(error("no"))(reply)
 
     async def main() -> None:
         door = Door(admit)
+
+        def called() -> Coroutine[Any, Any, Any]:
+            context: Any = Context()
+            left.append(ref(context))
+            return door.servicer.ModelInfer(message(), context)
+
         gc.collect()
         gc.disable()
         try:
-            await door.ended(lambda context: door.infer(message(), context))
+            with pytest.raises(Aborted):
+                await called()
             await asyncio.sleep(0)
-            assert replies[0]() is None
+            assert [one() for one in left] == [None, None]
         finally:
             gc.enable()
 

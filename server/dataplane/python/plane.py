@@ -270,8 +270,10 @@ class PythonPlane:
         return reply
 
     def _end_all(self, tickets: Sequence[Ticket], error: PodiumError) -> list[Answer]:
+        # an error of their own, which nobody raises: the traceback of the one that is raised leads to its caller's request
+        refusal = type(error)(*error.args)
         for ticket in tickets:
-            ticket.refusal = error
+            ticket.refusal = refusal
         return [(self._end(ticket), error) for ticket in tickets]
 
     def _watch_deadline(self, ticket: Ticket) -> None:
