@@ -114,6 +114,31 @@ def test_why_a_ticket_was_refused_is_not_the_error_that_is_raised(plane: PythonP
     assert (type(ticket.refusal), str(ticket.refusal)) == (Expired, str(raised))
 
 
+def test_one_stall_of_the_door_does_not_refuse_tight_deadlines_for_half_a_minute() -> None:
+    now_ns = [1_000 * MS]
+    plane = PythonPlane(lambda: now_ns[0], InflightLimit(10, 2**30), deliver)
+    plane.open(rules())
+    plane.observe_delivery(MS)
+    plane.observe_delivery(5_000 * MS)  # everything stood still once
+    with pytest.raises(Expired, match="predicted to finish"):
+        submit_at(plane, now_ns[0], 50 * MS)
+    now_ns[0] += 1_000 * MS
+    probe = submit_at(plane, now_ns[0], 50 * MS)
+    batch = plane.take("cpu")
+    assert batch is not None
+    assert list(batch.tickets) == [probe]
+    plane.finish(batch, echo(batch), ran_rows=1, ran_ns=MS)
+    plane.observe_delivery(MS)
+    submit_at(plane, now_ns[0], 50 * MS)
+    plane.stop()
+
+
+def submit_at(plane: PythonPlane, now_ns: int, patience_ns: int) -> Ticket:
+    ticket = Ticket(rows_of(1, 1), Future(), now_ns, now_ns + patience_ns)
+    plane.submit(1, ticket)
+    return ticket
+
+
 def test_the_cancelled_leave_at_once_and_their_answer_is_nobodys(plane: PythonPlane) -> None:
     plane.open(rules())
     busy, release = threading.Event(), threading.Event()
