@@ -7,6 +7,7 @@ balancers look away before a single call is refused.
 import asyncio
 import importlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -122,8 +123,11 @@ class Server:
             return ["the server is draining"]
         return [*self._manager.ready_problems(), *(engine.problem for engine in self._engines if engine.problem)]
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain. Raises: OSError, RuntimeError when an address cannot be bound."""
+    async def run(self) -> bool:
+        """Serve until SIGTERM or SIGINT, then drain. False if something still executes.
+
+        Raises: OSError, RuntimeError when an address cannot be bound.
+        """
         settings = self._settings
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._leave)
@@ -138,12 +142,15 @@ class Server:
             self._manager.start()
             _log.info("serving", extra={"grpc": address, "http": settings.http_address, "plane": self._plane.kind})
             await self._leaving.wait()
-            await self._drain(server)
+            return await self._drain(server)
         finally:
             await http.cleanup()
 
-    async def _drain(self, server: grpc.aio.Server) -> None:
-        """Say so, go on serving while callers look away, refuse what is new, finish what was admitted, close."""
+    async def _drain(self, server: grpc.aio.Server) -> bool:
+        """Say so, go on serving while callers look away, refuse what is new, finish what was admitted, close.
+
+        False if a load or an execution did not end in time.
+        """
         settings = self._settings
         self._draining = True
         self._health.set_serving(False)
@@ -157,6 +164,7 @@ class Server:
         for engine in self._engines:
             await asyncio.to_thread(engine.join, _STOP_MODELS_S)
         _log.info("stopped", extra={"everything_closed": emptied})
+        return emptied and not any(engine.is_alive() for engine in self._engines)
 
     def _leave(self) -> None:
         """The first signal begins to drain, a second one skips the delay."""
@@ -226,12 +234,16 @@ def serve(settings: ServerSettings) -> int:
         sys.stderr.write("podium: the native data plane is not part of this build; use --data-plane python\n")
         return 1
 
-    async def main() -> None:
-        await Server(settings).run()
+    async def main() -> bool:
+        return await Server(settings).run()
 
     try:
-        asyncio.run(main())
+        ended = asyncio.run(main())
     except (OSError, RuntimeError) as error:
         _log.error("cannot serve", extra={"reason": str(error)})
         return 1
+    if not ended:
+        # a thread is inside native code; the interpreter's own end would take the libraries away under it, and abort
+        logging.shutdown()
+        os._exit(0)
     return 0

@@ -193,6 +193,8 @@ def _to_array(tensor: WireTensor, signature: Signature) -> Array:
             )
         flat = _to_numbers(tensor.data, NUMPY_DTYPES[tensor.datatype])
     try:
+        if not flat.size and signature.max_batch:
+            np.empty((signature.max_batch, *tensor.shape[1:]), flat.dtype)  # it must fit with the rows of others, too
         return flat.reshape(tensor.shape)
     except ValueError:
         # no element at all, but other dimensions whose product no address space holds: [0,2**62,2**62]

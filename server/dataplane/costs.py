@@ -35,6 +35,11 @@ class Estimate:
         self._mean_ns += error / 8
         self._deviation_ns += (abs(error) - self._deviation_ns) / 4
 
+    def at_most(self, other: "Estimate") -> None:
+        """Predict no more than `other` does."""
+        if self.predict_ns() > other.predict_ns():
+            self._mean_ns, self._deviation_ns = other._mean_ns, other._deviation_ns
+
 
 class CostModel:
     """Predicted execution time by rows.
@@ -47,7 +52,7 @@ class CostModel:
     def __init__(self, buckets: tuple[int, ...], costs_ns: tuple[int, ...]) -> None:
         self._buckets = buckets
         self._estimates = [Estimate(cost) for cost in costs_ns]
-        self._refusing_since_ns: int | None = None
+        self._refusing_since_ns: list[int | None] = [None] * len(buckets)
 
     def bucket_rows(self, rows: int) -> int:
         """The smallest bucket that holds `rows` rows."""
@@ -61,16 +66,30 @@ class CostModel:
         """
         return self._estimates[bisect_left(self._buckets, rows)].predict_ns()
 
-    def observe(self, rows: int, took_ns: int) -> None:
-        """Learn from one execution of `rows` rows."""
-        self._refusing_since_ns = None
-        self._estimates[bisect_left(self._buckets, rows)].observe(took_ns)
+    def observe(self, rows: int, took_ns: int, now_ns: int) -> None:
+        """Learn from one execution of `rows` rows that has ended now.
 
-    def refused(self, now_ns: int) -> None:
-        """Note that a prediction alone refused work."""
-        if self._refusing_since_ns is None:
-            self._refusing_since_ns = now_ns
+        Smaller buckets learn with it: more rows never cost less. Larger ones do not, or small batches that run would hide
+        for ever that a large one is refused wrongly.
+        """
+        index = bisect_left(self._buckets, rows)
+        estimate = self._estimates[index]
+        if self.probing(rows, now_ns - took_ns) and took_ns < estimate.predict_ns():
+            # what was learnt has just been proven wrong: at one probe a second, means would take half a minute to say so
+            estimate = self._estimates[index] = Estimate(took_ns)
+        else:
+            estimate.observe(took_ns)
+        for smaller in range(index):
+            self._estimates[smaller].at_most(estimate)
+        self._refusing_since_ns[: index + 1] = [None] * (index + 1)
 
-    def probing(self, now_ns: int) -> bool:
-        """Whether predictions must be ignored until the next execution (see `PROBE_AFTER_NS`)."""
-        return self._refusing_since_ns is not None and now_ns - self._refusing_since_ns >= PROBE_AFTER_NS
+    def refused(self, rows: int, now_ns: int) -> None:
+        """Note that the prediction for `rows` rows alone refused work."""
+        index = bisect_left(self._buckets, rows)
+        if self._refusing_since_ns[index] is None:
+            self._refusing_since_ns[index] = now_ns
+
+    def probing(self, rows: int, now_ns: int) -> bool:
+        """Whether predictions for `rows` rows must be ignored until as many have run (see `PROBE_AFTER_NS`)."""
+        since_ns = self._refusing_since_ns[bisect_left(self._buckets, rows)]
+        return since_ns is not None and now_ns - since_ns >= PROBE_AFTER_NS

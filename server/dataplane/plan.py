@@ -100,11 +100,11 @@ class Plan:
         self._arrivals += 1
         key = (ticket.priority, ticket.due_ns, self._arrivals)
         lane = queue.lanes.get(ticket.shape_key)
-        if queue.rules.early_drop and ticket.deadline_ns < NO_DEADLINE_NS and not queue.costs.probing(now_ns):
-            finish_ns = self._predict_finish_ns(queue, lane, key, ticket.rows, now_ns) + self._delivery.predict_ns()
-            late_ns = finish_ns - ticket.deadline_ns
-            if late_ns > 0:
-                queue.costs.refused(now_ns)
+        if queue.rules.early_drop and ticket.deadline_ns < NO_DEADLINE_NS:
+            finish_ns, batch_rows = self._predict_finish(queue, lane, key, ticket.rows, now_ns)
+            late_ns = finish_ns + self._delivery.predict_ns() - ticket.deadline_ns
+            if late_ns > 0 and not queue.costs.probing(batch_rows, now_ns):
+                queue.costs.refused(batch_rows, now_ns)
                 raise Expired(f"Request timeout expired: predicted to finish {late_ns / 1e6:.3f} ms after its deadline")
         if lane is None:
             lane = queue.lanes[ticket.shape_key] = Lane(queue, ticket.shape_key)
@@ -153,14 +153,14 @@ class Plan:
     def _fill(self, lane: Lane, now_ns: int, late: list[Ticket]) -> Release | None:
         """The next batch of a lane; or None, when tickets had to be dropped and another lane may now be more urgent."""
         queue = lane.queue
-        predictive = queue.rules.early_drop and not queue.costs.probing(now_ns)
         count, rows = _prefix(lane, queue.cap_rows)
+        predictive = queue.rules.early_drop and not queue.costs.probing(rows, now_ns)
         finish_ns = now_ns + queue.costs.predict_ns(rows) + self._delivery.predict_ns() if predictive else now_ns
         tickets = lane.tickets[:count]
         gone = [ticket for ticket in tickets if ticket.deadline_ns <= finish_ns]
         if gone:
             if any(ticket.deadline_ns > now_ns for ticket in gone):
-                queue.costs.refused(now_ns)
+                queue.costs.refused(rows, now_ns)
             for ticket in gone:
                 self.withdraw(ticket)
             late.extend(gone)
@@ -184,21 +184,23 @@ class Plan:
         if not lane.tickets:
             del lane.queue.lanes[lane.shape_key]
 
-    def _predict_finish_ns(self, queue: Queue, lane: Lane | None, key: Key, rows: int, now_ns: int) -> int:
-        """When a ticket with this key would be answered: the running batch, what is more urgent, then its own batch."""
+    def _predict_finish(self, queue: Queue, lane: Lane | None, key: Key, rows: int, now_ns: int) -> tuple[int, int]:
+        """When a ticket with this key would be executed (the running batch, what is more urgent, then its own batch), and the
+        rows of that batch.
+        """
         finish_ns = max(now_ns, self.running_until_ns)
         for other_queue in self.queues.values():
             for other in other_queue.lanes.values():
                 if other is not lane and other.keys[0] < key:
                     finish_ns += _backlog_ns(other, bisect_left(other.keys, key))
         if lane is None:
-            return finish_ns + queue.costs.predict_ns(rows)
+            return finish_ns + queue.costs.predict_ns(rows), rows
         before = bisect_left(lane.keys, key)
         rows_before = before * lane.rows // len(lane.tickets)
         full, rest = divmod(rows_before, queue.cap_rows)
         behind = lane.rows - rows_before
         own = min(queue.cap_rows, rest + behind + rows)
-        return finish_ns + full * queue.costs.predict_ns(queue.cap_rows) + queue.costs.predict_ns(own)
+        return finish_ns + full * queue.costs.predict_ns(queue.cap_rows) + queue.costs.predict_ns(own), own
 
 
 def _backlog_ns(lane: Lane, tickets: int) -> int:

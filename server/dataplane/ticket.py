@@ -4,11 +4,13 @@ Its state moves by a table, and ENDED is final: whoever moves a ticket there own
 """
 
 from enum import Enum
+from sys import getsizeof
 from typing import Any, Protocol
 
 from server.core.clock import NS_PER_S
 from server.core.errors import PodiumError
 from server.core.signature import CheckedRows
+from server.core.tensors import Array
 
 NO_DEADLINE_NS = 2**62
 PATIENCE_NS = 10 * NS_PER_S
@@ -76,7 +78,7 @@ class Ticket:
         self.checked: CheckedRows | None = checked
         self.rows = checked.rows
         self.shape_key = checked.shape_key
-        self.nbytes = sum(array.nbytes for array in checked.arrays.values())
+        self.nbytes = sum(map(_held_bytes, checked.arrays.values()))
         self.reply = reply
         self.arrival_ns = arrival_ns
         self.deadline_ns = deadline_ns
@@ -100,3 +102,10 @@ class Ticket:
         reply = self.reply
         del self.reply
         return reply
+
+
+def _held_bytes(array: Array) -> int:
+    """Memory of an input. An array of BYTES holds pointers, so its elements count as well: one may be megabytes."""
+    if array.dtype != object:
+        return array.nbytes
+    return array.nbytes + sum(map(getsizeof, array.ravel().tolist()))

@@ -180,5 +180,6 @@ def run_golden(backend: Backend, inputs: Mapping[str, Array]) -> dict[str, Array
             for first in range(0, count, size)
         ]
         return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
-    runs = [backend.run({name: array[index] for name, array in inputs.items()}) for index in range(count)]
+    # the ellipsis keeps a scalar an array
+    runs = [backend.run({name: array[index, ...] for name, array in inputs.items()}) for index in range(count)]
     return {name: np.stack([run[name] for run in runs]) for name in runs[0]}

@@ -61,7 +61,8 @@ def list_files(folder: Path, root: Path) -> Listing:
 
 
 def _target(path: Path, relative: str, root: Path) -> os.stat_result:
-    if not path.resolve().is_relative_to(root):
+    # not path.resolve(), which raises RuntimeError for links in a circle; stat says so as an OSError
+    if not Path(os.path.realpath(path)).is_relative_to(root):
         raise RegistryError(f"{relative} is a link that leads out of the repository")
     try:
         found = path.stat()

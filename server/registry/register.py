@@ -89,6 +89,8 @@ def register(
             manifest = _manifest(VersionKey(name, number), fields, digests, golden)
             if fields.parent is not None and not (folder / str(fields.parent)).is_dir():
                 raise NotFound(f"parent version {fields.parent} of {name}:{number} is not in the repository")
+            if aliases:
+                read_aliases(folder)  # not after the naming: it would fail then, with the version in place
             write_new(incoming / MANIFEST_FILE, manifest_bytes(manifest))
             sync_folder(incoming)
             # settings first: a version must not be seen under the settings of its predecessor

@@ -70,7 +70,8 @@ def parse_settings(data: bytes) -> ModelSettings:
         return ModelSettings.model_validate(tomllib.loads(data.decode()))
     except ValidationError as error:
         raise RegistryError(f"{SETTINGS_FILE}: {faults(error)}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # not tomllib's own error alone: text that is no UTF-8, a number of thousands of digits, brackets without end
+    except (ValueError, RecursionError) as error:
         raise RegistryError(f"{SETTINGS_FILE}: {error}") from None
 
 
@@ -146,7 +147,7 @@ class LocalDirectory:
         except RegistryError as error:
             problem = str(error)
         if problem is not None:
-            raise RegistryError(f"{found.key}: {problem}")
+            raise RegistryError(f"{found.key}: {_printable(problem)}")
 
     def digests(self, found: FoundVersion) -> dict[str, FileDigest]:
         """The digest of every file as it is now: all that can be said of a version without manifest.
@@ -157,7 +158,7 @@ class LocalDirectory:
             files = list_files(found.folder, self.root.resolve()).files
             return {path: digest_file(found.folder / path) for path in sorted(files) if path != MANIFEST_FILE}
         except OSError as error:
-            raise RegistryError(f"{found.key}: {error.filename} cannot be read: {error.strerror}") from None
+            raise RegistryError(f"{found.key}: {_printable(str(error.filename))} cannot be read: {error.strerror}") from None
 
     def _model(self, folder: Path, root: Path) -> FoundModel | None:
         numbers = sorted(number for child in folder.iterdir() if (number := version_number(child.name)) is not None)
@@ -212,7 +213,8 @@ class LocalDirectory:
         settled = manifest is not None or abs(self._now_s() - newest_s) >= self._settle_s
         size_bytes = sum(file.bytes for file in listing.files.values())
         stamp = _stamp(listing, folder.parent / SETTINGS_FILE)
-        return FoundVersion(key, folder, stamp, problem, settled, manifest, size_bytes, newest_s)
+        shown = None if problem is None else _printable(problem)
+        return FoundVersion(key, folder, stamp, shown, settled, manifest, size_bytes, newest_s)
 
 
 def _is_inner_folder(folder: Path, root: Path) -> bool:
@@ -250,4 +252,5 @@ def _stamp(listing: Listing, settings_file: Path) -> str:
 
 
 def _printable(name: str) -> str:
+    """A name, or a text with one in it, as UTF-8 can carry it: file names may hold any bytes."""
     return os.fsencode(name).decode(errors="backslashreplace")

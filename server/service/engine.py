@@ -44,6 +44,7 @@ class Engine(threading.Thread):
         try:
             while (batch := self._plane.take(self._device)) is not None:
                 self._step(batch)
+                del batch  # while it waits for the next one: its tensors, and a version that is unloaded meanwhile
         except Exception as error:  # noqa: BLE001 - a bug; a server that executes nothing must not look ready
             _log.exception("the engine has crashed", extra={"device": self._device})
             self.problem = f"the engine of device '{self._device}' has crashed: {type(error).__name__}: {error}"

@@ -34,7 +34,8 @@ def _run(backend: Backend, batch: Batch, inputs: Mapping[str, Array], first: int
     except BackendDead:
         raise
     except BackendFailed as error:
-        failed = error
+        # its traceback leads to this frame, which has it: a circle that would hold the batch until a collection
+        failed = error.with_traceback(None)
     except Exception as error:  # noqa: BLE001 - a bug in a backend must not end the engine or lose a ticket
         _log.exception("backend raised outside its contract", extra={"model": str(batch.rules.key)})
         failed = BackendFailed(f"executing '{batch.rules.key.model}' failed: {type(error).__name__}")

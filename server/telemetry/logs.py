@@ -61,3 +61,5 @@ def configure(level: Level) -> None:
     handler.setFormatter(JsonLines())
     root.addHandler(handler)
     root.setLevel(level.upper())
+    # one line per group of file events, whether or not they matter; a log inside the repository would feed itself
+    logging.getLogger("watchfiles").setLevel(max(logging.WARNING, root.level))

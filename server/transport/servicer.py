@@ -84,6 +84,9 @@ class Servicer(NotOffered):
             await abort(context, error)
         finally:
             hand_over.callers -= 1
+            # the reply and the context have the error, whose traceback leads here: circles that would hold the request, and
+            # all its tensors, until a collection
+            del reply, context
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:  # noqa: N802
         """The process answers."""
@@ -223,8 +226,11 @@ async def answer_on_thread(context: Context, threads: WaitingThreads, respond: C
 
 async def abort(context: Context, error: Exception) -> NoReturn:
     """End a call with the code and text of an error. What is not a `PodiumError` is a bug: logged, not shown to callers."""
-    if isinstance(error, PodiumError):
-        await context.abort(code_for(error), str(error))
-    _log.error("a call failed unexpectedly", exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}")
+    try:
+        if isinstance(error, PodiumError):
+            await context.abort(code_for(error), str(error))
+        _log.error("a call failed unexpectedly", exc_info=error)
+        await context.abort(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}")
+    finally:
+        del context  # gRPC's context keeps what it raises: see ModelInfer
     raise AssertionError("abort raises")

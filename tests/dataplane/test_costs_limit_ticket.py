@@ -1,12 +1,14 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.core.errors import Overloaded
+from server.core.signature import CheckedRows
 from server.dataplane.costs import PROBE_AFTER_NS, CostModel
 from server.dataplane.limit import InflightLimit
-from server.dataplane.ticket import TRANSITIONS, TicketState
-from tests.dataplane.histories import ticket
+from server.dataplane.ticket import TRANSITIONS, Ticket, TicketState
+from tests.dataplane.histories import CountingReply, ticket
 
 
 def test_prediction_is_the_bucket_that_holds_the_rows() -> None:
@@ -18,7 +20,7 @@ def test_prediction_is_the_bucket_that_holds_the_rows() -> None:
 def test_an_unmeasured_bucket_is_learned_from_its_first_run() -> None:
     costs = CostModel((1, 4), (0, 0))
     assert costs.predict_ns(3) == 0
-    costs.observe(3, 900)
+    costs.observe(3, 900, 900)
     assert (costs.predict_ns(4), costs.predict_ns(1)) == (900, 0)
 
 
@@ -26,26 +28,53 @@ def test_an_unmeasured_bucket_is_learned_from_its_first_run() -> None:
 def test_prediction_follows_a_machine_that_changed_speed(before: int, after: int) -> None:
     costs = CostModel((8,), (before,))
     for _ in range(200):
-        costs.observe(8, after)
+        costs.observe(8, after, after)
     assert costs.predict_ns(8) == pytest.approx(after, rel=0.01, abs=2)
 
 
 def test_noise_widens_the_prediction() -> None:
     costs = CostModel((1,), (100,))
     for took in (60, 140) * 50:
-        costs.observe(1, took)
+        costs.observe(1, took, took)
     assert costs.predict_ns(1) > 120
 
 
 def test_probing_starts_after_a_second_of_refusals_and_ends_with_a_run() -> None:
     costs = CostModel((1,), (100,))
-    assert not costs.probing(PROBE_AFTER_NS)
-    costs.refused(5)
-    costs.refused(50)
-    assert not costs.probing(PROBE_AFTER_NS)
-    assert costs.probing(5 + PROBE_AFTER_NS)
-    costs.observe(1, 100)
-    assert not costs.probing(10 * PROBE_AFTER_NS)
+    assert not costs.probing(1, PROBE_AFTER_NS)
+    costs.refused(1, 5)
+    costs.refused(1, 50)
+    assert not costs.probing(1, PROBE_AFTER_NS)
+    assert costs.probing(1, 5 + PROBE_AFTER_NS)
+    costs.observe(1, 100, 5 + PROBE_AFTER_NS)
+    assert not costs.probing(1, 10 * PROBE_AFTER_NS)
+
+
+def test_a_run_ends_the_probing_of_its_bucket_and_of_smaller_ones() -> None:
+    costs = CostModel((1, 4, 8), (100, 100, 100))
+    for rows in (1, 4, 8):
+        costs.refused(rows, 0)
+    costs.observe(3, 100, 200)
+    assert [costs.probing(rows, PROBE_AFTER_NS) for rows in (1, 4, 8)] == [False, False, True]
+
+
+def test_more_rows_never_cost_less() -> None:
+    costs = CostModel((1, 8), (100, 200))
+    costs.observe(1, 1_000_000, 1_000_000)  # the machine stood still
+    assert costs.predict_ns(1) > 1_000
+    costs.observe(8, 200, 2_000_000)
+    assert costs.predict_ns(1) == costs.predict_ns(8) == 200
+
+
+def test_a_probe_that_was_faster_than_predicted_is_believed_at_once() -> None:
+    costs = CostModel((1,), (100,))
+    costs.observe(1, 1_000_000, 1_000_000)
+    costs.refused(1, 1_000_000)
+    costs.observe(1, 100, 1_000_000 + PROBE_AFTER_NS + 100)
+    assert costs.predict_ns(1) == 100
+    costs.refused(1, 0)
+    costs.observe(1, 900, PROBE_AFTER_NS + 900)  # slower: learned from as ever
+    assert costs.predict_ns(1) == 100 + 100 + 200
 
 
 def test_limit_by_requests_and_bytes() -> None:
@@ -61,6 +90,12 @@ def test_limit_by_requests_and_bytes() -> None:
     limit.leave(50)
     limit.leave(50)
     assert (limit.requests, limit.bytes) == (0, 0)
+
+
+def test_a_ticket_counts_the_bytes_of_its_texts() -> None:
+    texts = np.array([[b"a" * 1000], [b"b" * 500]], dtype=object)
+    checked = CheckedRows({"X": texts, "Y": np.zeros((2, 1), np.float32)}, 2, ())
+    assert Ticket(checked, CountingReply(), 0).nbytes >= 1500 + 8
 
 
 def test_ticket_transitions_walk_the_table() -> None:

@@ -150,6 +150,24 @@ def test_early_drop_refuses_what_the_full_batch_would_make_late_and_refills() ->
     assert plan.running_until_ns == 200
 
 
+def test_small_batches_that_run_do_not_keep_a_large_one_refused_for_ever() -> None:
+    plan = plan_of(rules(costs_ns=(100, 100, 100, 5_000)))  # 8 rows were slow once
+    costs = plan.queues[1].costs
+    large = None
+    for now_ns in range(0, 3 * PROBE_AFTER_NS, PROBE_AFTER_NS // 10):
+        plan.admit(ticket(rows=1, deadline_ns=now_ns + 1_000), now_ns)
+        assert len(release(plan, now_ns)) == 1
+        costs.observe(1, 100, now_ns + 100)
+        plan.running_until_ns = 0
+        try:
+            large = ticket(rows=8, deadline_ns=now_ns + 1_000)
+            plan.admit(large, now_ns)
+        except Expired:
+            continue
+        break
+    assert release(plan, now_ns) == [large]
+
+
 def test_without_early_drop_only_the_expired_are_refused() -> None:
     plan = plan_of(rules(costs_ns=(100, 100, 100, 200), early_drop=False))
     expired, tight = ticket(deadline_ns=40), ticket(deadline_ns=60)
@@ -182,7 +200,7 @@ def test_a_prediction_that_refuses_everything_is_probed() -> None:
     probe = ticket(deadline_ns=later + 1_000)
     plan.admit(probe, later)
     assert release(plan, later) == [probe]
-    plan.queues[1].costs.observe(1, 10)
+    plan.queues[1].costs.observe(1, 10**9, later + 10**9)  # the prediction was right
     with pytest.raises(Expired):
         plan.admit(ticket(deadline_ns=later + 1_000), later)
 

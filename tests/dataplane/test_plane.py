@@ -104,6 +104,41 @@ def test_the_expired_leave_while_the_engine_is_busy_and_never_reach_it(plane: Py
     assert [batch.arrival_ns.size for batch in runner.batches] == [1]
 
 
+def test_why_a_ticket_was_refused_is_not_the_error_that_is_raised(plane: PythonPlane) -> None:
+    """A raised one leads to its caller's request, which must not stay as long as the ticket does."""
+    plane.open(rules())
+    ticket, reply = submit(plane, 1, deadline_ns=monotonic_ns() + 20 * MS)
+    raised = reply.exception(10)
+    assert isinstance(raised, Expired)
+    assert ticket.refusal is not raised
+    assert (type(ticket.refusal), str(ticket.refusal)) == (Expired, str(raised))
+
+
+def test_one_stall_of_the_door_does_not_refuse_tight_deadlines_for_half_a_minute() -> None:
+    now_ns = [1_000 * MS]
+    plane = PythonPlane(lambda: now_ns[0], InflightLimit(10, 2**30), deliver)
+    plane.open(rules())
+    plane.observe_delivery(MS)
+    plane.observe_delivery(5_000 * MS)  # everything stood still once
+    with pytest.raises(Expired, match="predicted to finish"):
+        submit_at(plane, now_ns[0], 50 * MS)
+    now_ns[0] += 1_000 * MS
+    probe = submit_at(plane, now_ns[0], 50 * MS)
+    batch = plane.take("cpu")
+    assert batch is not None
+    assert list(batch.tickets) == [probe]
+    plane.finish(batch, echo(batch), ran_rows=1, ran_ns=MS)
+    plane.observe_delivery(MS)
+    submit_at(plane, now_ns[0], 50 * MS)
+    plane.stop()
+
+
+def submit_at(plane: PythonPlane, now_ns: int, patience_ns: int) -> Ticket:
+    ticket = Ticket(rows_of(1, 1), Future(), now_ns, now_ns + patience_ns)
+    plane.submit(1, ticket)
+    return ticket
+
+
 def test_the_cancelled_leave_at_once_and_their_answer_is_nobodys(plane: PythonPlane) -> None:
     plane.open(rules())
     busy, release = threading.Event(), threading.Event()
@@ -248,6 +283,15 @@ def test_far_deadlines_do_not_pile_up(plane: PythonPlane) -> None:
         plane.cancel(one)
     for tag in range(3):
         submit(plane, tag, deadline_ns=monotonic_ns() + 7200 * 1000 * MS)
+    assert len(plane._deadlines) < 1100
+
+
+def test_deadlines_that_each_come_before_the_last_do_not_pile_up(plane: PythonPlane) -> None:
+    plane.open(rules())
+    now_ns = monotonic_ns()
+    for tag in range(3000):
+        one, _ = submit(plane, tag, deadline_ns=now_ns + (7200 - tag) * 1000 * MS)
+        plane.cancel(one)
     assert len(plane._deadlines) < 1100
 
 

@@ -167,6 +167,19 @@ def test_examples_of_a_model_without_batches() -> None:
     assert np.array_equal(run_golden(backend, {"x": inputs[0]})["y"], inputs[0] * 2)
 
 
+class OnlyArrays(Backend):
+    """Refuses numpy's scalars, as ONNX Runtime does."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        assert all(isinstance(array, np.ndarray) for array in inputs.values())
+        return super().run(inputs)
+
+
+def test_golden_scalars_stay_arrays() -> None:
+    inputs = np.arange(3, dtype=np.float32)
+    assert np.array_equal(run_golden(OnlyArrays(KEY, max_batch=0, shape=()), {"x": inputs})["y"], inputs * 2)
+
+
 @pytest.mark.parametrize(
     ("inputs", "text"),
     [

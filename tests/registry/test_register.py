@@ -186,6 +186,14 @@ def test_what_is_refused_at_the_last_step_leaves_nothing(
     assert [path.name for path in (root / "demo").iterdir()] == ["1"]
 
 
+def test_aliases_that_cannot_be_read_are_refused_before_the_version_is_there(root: Path, model_file: Path) -> None:
+    (root / "demo").mkdir(parents=True)
+    (root / "demo" / "aliases.json").write_text("{")
+    with pytest.raises(RegistryError, match=r"^aliases\.json: "):
+        register(root, "demo", {"model.onnx": model_file}, ManifestFields(), version=1, aliases=["champion"])
+    assert [path.name for path in (root / "demo").iterdir()] == ["aliases.json"]
+
+
 def test_a_model_folder_that_leads_out_is_refused(root: Path, model_file: Path, tmp_path: Path) -> None:
     root.mkdir()
     (tmp_path / "outside").mkdir()

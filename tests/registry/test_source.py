@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,16 @@ def test_every_settings_fault_is_named_at_once() -> None:
         parse_settings(b'colour = "red"\n[queue]\ndepth = 3')
 
 
+@pytest.mark.parametrize("text", [f"a = {'[' * 5000}{']' * 5000}", f"max_batch = {'9' * 5000}"])
+def test_settings_that_exhaust_the_parser_are_refused_like_any_other(root: Path, text: str) -> None:
+    bare(root)
+    (root / "demo" / "model.toml").write_text(text)
+    bare(root, "neighbour")
+    models = LocalDirectory(root, NEVER_WAIT).scan()
+    assert (models["demo"].problem or "").startswith("model.toml: ")
+    assert models["neighbour"].problem is None
+
+
 @pytest.mark.parametrize("text", ['{"Champion": 1}', '{"3": 1}', '{"champion": "1"}', '{"champion": 0}', "[]", "{", ""])
 def test_refused_aliases_are_the_models_problem_but_its_settings_stand(root: Path, text: str) -> None:
     bare(root)
@@ -197,8 +208,17 @@ def link_folder(folder: Path) -> None:
     (folder / "x").symlink_to(folder)
 
 
+def link_loop(folder: Path) -> None:
+    (folder / "x").symlink_to("y")
+    (folder / "y").symlink_to("x")
+
+
 def pipe(folder: Path) -> None:
     os.mkfifo(folder / "x")
+
+
+def pipe_whose_name_is_no_text(folder: Path) -> None:
+    os.mkfifo(folder / os.fsdecode(b"x\xff"))
 
 
 def nothing(folder: Path) -> None:
@@ -213,6 +233,8 @@ def nothing(folder: Path) -> None:
         (link_nowhere, "x is a broken link"),
         (link_folder, "x is a link to a folder"),
         (pipe, "x is not a regular file"),
+        # a caller reads these words as protobuf text, which must be UTF-8
+        (pipe_whose_name_is_no_text, r"x\xff is not a regular file"),
         (nothing, "holds no files"),
     ],
 )
@@ -222,8 +244,24 @@ def test_what_cannot_be_part_of_a_version_is_its_problem(root: Path, change: Cal
     versions = LocalDirectory(root, NEVER_WAIT).scan()["demo"].versions
     assert versions[1].problem is None
     assert (versions[2].problem or "").startswith(text)
-    with pytest.raises(RegistryError, match=f"^demo:2: {text}"):
+    with pytest.raises(RegistryError, match=f"^demo:2: {re.escape(text)}"):
         LocalDirectory(root, NEVER_WAIT).verify(versions[2])
+
+
+def test_links_in_a_circle_are_the_versions_problem(root: Path) -> None:
+    bare(root)
+    link_loop(bare(root, version=2))
+    versions = LocalDirectory(root, NEVER_WAIT).scan()["demo"].versions
+    assert versions[1].problem is None
+    assert (versions[2].problem or "").endswith("is a broken link: Too many levels of symbolic links")
+
+
+def test_a_surplus_file_whose_name_is_no_text_can_be_named(root: Path) -> None:
+    folder = registered(root)
+    found = scan_one(root)
+    (folder / os.fsdecode(b"x\xff")).write_text("")
+    with pytest.raises(RegistryError, match=re.escape(r"demo:1: x\xff is not listed")):
+        LocalDirectory(root, NEVER_WAIT).verify(found)
 
 
 def truncate(folder: Path) -> None:

@@ -54,6 +54,31 @@ def put(repository: Path, name: str, version: int, files: dict[str, bytes], sett
     return incoming.replace(model / str(version))
 
 
+def put_loop(repository: Path, name: str) -> None:
+    """A model that multiplies `x` by itself `n` times: as long within one call of native code as a caller asks for."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going"], ["on"]),
+            helper.make_node("MatMul", ["v", "v"], ["squared"]),
+            helper.make_node("Tanh", ["squared"], ["w"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("w", TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [helper.make_node("Squeeze", ["n"], ["times"]), helper.make_node("Loop", ["times", "yes", "x"], ["y"], body=body)]
+    always = numpy_helper.from_array(np.array(True), "yes")
+    inputs: dict[str, tuple[str, Shape]] = {"x": ("FP32", [8, 8]), "n": ("INT64", [1])}
+    put(repository, name, 1, {"model.onnx": graph(nodes, inputs, {"y": ("FP32", [8, 8])}, always)})
+
+
 def remove(repository: Path, name: str) -> None:
     """Take a model away in one step."""
     away = repository.parent / f"{repository.name}-removed-{name}"

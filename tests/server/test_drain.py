@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import grpc_service_pb2 as pb
 from protos.grpc_service_pb2_grpc import GRPCInferenceServiceStub
-from tests.server.models import put_fake
+from tests.server.models import put_fake, put_loop
 from tests.server.serving import ROOT, Serving, infer_message, until
 
 ROW = {"x": ("FP32", [1, 4], bytes(range(16)))}
@@ -130,6 +130,22 @@ def test_a_load_that_takes_long_does_not_keep_it(repository: Path, tmp_path: Pat
             assert told.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
     finally:
         server.stop()
+
+
+def test_a_backend_that_never_returns_does_not_keep_it_or_crash_it(repository: Path, tmp_path: Path) -> None:
+    put_loop(repository, "stuck")
+    server = Serving(repository, tmp_path, drain_grace_s=0.1)
+    inputs = {"x": ("FP32", [8, 8], bytes(256)), "n": ("INT64", [1], (2**60).to_bytes(8, "little"))}
+    try:
+        with server.stub() as stub:
+            call = stub.ModelInfer.future(infer_message("stuck", inputs))
+            stub.ModelReady(pb.ModelReadyRequest(name="stuck"))
+            server.terminate()
+            with pytest.raises(grpc.RpcError):
+                call.result()
+    finally:
+        server.stop()  # status 0: the interpreter did not abort over a thread that is still inside the backend
+    assert server.lines()[-1] == {**server.lines()[-1], "event": "stopped", "everything_closed": False}
 
 
 def refused(*arguments: str) -> tuple[int, str]:

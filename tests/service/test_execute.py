@@ -1,7 +1,9 @@
 """A request that cannot be executed fails alone, whatever it shares its batch with."""
 
+import gc
 from collections.abc import Mapping
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -106,3 +108,24 @@ def test_a_dead_backend_is_nobodys_fault() -> None:
     with pytest.raises(BackendDead):
         execute(backend, batch_of([1, 1, 1, 1], {2}))
     assert backend.runs == [4]
+
+
+class FailingBackend(PickyBackend):
+    """Every run fails, each with an error of its own, as real backends do."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        raise BackendFailed(f"cannot add to {len(inputs['x'])} rows")
+
+
+def test_a_failed_batch_is_free_at_once_not_when_garbage_is_next_collected() -> None:
+    batch = batch_of([1, 1, 1], set())
+    rows = ref(batch.inputs["x"])
+    gc.collect()
+    gc.disable()
+    try:
+        parts = execute(FailingBackend(BackendFailed("")), batch)
+        assert [str(part.error) for part in parts] == ["cannot add to 1 rows"] * 3
+        del parts, batch
+        assert rows() is None
+    finally:
+        gc.enable()

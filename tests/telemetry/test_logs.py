@@ -112,3 +112,12 @@ def test_configuring_twice_writes_each_line_once_and_keeps_foreign_handlers(
     (line,) = captured.err.splitlines()
     assert (json.loads(line)["event"], json.loads(line)["port"]) == ("high enough", 8001)
     assert foreign in root.handlers
+
+
+def test_the_watch_does_not_log_every_file_event(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+    """Least of all where the log itself lies in the repository: each line would bring the next."""
+    configure("info")
+    logging.getLogger("watchfiles.main").info("1 change detected")
+    logging.getLogger("watchfiles.main").warning("something is wrong")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["event"] == "something is wrong"

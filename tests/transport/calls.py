@@ -10,11 +10,12 @@ class Aborted(Exception):
 
 
 class Context:
-    """A call's context: remembers how it was ended."""
+    """A call's context: remembers how it was ended, and what it raised, as gRPC's does."""
 
     def __init__(self, remaining_s: float | None = None) -> None:
         self.remaining_s = remaining_s
         self.ended: tuple[grpc.StatusCode, str] | None = None
+        self.raised: Aborted | None = None
 
     def time_remaining(self) -> float | None:
         return self.remaining_s
@@ -22,4 +23,6 @@ class Context:
     async def abort(self, code: grpc.StatusCode, details: str) -> Any:
         assert self.ended is None
         self.ended = (code, details)
-        raise Aborted
+        self.raised = raised = Aborted()
+        del self  # gRPC's own is no Python frame, so that a traceback does not lead to the context through it
+        raise raised

@@ -1,9 +1,11 @@
 """What the door does around the use cases: one answer per call, one status per error, nothing leaked."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
+from weakref import ref
 
 import grpc
 import numpy as np
@@ -406,3 +408,32 @@ def test_every_call_that_is_not_offered_says_so_quietly(caplog: pytest.LogCaptur
 
     run(main)
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("error", [Expired, BackendFailed, ValueError])
+def test_a_call_that_failed_is_free_at_once_not_when_garbage_is_next_collected(error: type[Exception]) -> None:
+    left: list[ref[Any]] = []
+
+    def admit(reply: asyncio.Future[Any]) -> None:
+        left.append(ref(reply))
+        answering(error("no"))(reply)
+
+    async def main() -> None:
+        door = Door(admit)
+
+        def called() -> Coroutine[Any, Any, Any]:
+            context: Any = Context()
+            left.append(ref(context))
+            return door.servicer.ModelInfer(message(), context)
+
+        gc.collect()
+        gc.disable()
+        try:
+            with pytest.raises(Aborted):
+                await called()
+            await asyncio.sleep(0)
+            assert [one() for one in left] == [None, None]
+        finally:
+            gc.enable()
+
+    run(main)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from server.core.clock import NS_PER_S, Clock
 from server.core.errors import BackendFailed, Expired, PodiumError, ShuttingDown
 from server.core.tensors import Array
-from server.dataplane.costs import Estimate
+from server.dataplane.costs import PROBE_AFTER_NS, Estimate
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.plan import Plan, Release
@@ -70,6 +70,7 @@ class PythonPlane:
         self._timer_changed = threading.Condition(self._lock)
         self._plans: dict[str, Plan] = {}
         self._delivery = Estimate()
+        self._delivered_ns = 0
         self._devices: dict[int, str] = {}
         self._running: dict[int, int] = {}
         self._sleeping: set[str] = set()
@@ -115,7 +116,12 @@ class PythonPlane:
     def observe_delivery(self, took_ns: int) -> None:
         """Learn how long the answers of an executed batch needed to leave."""
         with self._lock:
+            now_ns = self._clock()
+            if now_ns - self._delivered_ns >= PROBE_AFTER_NS:
+                # this was a probe, or first after a lull: believed at once, where means would refuse for half a minute more
+                self._delivery.at_most(Estimate(took_ns))
             self._delivery.observe(took_ns)
+            self._delivered_ns = now_ns
 
     def cancel(self, ticket: Ticket) -> TicketState:
         """End a ticket without an answer, unless it has ended. A running batch goes on without it.
@@ -191,7 +197,7 @@ class PythonPlane:
             plan = self._plans[rules.device]
             plan.running_until_ns = 0
             if ran_rows:
-                plan.queues[rules.queue_id].costs.observe(ran_rows, ran_ns)
+                plan.queues[rules.queue_id].costs.observe(ran_rows, ran_ns, ended_ns)
             for index, ticket in enumerate(tickets):
                 if ticket.state is TicketState.TAKEN:
                     answered[index] = True
@@ -270,8 +276,10 @@ class PythonPlane:
         return reply
 
     def _end_all(self, tickets: Sequence[Ticket], error: PodiumError) -> list[Answer]:
+        # an error of their own, which nobody raises: the traceback of the one that is raised leads to its caller's request
+        refusal = type(error)(*error.args)
         for ticket in tickets:
-            ticket.refusal = error
+            ticket.refusal = refusal
         return [(self._end(ticket), error) for ticket in tickets]
 
     def _watch_deadline(self, ticket: Ticket) -> None:
@@ -279,7 +287,7 @@ class PythonPlane:
         heapq.heappush(self._deadlines, (ticket.deadline_ns, self._sequence, ticket))
         if self._deadlines[0][2] is ticket:
             self._timer_changed.notify()
-        elif len(self._deadlines) > 1000 + 4 * self._limit.requests:
+        if len(self._deadlines) > 1000 + 4 * self._limit.requests:
             # ended tickets leave the heap when their deadline comes; far deadlines must not pile up until then
             self._deadlines = [entry for entry in self._deadlines if entry[2].state is TicketState.WAITING]
             heapq.heapify(self._deadlines)
