@@ -12,6 +12,11 @@ PROBE_AFTER_NS = NS_PER_S
 """Once predictions alone have refused work for this long, one batch runs regardless: a prediction that is too high could
 otherwise never be corrected, because nothing would run to correct it."""
 
+PROBE_SPACING = 20
+PROBE_AT_LATEST_NS = 30 * NS_PER_S
+"""Where the prediction is right, a probe is a batch that comes too late: so many times its own cost apart, probes take at
+most 5 % of the device. But a prediction may also be absurd, so they never wait longer than this."""
+
 
 class Estimate:
     """How long something takes: mean plus mean deviation of what was observed. Units: ns. 0 until the first observation."""
@@ -91,5 +96,9 @@ class CostModel:
 
     def probing(self, rows: int, now_ns: int) -> bool:
         """Whether predictions for `rows` rows must be ignored until as many have run (see `PROBE_AFTER_NS`)."""
-        since_ns = self._refusing_since_ns[bisect_left(self._buckets, rows)]
-        return since_ns is not None and now_ns - since_ns >= PROBE_AFTER_NS
+        index = bisect_left(self._buckets, rows)
+        since_ns = self._refusing_since_ns[index]
+        if since_ns is None:
+            return False
+        spacing_ns = min(PROBE_SPACING * self._estimates[index].predict_ns(), PROBE_AT_LATEST_NS)
+        return now_ns - since_ns >= max(PROBE_AFTER_NS, spacing_ns)

@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.core.clock import NS_PER_S
 from server.core.errors import Overloaded
 from server.core.signature import CheckedRows
-from server.dataplane.costs import PROBE_AFTER_NS, CostModel
+from server.dataplane.costs import PROBE_AFTER_NS, PROBE_AT_LATEST_NS, PROBE_SPACING, CostModel
 from server.dataplane.limit import InflightLimit
 from server.dataplane.ticket import TRANSITIONS, Ticket, TicketState
 from tests.dataplane.histories import CountingReply, ticket
@@ -48,6 +49,16 @@ def test_probing_starts_after_a_second_of_refusals_and_ends_with_a_run() -> None
     assert costs.probing(1, 5 + PROBE_AFTER_NS)
     costs.observe(1, 100, 5 + PROBE_AFTER_NS)
     assert not costs.probing(1, 10 * PROBE_AFTER_NS)
+
+
+def test_probes_of_slow_batches_are_rare_but_not_endlessly_so() -> None:
+    slow = CostModel((1,), (NS_PER_S,))
+    slow.refused(1, 0)
+    assert not slow.probing(1, PROBE_SPACING * NS_PER_S - 1)
+    assert slow.probing(1, PROBE_SPACING * NS_PER_S)
+    absurd = CostModel((1,), (10**6 * NS_PER_S,))
+    absurd.refused(1, 0)
+    assert absurd.probing(1, PROBE_AT_LATEST_NS)
 
 
 def test_a_run_ends_the_probing_of_its_bucket_and_of_smaller_ones() -> None:
