@@ -9,15 +9,20 @@ from collections.abc import Sequence
 
 from server.backends.base import Backend
 from server.backends.samples import Attempt, sample_inputs, worth_trying
-from server.core.clock import Clock
+from server.core.clock import NS_PER_S, Clock
 from server.core.errors import BackendDead, BackendFailed, LoadFailed
 
 NOT_MEASURED = 0
+ENOUGH_NS = NS_PER_S
+"""A bucket that has executed for this long is not executed again: repeating helps against noise, of which a slow model has
+little, and would hold up its load for minutes."""
+
 _ATTEMPTS: tuple[Attempt, ...] = (("zeros", 1), ("ones", 1), ("varied", 3), ("varied", 32))
 
 
 def warm(backend: Backend, buckets: Sequence[int], runs: int, clock: Clock) -> tuple[int, ...]:
-    """The fastest of `runs` executions per bucket, never decreasing with rows; all `NOT_MEASURED` if no sample runs.
+    """The fastest of `runs` executions per bucket (fewer of a slow one, see `ENOUGH_NS`), never decreasing with rows; all
+    `NOT_MEASURED` if no sample runs.
 
     Noise only ever adds time, and more rows never cost less; so a bucket costs at most what any larger one was seen to.
 
@@ -46,13 +51,12 @@ def warm(backend: Backend, buckets: Sequence[int], runs: int, clock: Clock) -> t
 
 def _fastest(backend: Backend, rows: int, attempt: Attempt, runs: int, clock: Clock) -> int:
     inputs = sample_inputs(backend.signature, rows, *attempt)
-    fastest = 0
-    for run in range(runs):
+    taken: list[int] = []
+    while len(taken) < runs and sum(taken) < ENOUGH_NS:
         begun = clock()
         backend.run(inputs)
-        took = max(1, clock() - begun)
-        fastest = took if run == 0 else min(fastest, took)
-    return fastest
+        taken.append(max(1, clock() - begun))
+    return min(taken)
 
 
 def _never_decreasing(fastest: Sequence[int]) -> tuple[int, ...]:

@@ -2,7 +2,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from server.backends.warm import warm
+from server.backends.warm import ENOUGH_NS, warm
 from server.core.errors import BackendDead, BackendFailed, LoadFailed
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
@@ -48,6 +48,12 @@ def test_the_fastest_run_of_every_bucket() -> None:
     backend = Timed({1: [30, 10, 20], 8: [40, 50, 60]})
     assert warm(backend, (1, 8), 3, backend.clock) == (10, 40)
     assert backend.seen == [(1, 2)] * 3 + [(8, 2)] * 3
+
+
+def test_a_slow_bucket_is_not_run_again_and_again() -> None:
+    backend = Timed({1: [ENOUGH_NS // 2, ENOUGH_NS // 2 + 1, 7], 8: [ENOUGH_NS, 7, 7]})
+    assert warm(backend, (1, 8), 3, backend.clock) == (ENOUGH_NS // 2, ENOUGH_NS)
+    assert backend.seen == [(1, 2)] * 2 + [(8, 2)]
 
 
 def test_costs_never_decrease_with_rows() -> None:
