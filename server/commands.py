@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from server.core.errors import InvalidRequest, NotFound, PodiumError
 from server.core.versions import VersionKey
-from server.registry.aliases import remove_alias, set_alias
+from server.registry.aliases import read_history, remove_alias, set_alias
 from server.registry.environment import collect_code, collect_environment
 from server.registry.lineage import Lineage, render, trace
 from server.registry.manifest import ManifestFields, parse_fields
@@ -202,7 +202,7 @@ def _lineage(source: LocalDirectory, model: FoundModel, key: VersionKey) -> Line
     except PodiumError as error:
         verified, files = str(error), found.manifest.files if found.manifest is not None else {}
     manifests = {version: each.manifest for version, each in model.versions.items()}
-    return trace(key, str(found.folder), manifests, model.aliases, verified, files)
+    return trace(key, str(found.folder), manifests, model.aliases, verified, files, read_history(model.folder))
 
 
 def _source(arguments: Namespace) -> LocalDirectory:

@@ -223,6 +223,18 @@ def test_lineage_takes_every_reference(podium: Shell) -> None:
     assert "code commit" in text
 
 
+def test_lineage_says_when_a_version_was_champion(podium: Shell) -> None:
+    podium.output(*REGISTER, "--alias", "champion")
+    podium.output(*REGISTER, "--parent", "1")
+    podium.output("alias", "demo", "champion", "2")
+    podium.output("alias", "demo", "champion", "1")
+    moves = json.loads(podium.output("lineage", "demo:2", "--json"))["moves"]
+    assert [(move["alias"], move["before"], move["after"]) for move in moves] == [("champion", 1, 2), ("champion", 2, 1)]
+    text = podium.output("lineage", "demo:1")
+    assert "champion: nothing -> 1  by " in text
+    assert text.index("champion: 1 -> 2  by ") < text.index("champion: 2 -> 1  by ")
+
+
 def test_lineage_of_a_bare_file_gives_its_digest(podium: Shell) -> None:
     Path("models/demo/1").mkdir(parents=True)
     Path("models/demo/1/model.onnx").write_bytes(b"model")

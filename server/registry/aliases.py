@@ -10,29 +10,17 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from server.core.errors import InvalidRequest, NotFound, RegistryError
 from server.registry.durable import append_line, locked, write_atomically
 from server.registry.manifest import Version, faults
-from server.registry.names import check_alias_name
+from server.registry.names import AliasMove, check_alias_name
 
 ALIASES_FILE = "aliases.json"
 HISTORY_FILE = "aliases.log"
 
 _ALIASES = TypeAdapter(dict[str, Version])
-
-
-class AliasMove(BaseModel):
-    """One line of the history. None is "nowhere": before the first move, and after a removal."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    at: AwareDatetime
-    who: str
-    alias: str
-    before: int | None
-    after: int | None
 
 
 def parse_aliases(data: bytes) -> dict[str, int]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from server.core.versions import VersionKey
 from server.registry.manifest import FileDigest, Manifest, missing_to_rebuild
+from server.registry.names import AliasMove
 
 NO_MANIFEST = "everything: the version has no manifest"
 
@@ -26,7 +27,8 @@ class Lineage(BaseModel):
     """Everything the repository knows about one version.
 
     `verified` None: its files are those of its manifest; else what is wrong. `files` are the manifest's digests, or for a
-    version without manifest those of its files now.
+    version without manifest those of its files now. `moves` are the moves of aliases to this version and away from it, oldest
+    first: when it was champion, and by whose hand.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +37,7 @@ class Lineage(BaseModel):
     version: int
     folder: str
     aliases: tuple[str, ...]
+    moves: tuple[AliasMove, ...]
     verified: str | None
     files: dict[str, FileDigest]
     manifest: Manifest | None
@@ -49,14 +52,18 @@ def trace(
     aliases: Mapping[str, int],
     verified: str | None,
     files: Mapping[str, FileDigest],
+    history: Sequence[AliasMove] = (),
 ) -> Lineage:
-    """The lineage of a version. `manifests` holds every version of the model that is in the repository."""
+    """The lineage of a version. `manifests` holds every version of the model that is in the repository, `history` every move
+    of its aliases.
+    """
     manifest = manifests.get(key.version)
     return Lineage(
         model=key.model,
         version=key.version,
         folder=folder,
         aliases=tuple(sorted(alias for alias, version in aliases.items() if version == key.version)),
+        moves=tuple(move for move in history if key.version in (move.before, move.after)),
         verified=verified,
         files=dict(files),
         manifest=manifest,
@@ -89,6 +96,7 @@ def render(lineage: Lineage) -> str:
     ]
     if manifest is not None:
         lines += _origin(manifest)
+    lines += [("moved", _move(move)) for move in lineage.moves]
     lines.append(("parents", " <- ".join(_ancestor(each) for each in lineage.ancestors) or "none"))
     lines += [("file", f"{path}  {digest.bytes} bytes  sha256 {digest.sha256}") for path, digest in lineage.files.items()]
     lines += [("missing", what) for what in lineage.missing] or [("missing", "nothing: it can be rebuilt from the above")]
@@ -144,6 +152,11 @@ def _verified(lineage: Lineage) -> str:
 
 def _ancestor(ancestor: Ancestor) -> str:
     return f"{ancestor.version}" if ancestor.known else f"{ancestor.version} (not in the repository, or without manifest)"
+
+
+def _move(move: AliasMove) -> str:
+    before, after = (str(version or "nothing") for version in (move.before, move.after))
+    return f"{move.at.isoformat(timespec='seconds')}  {move.alias}: {before} -> {after}  by {move.who}"
 
 
 def _pairs(values: Mapping[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""What may be called what, and how a version is written on a command line. **Pure.**
+"""What may be called what, how a version is written on a command line, and how a name moved. **Pure.**
 
 Floor 2 beside the registry it names. A name that passes here is one path component, so no name can lead out of the
 repository; ':' and '@' are excluded because they separate a model from its version or alias.
@@ -6,6 +6,8 @@ repository; ':' and '@' are excluded because they separate a model from its vers
 
 import re
 from dataclasses import dataclass
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from server.core.errors import InvalidRequest
 
@@ -25,6 +27,18 @@ class Reference:
     model: str
     version: int | None = None
     alias: str | None = None
+
+
+class AliasMove(BaseModel):
+    """One move of an alias, a line of its model's history. None is "nowhere": before the first move, and after a removal."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: AwareDatetime
+    who: str
+    alias: str
+    before: int | None
+    after: int | None
 
 
 def check_model_name(name: str) -> None:

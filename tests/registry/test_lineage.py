@@ -1,5 +1,6 @@
 """Lineage: the whole origin of a version, with every absence named."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from server.core.versions import VersionKey
 from server.registry.lineage import Ancestor, Lineage, ancestors, render, trace
 from server.registry.manifest import Manifest
+from server.registry.names import AliasMove
 
 SHA = "ab" * 32
 BARE: dict[str, Any] = {
@@ -99,6 +101,17 @@ def test_a_bare_version_cannot_be_rebuilt_or_verified() -> None:
     assert "cannot be: no manifest says what the files should be" in text
     assert trace(VersionKey("demo", 1), "f", {}, {}, None, {}).aliases == ()
     assert "aliases   none" in render(trace(VersionKey("demo", 1), "f", {}, {}, None, {}))
+
+
+def test_only_moves_of_this_version_belong_to_it() -> None:
+    history = [
+        AliasMove(at=datetime(2026, 11, day, tzinfo=UTC), who="ann", alias="champion", before=before, after=after)
+        for day, before, after in ((1, None, 1), (2, 1, 3), (3, 3, None), (4, None, 1))
+    ]
+    found = trace(VersionKey("demo", 3), "f", {}, {}, None, {}, history)
+    assert found.moves == tuple(history[1:3])
+    assert "moved     2026-11-02T00:00:00+00:00  champion: 1 -> 3  by ann" in render(found)
+    assert "champion: 3 -> nothing  by ann" in render(found)
 
 
 def test_what_does_not_verify_says_so() -> None:
