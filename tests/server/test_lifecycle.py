@@ -126,6 +126,27 @@ def test_what_cannot_be_loaded_says_why(explicit: Serving) -> None:
         assert explicit.http("/readyz")[0] == 200
 
 
+def test_who_asks_for_what_does_not_serve_is_told_why(explicit: Serving) -> None:
+    repository = explicit.repository
+    put_scaling(repository, "halves", 1, ALL)
+    put(repository, "halves", 2, {"model.onnx": b"no model"}, ALL)
+
+    def asked(model: str, version: str = "") -> tuple[str, str]:
+        return refusal(lambda: stub.ModelInfer(infer_message(model, {}, model_version=version)))
+
+    with explicit.stub() as stub:
+        code, text = refusal(lambda: load(stub, "halves"))
+        assert (code, text.split(":")[0]) == ("INTERNAL", "load failed for model 'halves'")
+        assert made_by(stub, "halves") == 1
+        assert asked("halves", "2") == ("UNAVAILABLE", "Request for unknown model: 'halves' version 2 is not at ready state")
+        assert asked("halves", "9") == ("NOT_FOUND", "Request for unknown model: 'halves' version 9 is not found")
+        refusal(lambda: load(stub, "broken"))
+        assert asked("broken") == ("NOT_FOUND", "Request for unknown model: 'broken' has no available versions")
+        put_scaling(repository, "empty", 1)
+        remove(repository / "empty", "1")
+        assert refusal(lambda: load(stub, "empty")) == ("INTERNAL", "failed to load 'empty', no version is available")
+
+
 def test_a_configuration_lasts_until_the_next_load(explicit: Serving) -> None:
     nine: Any = {name: ("INT32", [9, 16], bytes(9 * 64)) for name in ("INPUT0", "INPUT1")}
     with explicit.stub() as stub:
