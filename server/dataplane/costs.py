@@ -8,13 +8,13 @@ from bisect import bisect_left
 
 from server.core.clock import NS_PER_S
 
-PROBE_AFTER_NS = NS_PER_S
+TRIAL_AFTER_NS = NS_PER_S
 """Once predictions alone have refused work for this long, one batch runs regardless: a prediction that is too high could
 otherwise never be corrected, because nothing would run to correct it."""
 
-PROBE_SPACING = 20
-PROBE_AT_LATEST_NS = 30 * NS_PER_S
-"""Where the prediction is right, a probe is a batch that comes too late: so many times its own cost apart, probes take at
+TRIAL_SPACING = 20
+TRIAL_AT_LATEST_NS = 30 * NS_PER_S
+"""Where the prediction is right, a trial is a batch that comes too late: so many times its own cost apart, trials take at
 most 5 % of the device. But a prediction may also be absurd, so they never wait longer than this."""
 
 
@@ -79,8 +79,8 @@ class CostModel:
         """
         index = bisect_left(self._buckets, rows)
         estimate = self._estimates[index]
-        if self.probing(rows, now_ns - took_ns) and took_ns < estimate.predict_ns():
-            # what was learnt has just been proven wrong: at one probe a second, means would take half a minute to say so
+        if self.on_trial(rows, now_ns - took_ns) and took_ns < estimate.predict_ns():
+            # what was learnt has just been proven wrong: at one trial a second, means would take half a minute to say so
             estimate = self._estimates[index] = Estimate(took_ns)
         else:
             estimate.observe(took_ns)
@@ -94,11 +94,11 @@ class CostModel:
         if self._refusing_since_ns[index] is None:
             self._refusing_since_ns[index] = now_ns
 
-    def probing(self, rows: int, now_ns: int) -> bool:
-        """Whether predictions for `rows` rows must be ignored until as many have run (see `PROBE_AFTER_NS`)."""
+    def on_trial(self, rows: int, now_ns: int) -> bool:
+        """Whether predictions for `rows` rows must be ignored until as many have run (see `TRIAL_AFTER_NS`)."""
         index = bisect_left(self._buckets, rows)
         since_ns = self._refusing_since_ns[index]
         if since_ns is None:
             return False
-        spacing_ns = min(PROBE_SPACING * self._estimates[index].predict_ns(), PROBE_AT_LATEST_NS)
-        return now_ns - since_ns >= max(PROBE_AFTER_NS, spacing_ns)
+        spacing_ns = min(TRIAL_SPACING * self._estimates[index].predict_ns(), TRIAL_AT_LATEST_NS)
+        return now_ns - since_ns >= max(TRIAL_AFTER_NS, spacing_ns)

@@ -103,7 +103,7 @@ class Plan:
         if queue.rules.early_drop and ticket.deadline_ns < NO_DEADLINE_NS:
             finish_ns, batch_rows = self._predict_finish(queue, lane, key, ticket.rows, now_ns)
             late_ns = finish_ns + self._delivery.predict_ns() - ticket.deadline_ns
-            if late_ns > 0 and not queue.costs.probing(batch_rows, now_ns):
+            if late_ns > 0 and not queue.costs.on_trial(batch_rows, now_ns):
                 queue.costs.refused(batch_rows, now_ns)
                 raise Expired(f"Request timeout expired: predicted to finish {late_ns / 1e6:.3f} ms after its deadline")
         if lane is None:
@@ -154,7 +154,7 @@ class Plan:
         """The next batch of a lane; or None, when tickets had to be dropped and another lane may now be more urgent."""
         queue = lane.queue
         count, rows = _prefix(lane, queue.cap_rows)
-        predictive = queue.rules.early_drop and not queue.costs.probing(rows, now_ns)
+        predictive = queue.rules.early_drop and not queue.costs.on_trial(rows, now_ns)
         finish_ns = now_ns + queue.costs.predict_ns(rows) + self._delivery.predict_ns() if predictive else now_ns
         tickets = lane.tickets[:count]
         gone = [ticket for ticket in tickets if ticket.deadline_ns <= finish_ns]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from server.core.clock import NS_PER_S
 from server.core.errors import Overloaded
 from server.core.signature import CheckedRows
-from server.dataplane.costs import PROBE_AFTER_NS, PROBE_AT_LATEST_NS, PROBE_SPACING, CostModel
+from server.dataplane.costs import TRIAL_AFTER_NS, TRIAL_AT_LATEST_NS, TRIAL_SPACING, CostModel
 from server.dataplane.limit import InflightLimit
 from server.dataplane.ticket import TRANSITIONS, Ticket, TicketState
 from tests.dataplane.histories import CountingReply, ticket
@@ -40,33 +40,33 @@ def test_noise_widens_the_prediction() -> None:
     assert costs.predict_ns(1) > 120
 
 
-def test_probing_starts_after_a_second_of_refusals_and_ends_with_a_run() -> None:
+def test_trials_start_after_a_second_of_refusals_and_end_with_a_run() -> None:
     costs = CostModel((1,), (100,))
-    assert not costs.probing(1, PROBE_AFTER_NS)
+    assert not costs.on_trial(1, TRIAL_AFTER_NS)
     costs.refused(1, 5)
     costs.refused(1, 50)
-    assert not costs.probing(1, PROBE_AFTER_NS)
-    assert costs.probing(1, 5 + PROBE_AFTER_NS)
-    costs.observe(1, 100, 5 + PROBE_AFTER_NS)
-    assert not costs.probing(1, 10 * PROBE_AFTER_NS)
+    assert not costs.on_trial(1, TRIAL_AFTER_NS)
+    assert costs.on_trial(1, 5 + TRIAL_AFTER_NS)
+    costs.observe(1, 100, 5 + TRIAL_AFTER_NS)
+    assert not costs.on_trial(1, 10 * TRIAL_AFTER_NS)
 
 
-def test_probes_of_slow_batches_are_rare_but_not_endlessly_so() -> None:
+def test_trials_of_slow_batches_are_rare_but_not_endlessly_so() -> None:
     slow = CostModel((1,), (NS_PER_S,))
     slow.refused(1, 0)
-    assert not slow.probing(1, PROBE_SPACING * NS_PER_S - 1)
-    assert slow.probing(1, PROBE_SPACING * NS_PER_S)
+    assert not slow.on_trial(1, TRIAL_SPACING * NS_PER_S - 1)
+    assert slow.on_trial(1, TRIAL_SPACING * NS_PER_S)
     absurd = CostModel((1,), (10**6 * NS_PER_S,))
     absurd.refused(1, 0)
-    assert absurd.probing(1, PROBE_AT_LATEST_NS)
+    assert absurd.on_trial(1, TRIAL_AT_LATEST_NS)
 
 
-def test_a_run_ends_the_probing_of_its_bucket_and_of_smaller_ones() -> None:
+def test_a_run_ends_the_trial_of_its_bucket_and_of_smaller_ones() -> None:
     costs = CostModel((1, 4, 8), (100, 100, 100))
     for rows in (1, 4, 8):
         costs.refused(rows, 0)
     costs.observe(3, 100, 200)
-    assert [costs.probing(rows, PROBE_AFTER_NS) for rows in (1, 4, 8)] == [False, False, True]
+    assert [costs.on_trial(rows, TRIAL_AFTER_NS) for rows in (1, 4, 8)] == [False, False, True]
 
 
 def test_more_rows_never_cost_less() -> None:
@@ -77,14 +77,14 @@ def test_more_rows_never_cost_less() -> None:
     assert costs.predict_ns(1) == costs.predict_ns(8) == 200
 
 
-def test_a_probe_that_was_faster_than_predicted_is_believed_at_once() -> None:
+def test_a_trial_that_was_faster_than_predicted_is_believed_at_once() -> None:
     costs = CostModel((1,), (100,))
     costs.observe(1, 1_000_000, 1_000_000)
     costs.refused(1, 1_000_000)
-    costs.observe(1, 100, 1_000_000 + PROBE_AFTER_NS + 100)
+    costs.observe(1, 100, 1_000_000 + TRIAL_AFTER_NS + 100)
     assert costs.predict_ns(1) == 100
     costs.refused(1, 0)
-    costs.observe(1, 900, PROBE_AFTER_NS + 900)  # slower: learned from as ever
+    costs.observe(1, 900, TRIAL_AFTER_NS + 900)  # slower: learned from as ever
     assert costs.predict_ns(1) == 100 + 100 + 200
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.core.errors import Expired, Overloaded
-from server.dataplane.costs import PROBE_AFTER_NS, Estimate
+from server.dataplane.costs import TRIAL_AFTER_NS, Estimate
 from server.dataplane.plan import Plan
 from server.dataplane.ticket import NO_DEADLINE_NS, PATIENCE_NS, Ticket
 from tests.dataplane.histories import rules, ticket
@@ -154,7 +154,7 @@ def test_small_batches_that_run_do_not_keep_a_large_one_refused_for_ever() -> No
     plan = plan_of(rules(costs_ns=(100, 100, 100, 5_000)))  # 8 rows were slow once
     costs = plan.queues[1].costs
     large = None
-    for now_ns in range(0, 3 * PROBE_AFTER_NS, PROBE_AFTER_NS // 10):
+    for now_ns in range(0, 3 * TRIAL_AFTER_NS, TRIAL_AFTER_NS // 10):
         plan.admit(ticket(rows=1, deadline_ns=now_ns + 1_000), now_ns)
         assert len(release(plan, now_ns)) == 1
         costs.observe(1, 100, now_ns + 100)
@@ -191,15 +191,15 @@ def test_when_everything_is_late_the_lane_is_left_and_the_next_one_runs() -> Non
     assert decision.release.tickets == [fine]
 
 
-def test_a_prediction_that_refuses_everything_is_probed() -> None:
+def test_a_prediction_that_refuses_everything_is_tried() -> None:
     """A cost measured far too high would otherwise refuse for ever, since only running can correct it."""
     plan = plan_of(rules(costs_ns=(10**7,) * 4))
     with pytest.raises(Expired):
         plan.admit(ticket(deadline_ns=1_000), 0)
-    later = PROBE_AFTER_NS
-    probe = ticket(deadline_ns=later + 1_000)
-    plan.admit(probe, later)
-    assert release(plan, later) == [probe]
+    later = TRIAL_AFTER_NS
+    trial = ticket(deadline_ns=later + 1_000)
+    plan.admit(trial, later)
+    assert release(plan, later) == [trial]
     plan.queues[1].costs.observe(1, 10**9, later + 10**9)  # the prediction was right
     with pytest.raises(Expired):
         plan.admit(ticket(deadline_ns=later + 1_000), later)

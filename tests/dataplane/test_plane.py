@@ -51,6 +51,18 @@ def echo(batch: Batch) -> list[Part]:
     return [Part(0, len(batch.spans) - 1, {"Y": batch.inputs["X"] * 10})]
 
 
+def held_up() -> tuple[threading.Event, threading.Event, Callable[[Batch], list[Part]]]:
+    """An outcome that says when its first batch runs, and lets none end before it is released."""
+    busy, release = threading.Event(), threading.Event()
+
+    def slow(batch: Batch) -> list[Part]:
+        busy.set()
+        release.wait(10)
+        return echo(batch)
+
+    return busy, release, slow
+
+
 @pytest.fixture
 def plane() -> Iterator[PythonPlane]:
     made = new_plane()
@@ -84,13 +96,7 @@ def test_rows_of_i_come_back_to_i(plane: PythonPlane) -> None:
 
 def test_the_expired_leave_while_the_engine_is_busy_and_never_reach_it(plane: PythonPlane) -> None:
     plane.open(rules())
-    busy, release = threading.Event(), threading.Event()
-
-    def slow(batch: Batch) -> list[Part]:
-        busy.set()
-        release.wait(10)
-        return echo(batch)
-
+    busy, release, slow = held_up()
     runner = Runner(plane, slow)
     _, first = submit(plane, 1)
     assert busy.wait(10)
@@ -141,13 +147,7 @@ def submit_at(plane: PythonPlane, now_ns: int, patience_ns: int) -> Ticket:
 
 def test_the_cancelled_leave_at_once_and_their_answer_is_nobodys(plane: PythonPlane) -> None:
     plane.open(rules())
-    busy, release = threading.Event(), threading.Event()
-
-    def slow(batch: Batch) -> list[Part]:
-        busy.set()
-        release.wait(10)
-        return echo(batch)
-
+    busy, release, slow = held_up()
     Runner(plane, slow)
     running, running_reply = submit(plane, 1)
     assert busy.wait(10)

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.models import ONNX_TYPES, put_fake, put_identity, put_others, put_simple
+from tests.onnx_types import ONNX_TYPES
+from tests.server.models import put_fake, put_identity, put_others, put_simple
 from tests.server.serving import Serving
 
 

@@ -13,7 +13,7 @@ import tritonclient.grpc.aio as triton_aio
 
 from protos import grpc_service_pb2 as pb
 from server.core.tensors import NUMPY_DTYPES
-from tests.server.models import ONNX_TYPES
+from tests.onnx_types import ONNX_TYPES
 from tests.server.serving import Serving, counts, infer_message
 
 ROWS = 3

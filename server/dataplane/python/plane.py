@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from server.core.clock import NS_PER_S, Clock
 from server.core.errors import BackendFailed, Expired, PodiumError, ShuttingDown
 from server.core.tensors import Array
-from server.dataplane.costs import PROBE_AFTER_NS, Estimate
+from server.dataplane.costs import TRIAL_AFTER_NS, Estimate
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.plan import Plan, Release
@@ -117,8 +117,8 @@ class PythonPlane:
         """Learn how long the answers of an executed batch needed to leave."""
         with self._lock:
             now_ns = self._clock()
-            if now_ns - self._delivered_ns >= PROBE_AFTER_NS:
-                # this was a probe, or first after a lull: believed at once, where means would refuse for half a minute more
+            if now_ns - self._delivered_ns >= TRIAL_AFTER_NS:
+                # this was a trial, or first after a lull: believed at once, where means would refuse for half a minute more
                 self._delivery.at_most(Estimate(took_ns))
             self._delivery.observe(took_ns)
             self._delivered_ns = now_ns
