@@ -46,6 +46,7 @@ from server.telemetry.readings import DeviceReading
 from server.transport.hand_over import HandOver
 from server.transport.health import Health
 from server.transport.http import split_address, start_http
+from server.transport.infer import Inference
 from server.transport.listen import bind, open_server
 from server.transport.malformed import Registrar
 from server.transport.servicer import Servicer
@@ -112,10 +113,10 @@ class Server:
             on_change=self._readiness_may_have_changed,
         )
         self._health = Health()
-        hand_over = HandOver(self._plane.wake)
         predict = Predict(self._plane, lambda: self._manager.published, settings.default_timeout_us)
         control = Control(self._manager)
-        self._servicer = Servicer(predict, control, hand_over, monotonic_ns, lambda: not self.problems(), build)
+        inference = Inference(predict, HandOver(self._plane.wake))
+        self._servicer = Servicer(inference, control, monotonic_ns, lambda: not self.problems(), build)
 
     def problems(self) -> list[str]:
         """Why this server should not be sent requests; empty when it should."""

@@ -9,6 +9,19 @@ ParameterValue = bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, as far as the call says so. `consumer` "" is one who does not declare itself; `traceparent` is the W3C
+    header of that name, "" where there is none.
+    """
+
+    consumer: str = ""
+    traceparent: str = ""
+
+
+ANONYMOUS = Caller()
+
+
+@dataclass(frozen=True, slots=True)
 class WireTensor:
     """One input as it arrived.
 
@@ -27,7 +40,7 @@ class InferRequest:
     """One ModelInfer call. `version` is the caller's string, "" for "whichever serves". Times are monotonic ns.
 
     `outputs` empty means all outputs. `priority` 0 means the model's default; `timeout_us` 0 means none.
-    `deadline_ns` is the transport's deadline or None.
+    `deadline_ns` is the transport's deadline or None. `streamed`: it came by a stream, and may have any number of answers.
     """
 
     model: str
@@ -40,3 +53,5 @@ class InferRequest:
     timeout_us: int = 0
     priority: int = 0
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    caller: Caller = ANONYMOUS
+    streamed: bool = False

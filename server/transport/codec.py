@@ -12,7 +12,7 @@ import numpy as np
 
 from protos.grpc_service_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
 from server.core.errors import BackendFailed, InvalidRequest, NotFound, Unsupported
-from server.core.requests import InferRequest, ParameterValue, WireTensor
+from server.core.requests import ANONYMOUS, Caller, InferRequest, ParameterValue, WireTensor
 from server.core.signature import Signature
 from server.core.tensors import NUMPY_DTYPES, Array, to_raw
 from server.core.versions import VersionKey
@@ -41,7 +41,14 @@ _SEQUENCE: dict[str, tuple[str, ...]] = {
 _NO_PARAMETERS: Mapping[str, ParameterValue] = {}
 
 
-def decode(message: ModelInferRequest, arrival_ns: int, deadline_ns: int | None) -> InferRequest:
+def decode(
+    message: ModelInferRequest,
+    arrival_ns: int,
+    deadline_ns: int | None,
+    caller: Caller = ANONYMOUS,
+    *,
+    streamed: bool = False,
+) -> InferRequest:
     """What the call asks for. A datatype nobody knows passes with raw contents: the model's check names what it expects.
 
     Ownership: raw contents become `bytes` of their own, typed contents arrays; nothing refers to `message` afterwards.
@@ -87,6 +94,8 @@ def decode(message: ModelInferRequest, arrival_ns: int, deadline_ns: int | None)
         timeout_us,
         priority,
         parameters,
+        caller,
+        streamed,
     )
 
 

@@ -1,10 +1,8 @@
 """`inference.GRPCInferenceService` over the use cases: decode, ask, encode. Nothing here decides anything.
 
-`ModelInfer` is the hot path: per call one future, no task, no log line, no metrics call. Calls that may take long (Load,
-Unload) wait on a thread, never on the loop.
+`ModelInfer` is the hot path (`infer.py`). Calls that may take long (Load, Unload) wait on a thread, never on the loop.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -12,15 +10,13 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from protos import grpc_service_pb2 as pb
-from server.core.clock import NS_PER_S, Clock
+from server.core.clock import Clock
 from server.core.errors import InvalidRequest, PodiumError, Unsupported
 from server.core.settings import ModelSettings
 from server.service.control import Control
-from server.service.predict import Predict
 from server.transport import describe
-from server.transport.codec import decode, encode
 from server.transport.config_override import settings_from_config
-from server.transport.hand_over import HandOver
+from server.transport.infer import Inference, call_of
 from server.transport.not_offered import NotOffered
 from server.transport.status import code_for
 from server.transport.waiting import WaitingThreads
@@ -43,50 +39,27 @@ class Servicer(NotOffered):
 
     def __init__(
         self,
-        predict: Predict,
+        inference: Inference,
         control: Control,
-        hand_over: HandOver,
         clock: Clock,
         ready: Callable[[], bool],
         server_version: str,
     ) -> None:
-        self._predict = predict
+        self._inference = inference
         self._control = control
-        self._hand_over = hand_over
         self._clock = clock
         self._ready = ready
         self._server_version = server_version
-        self._loop = asyncio.get_running_loop()
         self._waiting = WaitingThreads(_WAITING_THREADS)
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         """One inference: answered by exactly one ticket, whatever becomes of the call."""
-        arrival_ns = self._clock()
-        remaining_s = context.time_remaining()
-        deadline_ns = None if remaining_s is None else arrival_ns + int(remaining_s * NS_PER_S)
-        reply: asyncio.Future[Any] = self._loop.create_future()
-        hand_over = self._hand_over
-        hand_over.callers += 1
         try:
-            wanted = decode(request, arrival_ns, deadline_ns)
-            replica, ticket = self._predict.admit(wanted, reply)
-            hand_over.arm()
-            try:
-                outputs = await reply
-            except asyncio.CancelledError:
-                self._predict.cancel(replica, ticket)
-                raise
-            except PodiumError as error:
-                self._predict.count_refusal(replica, error)
-                raise
-            return encode(wanted.id, replica.key, replica.signature, wanted.outputs, outputs)
+            return await self._inference.once(request, call_of(context, self._clock()))
         except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
             await abort(context, error)
         finally:
-            hand_over.callers -= 1
-            # the reply and the context have the error, whose traceback leads here: circles that would hold the request, and
-            # all its tensors, until a collection
-            del reply, context
+            del context  # it has the error, whose traceback leads here: a circle, as in `Inference.once`
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:  # noqa: N802
         """The process answers."""

@@ -20,6 +20,7 @@ from server.core.signature import Signature
 from server.core.tensors import TensorSpec
 from server.core.versions import VersionKey
 from server.transport.hand_over import HandOver
+from server.transport.infer import Inference
 from server.transport.malformed import Malformed, tolerant
 from server.transport.not_offered import NotOffered
 from server.transport.servicer import Servicer
@@ -103,7 +104,8 @@ class Door:
         predict: Any = self.predict
         control: Any = self.control
         self.hand_over = HandOver(self._woken)
-        self.servicer = Servicer(predict, control, self.hand_over, lambda: NOW_NS, lambda: True, "1.2.3")
+        inference = Inference(predict, self.hand_over)
+        self.servicer = Servicer(inference, control, lambda: NOW_NS, lambda: True, "1.2.3")
 
     def _woken(self) -> None:
         self.wakes += 1
