@@ -3,7 +3,7 @@
 A backend holds one version on one device. It is used by one engine thread at a time and by nobody after `close`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -40,6 +40,17 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give everything back. Called once, after the last run has returned."""
+        ...
+
+
+class DecoupledBackend(Backend, Protocol):
+    """A loaded version whose requests may have any number of answers (`decoupled` in its settings)."""
+
+    def stream(self, inputs: Mapping[str, Array]) -> Generator[dict[str, Array], None, None]:
+        """The answers to one request, as they come. Closed early when the caller leaves.
+
+        Shapes and Raises: as `run`, but each answer has as many rows as it likes.
+        """
         ...
 
 

@@ -116,6 +116,7 @@ class ModelSettings(_Table):
     """`model.toml`. Everything has a default: a bare model file needs no settings at all.
 
     `max_batch` None: read from the file (64 rows where its first dimension is free); 0: the model does not batch.
+    `decoupled`: a request may have any number of answers; it comes by a stream and runs by itself.
     """
 
     backend: Literal["onnx", "fake"] | None = None
@@ -126,6 +127,7 @@ class ModelSettings(_Table):
     queue: QueueSettings = QueueSettings()
     warmup: WarmupSettings = WarmupSettings()
     versions: VersionPolicy | None = None
+    decoupled: bool = False
     load_retries: int = Field(0, ge=0, le=100)
     onnx: OnnxSettings = OnnxSettings()
     fake: FakeSettings = FakeSettings()

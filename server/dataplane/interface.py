@@ -44,6 +44,20 @@ class QueueRules:
     early_drop: bool
     queue_delay_ns: int
     handle: Any
+    decoupled: bool = False
+
+
+@dataclass(slots=True)
+class Execution:
+    """When a batch was taken and executed, for those of its callers who want to know. Units: monotonic ns; rows.
+
+    One for all requests of a batch. Ownership: the engine writes it before `finish`, nobody afterwards.
+    """
+
+    taken_ns: int
+    started_ns: int = 0
+    ran_ns: int = 0
+    rows: int = 0
 
 
 @dataclass(slots=True)
@@ -52,7 +66,8 @@ class Batch:
 
     Shapes: B requests, N rows (`spans[-1]`), P >= N rows after padding. `inputs` `[P, ...]`; `spans` int64 `[B + 1]`: request i
     owns rows `spans[i]:spans[i + 1]`; `arrival_ns`, `deadline_ns` int64 `[B]` (deadline 2**62 where there is none).
-    `fault`: why the rows could not be gathered; there is nothing to run then, only tickets to end.
+    `fault`: why the rows could not be gathered; there is nothing to run then, only tickets to end. A batch of a decoupled
+    version holds one request.
     Ownership: the engine thread that took it, until `finish`; `tickets` is the data plane's and opaque to the engine.
     """
 
@@ -61,9 +76,9 @@ class Batch:
     spans: NDArray[np.int64]
     arrival_ns: NDArray[np.int64]
     deadline_ns: NDArray[np.int64]
-    taken_ns: int
     released: str
     tickets: Sequence[Any]
+    execution: Execution
     fault: BackendFailed | None = None
 
     @property
@@ -112,6 +127,13 @@ class DataPlane(Protocol):
 
     def take(self, device: str) -> Batch | None:
         """Block until a batch for `device` can run, and take it; None after `stop`. The caller holds the device."""
+        ...
+
+    def respond(self, batch: Batch, outputs: Mapping[str, Array]) -> bool:
+        """One more answer to the one request of a taken batch of a decoupled version; `finish` ends it.
+
+        Returns: False when its caller has gone, and nobody waits for more.
+        """
         ...
 
     def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:

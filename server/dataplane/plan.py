@@ -153,7 +153,7 @@ class Plan:
     def _fill(self, lane: Lane, now_ns: int, late: list[Ticket]) -> Release | None:
         """The next batch of a lane; or None, when tickets had to be dropped and another lane may now be more urgent."""
         queue = lane.queue
-        count, rows = _prefix(lane, queue.cap_rows)
+        count, rows = (1, lane.tickets[0].rows) if queue.rules.decoupled else _prefix(lane, queue.cap_rows)
         predictive = queue.rules.early_drop and not queue.costs.on_trial(rows, now_ns)
         finish_ns = now_ns + queue.costs.predict_ns(rows) + self._delivery.predict_ns() if predictive else now_ns
         tickets = lane.tickets[:count]

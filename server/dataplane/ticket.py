@@ -3,6 +3,7 @@
 Its state moves by a table, and ENDED is final: whoever moves a ticket there owns its one answer.
 """
 
+from collections.abc import Mapping
 from enum import Enum
 from sys import getsizeof
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from server.core.clock import NS_PER_S
 from server.core.errors import PodiumError
 from server.core.signature import CheckedRows
 from server.core.tensors import Array
+from server.dataplane.interface import Execution
 
 NO_DEADLINE_NS = 2**62
 PATIENCE_NS = 10 * NS_PER_S
@@ -49,6 +51,14 @@ class Reply(Protocol):
         ...
 
 
+class StreamReply(Reply, Protocol):
+    """A reply that takes any number of answers before its last; `set_result` says that there are no more."""
+
+    def add(self, outputs: Mapping[str, Array], /) -> None:
+        """Answer, with more to come."""
+        ...
+
+
 class Ticket:
     """One admitted request.
 
@@ -62,6 +72,7 @@ class Ticket:
         "checked",
         "deadline_ns",
         "due_ns",
+        "execution",
         "nbytes",
         "priority",
         "queue_id",
@@ -85,6 +96,7 @@ class Ticket:
         self.due_ns = deadline_ns if deadline_ns < NO_DEADLINE_NS else arrival_ns + PATIENCE_NS
         self.priority = priority
         self.queue_id = 0
+        self.execution: Execution | None = None  # set when it was executed, before its answer leaves
         self.refusal: PodiumError | None = None  # why it ended without execution, if the data plane ended it so
         self.state = TicketState.WAITING
 

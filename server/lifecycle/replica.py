@@ -73,7 +73,9 @@ def queue_rules(replica: Replica) -> QueueRules:
         costs_ns=replica.costs_ns,
         padding=settings.batching.padding,
         max_requests=settings.queue.max_requests,
-        early_drop=settings.queue.early_drop,
+        # how long a stream of answers takes says nothing about the next one
+        early_drop=settings.queue.early_drop and not settings.decoupled,
         queue_delay_ns=settings.batching.max_queue_delay_us * NS_PER_US,
         handle=replica,
+        decoupled=settings.decoupled,
     )

@@ -7,9 +7,12 @@ next. It decides nothing: which batch comes next is the plan's business.
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import closing
+from typing import cast
 
 import numpy as np
 
+from server.backends.base import DecoupledBackend
 from server.core.clock import Clock
 from server.core.errors import BackendDead, BackendFailed
 from server.dataplane.interface import Batch, DataPlane, Part
@@ -52,12 +55,13 @@ class Engine(threading.Thread):
 
     def _step(self, batch: Batch) -> None:
         replica: Replica = batch.rules.handle
-        started_ns = self._clock()
+        execution = batch.execution
+        execution.started_ns = self._clock()
         parts = self._execute(replica, batch)
-        ran_ns = self._clock()
+        execution.ran_ns = ran_ns = self._clock()
         # what was isolated by running parts again says nothing about the cost of one execution
         whole = len(parts) == 1 and parts[0].error is None
-        answered = self._plane.finish(batch, parts, ran_rows=batch.rows if whole else 0, ran_ns=ran_ns - batch.taken_ns)
+        answered = self._plane.finish(batch, parts, ran_rows=batch.rows if whole else 0, ran_ns=ran_ns - execution.taken_ns)
         failed = np.zeros(len(answered), dtype=np.bool_)
         for part in parts:
             failed[part.first : part.last] = part.error is not None
@@ -65,9 +69,9 @@ class Engine(threading.Thread):
         replica.recorder.batch(
             arrival_ns=batch.arrival_ns,
             deadline_ns=batch.deadline_ns,
-            taken_ns=batch.taken_ns,
-            input_ns=started_ns - batch.taken_ns,
-            infer_ns=ran_ns - started_ns,
+            taken_ns=execution.taken_ns,
+            input_ns=execution.started_ns - execution.taken_ns,
+            infer_ns=ran_ns - execution.started_ns,
             output_ns=finished_ns - ran_ns,
             finished_ns=finished_ns,
             spans=batch.spans,
@@ -81,14 +85,31 @@ class Engine(threading.Thread):
         """The result of every request of a batch, whatever happens: a taken ticket must end."""
         error: BackendFailed
         try:
-            if batch.fault is None:
+            if batch.fault is not None:
+                error = batch.fault
+            elif batch.rules.decoupled:
+                return self._stream(replica, batch)
+            else:
                 return execute(replica.backend, batch)
-            error = batch.fault
         except BackendDead as dead:
             _log.error("backend is dead", extra={"model": str(replica.key), "reason": str(dead)})
             self._on_dead(replica, dead)
             error = dead
+        except BackendFailed as failed:
+            error = failed
         except Exception as bug:  # noqa: BLE001 - no memory to isolate a failed request, say
             _log.exception("a batch could not be executed", extra={"model": str(replica.key)})
             error = BackendFailed(f"executing '{replica.key.model}' failed: {type(bug).__name__}")
         return [Part(0, len(batch.spans) - 1, None, error)]
+
+    def _stream(self, replica: Replica, batch: Batch) -> list[Part]:
+        """Every answer of a decoupled version as it comes, while somebody waits for it; then the end.
+
+        Raises: BackendFailed.
+        """
+        backend = cast(DecoupledBackend, replica.backend)
+        with closing(backend.stream(batch.inputs)) as answers:
+            for outputs in answers:
+                if not self._plane.respond(batch, outputs):
+                    break
+        return [Part(0, 1, {})]

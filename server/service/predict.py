@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from server.core.clock import NS_PER_US
-from server.core.errors import Cancelled, Expired, InvalidRequest, NotReady, Overloaded, PodiumError, ShuttingDown
+from server.core.errors import Cancelled, Expired, InvalidRequest, NotReady, Overloaded, PodiumError, ShuttingDown, Unsupported
 from server.core.requests import InferRequest
 from server.core.settings import QueueSettings
 from server.core.signature import check
@@ -18,6 +18,7 @@ _CHOICES = 8
 
 _REASONS: dict[type[PodiumError], str] = {
     InvalidRequest: "invalid",
+    Unsupported: "invalid",
     Expired: "expired",
     Cancelled: "cancelled",
     Overloaded: "queue_full",
@@ -56,6 +57,8 @@ class Predict:
         for _ in range(_CHOICES):
             replica = self._published().lookup(request.model, request.version)
             try:
+                if replica.settings.decoupled and not request.streamed:
+                    raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
                 checked = check(request, replica.signature)
                 queue = replica.settings.queue
                 ticket = Ticket(

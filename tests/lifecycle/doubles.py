@@ -198,6 +198,9 @@ class Plane:
     def finish(self, batch: Batch, parts: Any, *, ran_rows: int, ran_ns: int) -> Any:
         raise AssertionError("the lifecycle finishes no batch")
 
+    def respond(self, batch: Batch, outputs: Any) -> bool:
+        raise AssertionError("the lifecycle answers nobody")
+
     def snapshot(self, queue_id: int) -> QueueSnapshot | None:
         return None
 

@@ -1,12 +1,16 @@
 """The engine on a real data plane."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 from weakref import ref
 
 from server.core.clock import monotonic_ns
+from server.core.errors import BackendFailed
 from server.core.tensors import Array
+from server.core.versions import VersionKey
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.plane import PythonPlane, settle
 from server.dataplane.ticket import Ticket
@@ -17,7 +21,7 @@ from tests.dataplane.histories import rows_of, rules
 class Replica:
     """As much of a replica as an engine needs: its own backend and recorder."""
 
-    key = "m:1"
+    key = VersionKey("m", 1)
 
     @property
     def backend(self) -> "Replica":
@@ -30,6 +34,87 @@ class Replica:
 
     def batch(self, **counts: Any) -> None:
         """Counted nowhere."""
+
+
+class Stream(Future[Any]):
+    """A reply that takes any number of answers; its caller leaves after `patience` of them."""
+
+    def __init__(self, patience: int) -> None:
+        super().__init__()
+        self.patience = patience
+        self.got: list[Any] = []
+        self.leave: Callable[[], Any] = lambda: None
+
+    def add(self, outputs: Any) -> None:
+        self.got.append(outputs)
+        if len(self.got) == self.patience:
+            self.leave()
+
+
+class Streaming(Replica):
+    """Answers with each row by itself, then fails where it was told to."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.closed = 0
+
+    def stream(self, inputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
+        try:
+            for row in inputs["X"]:
+                yield {"Y": row}
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.closed += 1
+
+
+@contextmanager
+def streaming(replica: Streaming) -> Iterator[PythonPlane]:
+    plane = PythonPlane(monotonic_ns, InflightLimit(10, 2**30), lambda answers, executed_ns: settle(answers))
+    plane.open(rules(handle=replica, decoupled=True))
+    engine = Engine(plane, "cpu", monotonic_ns, lambda replica, error: None, lambda: None)
+    engine.start()
+    try:
+        yield plane
+    finally:
+        plane.stop()
+        engine.join(10)
+
+
+def test_a_decoupled_request_runs_alone_and_gets_every_answer_before_its_end() -> None:
+    replica = Streaming()
+    with streaming(replica) as plane:
+        replies = [Stream(99) for _ in range(3)]
+        tickets = [Ticket(rows_of(tag, 1 + tag), reply, monotonic_ns()) for tag, reply in enumerate(replies)]
+        for ticket in tickets:
+            plane.submit(1, ticket)
+        for tag, reply in enumerate(replies):
+            assert reply.result(10) == {}
+            assert [int(row["Y"][1]) for row in reply.got] == [tag] * (1 + tag)
+        assert all(ticket.execution is not None and ticket.execution.rows == ticket.rows for ticket in tickets)
+    assert replica.closed == 3
+
+
+def test_what_fails_in_a_stream_fails_that_request_after_its_answers() -> None:
+    for error, text in ((BackendFailed("no more"), "no more"), (KeyError("bug"), "executing 'm' failed: KeyError")):
+        with streaming(Streaming(error)) as plane:
+            reply = Stream(99)
+            plane.submit(1, Ticket(rows_of(1, 2), reply, monotonic_ns()))
+            assert str(reply.exception(10)) == text
+            assert len(reply.got) == 2
+
+
+def test_a_stream_ends_when_its_caller_leaves() -> None:
+    replica = Streaming()
+    with streaming(replica) as plane:
+        reply = Stream(2)
+        ticket = Ticket(rows_of(1, 8), reply, monotonic_ns())
+        reply.leave = lambda: plane.cancel(ticket)
+        plane.submit(1, ticket)
+        while not replica.closed:
+            time.sleep(0.001)
+        assert len(reply.got) == 2
+        assert not reply.done()
 
 
 def test_an_idle_engine_keeps_nothing_of_its_last_batch() -> None:

@@ -14,7 +14,7 @@ from server.core.errors import BackendDead, BackendFailed
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
 from server.core.versions import VersionKey
-from server.dataplane.interface import Batch, Part, QueueRules
+from server.dataplane.interface import Batch, Execution, Part, QueueRules
 from server.service.execute import execute
 
 SIGNATURE = Signature("m", (TensorSpec("x", "FP32", (1,)),), (TensorSpec("y", "FP32", (1,)),), 64)
@@ -57,7 +57,7 @@ def batch_of(sizes: list[int], bad: set[int], *, padding: bool = True) -> Batch:
     rows[total:] = rows[0]
     rules = QueueRules(1, VersionKey("m", 1), SIGNATURE, "cpu", BUCKETS, (0,) * len(BUCKETS), padding, 0, True, 0, None)
     nothing = np.zeros(len(sizes), dtype=np.int64)
-    return Batch(rules, {"x": rows}, spans, nothing, nothing, 0, "full", [None] * len(sizes))
+    return Batch(rules, {"x": rows}, spans, nothing, nothing, "full", [None] * len(sizes), Execution(0))
 
 
 def outcomes(parts: list[Part], sizes: list[int]) -> list[Any]:

@@ -11,7 +11,8 @@ import heapq
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +21,22 @@ from server.core.clock import NS_PER_S, Clock
 from server.core.errors import BackendFailed, Expired, PodiumError, ShuttingDown
 from server.core.tensors import Array
 from server.dataplane.costs import TRIAL_AFTER_NS, Estimate
-from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
+from server.dataplane.interface import Batch, Execution, Part, QueueClosed, QueueRules, QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.plan import Plan, Release
 from server.dataplane.rows import gather, scatter
-from server.dataplane.ticket import NO_DEADLINE_NS, Reply, Ticket, TicketState
+from server.dataplane.ticket import NO_DEADLINE_NS, Reply, StreamReply, Ticket, TicketState
 
 Answer = tuple[Reply, Any]
-"""A reply and what it gets: outputs by name, or a `PodiumError`."""
+"""A reply and what it gets: outputs by name, a `PodiumError`, or a `Further`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Further:
+    """Outputs by name after which more may come: goes to the reply's `add`. Only streamed requests get any."""
+
+    outputs: Mapping[str, Array]
+
 
 _MIN_TIMER_NS = 1_000_000  # a timer tick per millisecond at most: the GIL is shared with the door
 _log = logging.getLogger("podium.dataplane")
@@ -40,6 +49,8 @@ def settle(answers: Sequence[Answer]) -> None:
             continue
         if isinstance(answer, PodiumError):
             reply.set_exception(answer)
+        elif type(answer) is Further:
+            cast(StreamReply, reply).add(answer.outputs)
         else:
             reply.set_result(answer)
 
@@ -176,6 +187,16 @@ class PythonPlane:
             if decision.release is not None:
                 return _batch(decision.release, parts, now_ns)
 
+    def respond(self, batch: Batch, outputs: Mapping[str, Array]) -> bool:
+        """See `DataPlane.respond`."""
+        (ticket,) = batch.tickets
+        with self._lock:
+            if ticket.state is not TicketState.TAKEN:
+                return False
+            reply = ticket.reply
+        self._deliver([(reply, Further(outputs))], None)
+        return True
+
     def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:
         """See `DataPlane.finish`."""
         tickets: list[Ticket] = list(batch.tickets)
@@ -200,6 +221,7 @@ class PythonPlane:
                 plan.queues[rules.queue_id].costs.observe(ran_rows, ran_ns, ended_ns)
             for index, ticket in enumerate(tickets):
                 if ticket.state is TicketState.TAKEN:
+                    ticket.execution = batch.execution
                     answered[index] = True
                     answers.append((self._end(ticket), outcomes[index]))
             self._running[rules.queue_id] -= 1
@@ -331,7 +353,7 @@ def _batch(release: Release, parts: Sequence[Mapping[str, Array]], taken_ns: int
         spans=spans,
         arrival_ns=np.array([ticket.arrival_ns for ticket in tickets], dtype=np.int64),
         deadline_ns=np.array([ticket.deadline_ns for ticket in tickets], dtype=np.int64),
-        taken_ns=taken_ns,
+        execution=Execution(taken_ns, rows=release.rows),
         released=release.reason,
         tickets=tickets,
         fault=fault,
