@@ -71,7 +71,8 @@ def queue_rules(replica: Replica) -> QueueRules:
         device=replica.device,
         buckets=replica.buckets,
         costs_ns=replica.costs_ns,
-        padding=settings.batching.padding,
+        # an answer says nothing of which rows it holds, so padding could not be told from them
+        padding=settings.batching.padding and not settings.decoupled,
         max_requests=settings.queue.max_requests,
         # how long a stream of answers takes says nothing about the next one
         early_drop=settings.queue.early_drop and not settings.decoupled,

@@ -71,7 +71,7 @@ class Streaming(Replica):
 @contextmanager
 def streaming(replica: Streaming) -> Iterator[PythonPlane]:
     plane = PythonPlane(monotonic_ns, InflightLimit(10, 2**30), lambda answers, executed_ns: settle(answers))
-    plane.open(rules(handle=replica, decoupled=True))
+    plane.open(rules(handle=replica, decoupled=True, padding=False))
     engine = Engine(plane, "cpu", monotonic_ns, lambda replica, error: None, lambda: None)
     engine.start()
     try:
