@@ -88,7 +88,14 @@ class Server:
         self._draining = False
         self._engines: list[Engine] = []
         limit = InflightLimit(settings.max_inflight_requests, settings.max_inflight_bytes)
-        self._plane = PythonPlane(monotonic_ns, limit, self._deliver, self._start_engine)
+        self._plane = PythonPlane(
+            monotonic_ns,
+            limit,
+            self._deliver,
+            self._start_engine,
+            self._slots_of,
+            density=settings.overload_order == "density",
+        )
         build = distribution_version("podium")
         self._metrics = Metrics(build=build, queues=self._queue_of, devices=_device_readings())
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
@@ -192,6 +199,10 @@ class Server:
         )
         self._engines.append(engine)
         engine.start()
+
+    def _slots_of(self, device: str) -> int:
+        """On the CPU a second batch at hand would only be formed too early: gathering it takes the same cores."""
+        return self._settings.device_slots or (1 if device == "cpu" else 2)
 
     def _queue_of(self, key: VersionKey) -> QueueSnapshot | None:
         replica = self._manager.published.ready.get(key)

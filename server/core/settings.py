@@ -53,13 +53,15 @@ class BatchingSettings(_Table):
 class QueueSettings(_Table):
     """Limits and order of one version's queue. Priorities: 1 is the most urgent, `priority_levels` the least.
 
-    `default_timeout_us` None: the server's default; 0: none.
+    `default_timeout_us` None: the server's default; 0: none. `share`: the part of the device's time that goes to this version
+    before any other's turn; 0: none.
     """
 
     max_requests: int = Field(0, ge=0)
     priority_levels: int = Field(0, ge=0, le=1000)
     default_priority: int = Field(0, ge=0)
     default_timeout_us: int | None = Field(None, ge=0)
+    share: float = Field(0.0, ge=0, lt=1)
     allow_timeout_override: bool = True
     early_drop: bool = True
 
@@ -127,6 +129,7 @@ class ModelSettings(_Table):
     queue: QueueSettings = QueueSettings()
     warmup: WarmupSettings = WarmupSettings()
     versions: VersionPolicy | None = None
+    instances: int = Field(1, ge=1, le=64)
     decoupled: bool = False
     load_retries: int = Field(0, ge=0, le=100)
     onnx: OnnxSettings = OnnxSettings()
@@ -141,7 +144,10 @@ class ModelSettings(_Table):
 
 
 class ServerSettings(_Table):
-    """The server process. Flags of `podium serve` override the file given with `--config`."""
+    """The server process. Flags of `podium serve` override the file given with `--config`.
+
+    `device_slots` 0: 2 on GPUs, 1 on the CPU.
+    """
 
     repository: str
     grpc_address: str = "127.0.0.1:8001"
@@ -157,6 +163,8 @@ class ServerSettings(_Table):
     max_inflight_bytes: int = Field(2**30, gt=0)
     max_inflight_requests: int = Field(100_000, gt=0)
     default_timeout_us: int = Field(0, ge=0)
+    device_slots: int = Field(0, ge=0, le=2)
+    overload_order: Literal["deadline", "density"] = "deadline"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

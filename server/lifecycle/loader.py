@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from server.backends.base import Backend, BackendFactory, LoadTask
+from server.backends.instances import Instances
 from server.core.clock import Clock
 from server.core.errors import LoadFailed, PodiumError
 from server.core.settings import ModelSettings, buckets_for
@@ -69,7 +70,7 @@ class _Progress:
     """Where a load is, so that a failure can say so and give back what was opened."""
 
     step: str = "verify digests"
-    backend: Backend | None = field(default=None)
+    opened: list[Backend] = field(default_factory=list)
 
 
 class Loader:
@@ -104,8 +105,8 @@ class Loader:
         try:
             return self._load(found, settings, progress)
         except Exception as error:
-            if progress.backend is not None:
-                _close(found, progress.backend)
+            for backend in progress.opened:
+                _close(found, backend)
             # what is not in the words of the domain is at least named by its type
             why = str(error) if isinstance(error, PodiumError) else f"{type(error).__name__}: {error}"
             raise LoadFailed(f"{progress.step}: {why}") from error
@@ -115,14 +116,19 @@ class Loader:
         progress.step = "choose backend"
         open_backend = self._backend_for(found.folder, settings)
         progress.step = "open"
-        backend = progress.backend = open_backend(LoadTask(found.key, found.folder, settings))
+        task = LoadTask(found.key, found.folder, settings)
+        for _ in range(settings.instances):
+            progress.opened.append(open_backend(task))
         progress.step = "warm up"
-        buckets = buckets_for(backend.signature.max_batch, settings.batching)
-        costs_ns = self._warm(backend, buckets, settings.warmup.runs, self._clock)
+        buckets = buckets_for(progress.opened[0].signature.max_batch, settings.batching)
+        for member in progress.opened:
+            costs_ns = self._warm(member, buckets, settings.warmup.runs, self._clock)
         progress.step = "golden examples"
         golden = None if found.manifest is None else found.manifest.golden
         if golden is not None:
-            self._prove(backend, found.folder, golden)
+            for member in progress.opened:
+                self._prove(member, found.folder, golden)
+        backend = progress.opened[0] if settings.instances == 1 else Instances(progress.opened)
         return Loaded(backend, buckets, costs_ns)
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:

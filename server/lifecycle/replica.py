@@ -79,4 +79,6 @@ def queue_rules(replica: Replica) -> QueueRules:
         queue_delay_ns=settings.batching.max_queue_delay_us * NS_PER_US,
         handle=replica,
         decoupled=settings.decoupled,
+        instances=settings.instances,
+        share=settings.queue.share,
     )
