@@ -110,7 +110,7 @@ def config(
     group = ModelInstanceGroup(
         name=f"{signature.model}_0",
         kind=ModelInstanceGroup.KIND_CPU if kind == "CPU" else ModelInstanceGroup.KIND_GPU,
-        count=1,
+        count=settings.instances,
         gpus=gpus,
     )
     described = ModelConfig(

@@ -137,6 +137,8 @@ def test_instance_groups_name_the_device() -> None:
 
     assert onnx() == ((), 0)
     assert onnx(kind="KIND_CPU", count=1) == (("cpu",), 0)
+    assert changed(BASE, instance_group=[{"count": 3}]).instances == 3
+    assert changed(BASE.model_copy(update={"instances": 2}), instance_group=[{"kind": "KIND_CPU"}]).instances == 2
     assert onnx(kind="KIND_GPU", gpus=[1]) == (("cuda",), 1)
     assert onnx(kind="KIND_GPU", base=OnnxSettings(device_id=2)) == (("cuda",), 2)
     assert onnx(kind="KIND_GPU", base=OnnxSettings(providers=("tensorrt", "cuda"))) == (("tensorrt", "cuda"), 0)
@@ -146,7 +148,6 @@ def test_instance_groups_name_the_device() -> None:
     "groups",
     [
         [{}, {}],
-        [{"count": 2}],
         [{"kind": "KIND_GPU", "gpus": [0, 1]}],
         [{"kind": "KIND_CPU", "gpus": [0]}],
         [{"gpus": [0]}],

@@ -66,6 +66,7 @@ def test_config_of_a_batching_model() -> None:
         batching=BatchingSettings(max_queue_delay_us=250),
         queue=QueueSettings(max_requests=9, priority_levels=3, default_priority=2, default_timeout_us=700),
         versions=VersionPolicy(policy="latest", count=2),
+        instances=3,
     )
     got = describe.config(SIGNATURE, settings, "onnxruntime_onnx", "cuda:1", (1, 4, 8))
     assert as_dict(theirs(service_pb2.ModelConfigResponse, got)) == {
@@ -80,7 +81,7 @@ def test_config_of_a_batching_model() -> None:
                 {"name": "s", "data_type": "TYPE_STRING", "optional": True},
             ],
             "output": [{"name": "y", "data_type": "TYPE_BF16", "dims": ["2"]}],
-            "instance_group": [{"name": "m_0", "kind": "KIND_GPU", "count": 1, "gpus": [1]}],
+            "instance_group": [{"name": "m_0", "kind": "KIND_GPU", "count": 3, "gpus": [1]}],
             "default_model_filename": "model.onnx",
             "dynamic_batching": {
                 "preferred_batch_size": [1, 4, 8],

@@ -8,7 +8,6 @@ Answers leave through `deliver`, once per batch and outside the lock.
 """
 
 import heapq
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.core.clock import NS_PER_S, Clock
-from server.core.errors import BackendFailed, Expired, PodiumError, ShuttingDown
+from server.core.errors import Expired, PodiumError, ShuttingDown
 from server.core.tensors import Array
 from server.dataplane.costs import TRIAL_AFTER_NS, Estimate
-from server.dataplane.interface import Batch, Execution, Part, QueueClosed, QueueRules, QueueSnapshot
+from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
 from server.dataplane.limit import InflightLimit
-from server.dataplane.plan import Plan, Release
-from server.dataplane.rows import gather, scatter
+from server.dataplane.plan import Plan
+from server.dataplane.python.batches import batch_of
+from server.dataplane.rows import scatter
 from server.dataplane.ticket import NO_DEADLINE_NS, Reply, StreamReply, Ticket, TicketState
 
 Answer = tuple[Reply, Any]
@@ -39,7 +39,6 @@ class Further:
 
 
 _MIN_TIMER_NS = 1_000_000  # a timer tick per millisecond at most: the GIL is shared with the door
-_log = logging.getLogger("podium.dataplane")
 
 
 def settle(answers: Sequence[Answer]) -> None:
@@ -192,7 +191,7 @@ class PythonPlane:
             if late:
                 self._deliver(late, None)
             if decision.release is not None:
-                return _batch(decision.release, parts, now_ns)
+                return batch_of(decision.release, parts, now_ns)
 
     def enter_device(self, batch: Batch) -> None:
         """See `DataPlane.enter_device`."""
@@ -375,31 +374,3 @@ class PythonPlane:
                     self._timer_changed.wait(None if wait_ns is None else max(wait_ns, _MIN_TIMER_NS) / NS_PER_S)
             if answers:
                 self._deliver(answers, None)
-
-
-def _batch(release: Release, parts: Sequence[Mapping[str, Array]], taken_ns: int) -> Batch:
-    """The batch of a release; with a fault and without rows where they could not be gathered."""
-    rules, tickets = release.queue.rules, release.tickets
-    padded_rows = release.queue.costs.bucket_rows(release.rows) if rules.padding else release.rows
-    spans = np.zeros(len(tickets) + 1, dtype=np.int64)
-    np.cumsum([ticket.rows for ticket in tickets], out=spans[1:])
-    inputs: dict[str, Array] = {}
-    fault: BackendFailed | None = None
-    try:
-        inputs = gather(parts, release.rows, padded_rows)
-    except Exception as error:  # noqa: BLE001 - whatever it was (no memory, say), these tickets are taken and must be answered
-        _log.exception("a batch could not be gathered", extra={"model": str(rules.key), "rows": release.rows})
-        fault = BackendFailed(f"the batch could not be gathered: {type(error).__name__}")
-    return Batch(
-        rules=rules,
-        inputs=inputs,
-        spans=spans,
-        arrival_ns=np.array([ticket.arrival_ns for ticket in tickets], dtype=np.int64),
-        deadline_ns=np.array([ticket.deadline_ns for ticket in tickets], dtype=np.int64),
-        execution=Execution(taken_ns, rows=release.rows),
-        released=release.reason,
-        tickets=tickets,
-        token=release.token,
-        staged=release.staged,
-        fault=fault,
-    )
