@@ -86,6 +86,7 @@ class Loader:
         warm: Warm,
         load_golden: Callable[[Path], GoldenExamples],
         compare_golden: CompareGolden,
+        read_labels: Callable[[Path, str], Sequence[str]],
         clock: Clock,
     ) -> None:
         self._verify = verify
@@ -93,10 +94,11 @@ class Loader:
         self._warm = warm
         self._load_golden = load_golden
         self._compare_golden = compare_golden
+        self._read_labels = read_labels
         self._clock = clock
 
     def load(self, found: FoundVersion, settings: ModelSettings) -> Loaded:
-        """Verify, open, warm every batch bucket, compare golden examples.
+        """Verify, open, read labels, warm every batch bucket, compare golden examples.
 
         Raises: LoadFailed with the step that failed and why; nothing stays open.
         """
@@ -116,6 +118,9 @@ class Loader:
         open_backend = self._backend_for(found.folder, settings)
         progress.step = "open"
         backend = progress.backend = open_backend(LoadTask(found.key, found.folder, settings))
+        progress.step = "labels"
+        named = {spec.name: spec.labels for spec in settings.outputs if spec.labels is not None}
+        labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
         progress.step = "warm up"
         buckets = buckets_for(backend.signature.max_batch, settings.batching)
         costs_ns = self._warm(backend, buckets, settings.warmup.runs, self._clock)
@@ -123,7 +128,7 @@ class Loader:
         golden = None if found.manifest is None else found.manifest.golden
         if golden is not None:
             self._prove(backend, found.folder, golden)
-        return Loaded(backend, buckets, costs_ns)
+        return Loaded(backend, buckets, costs_ns, labels)
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
         name: str | None = settings.backend

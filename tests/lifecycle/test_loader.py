@@ -60,6 +60,11 @@ class Scene:
         self.golden_paths.append(path)
         return self.golden
 
+    def read_labels(self, folder: Path, file: str) -> tuple[str, ...]:
+        if file == "lost.txt":
+            raise RegistryError(f"labels '{file}' are neither in the version's folder nor in the model's")
+        return (folder.name, file)
+
     def load(self, found: Version, settings: ModelSettings = SETTINGS) -> Loaded:
         loader = Loader(
             verify=self.verify,
@@ -67,6 +72,7 @@ class Scene:
             warm=self.warm,
             load_golden=self.load_golden,
             compare_golden=compare,
+            read_labels=self.read_labels,
             clock=HandClock(),
         )
         return loader.load(found, settings)
