@@ -65,15 +65,11 @@ class Region:
 
     def writable(self, offset: int, byte_size: int) -> tuple[tuple[int, int], int, int]:
         """See `server.core.requests.Region`."""
-        # writing beyond its end would make the file longer
-        if not self.has(offset, byte_size):
-            raise self._gone()
         first = self.offset + offset
+        # writing beyond its end would make the file longer
+        if os.fstat(self._fd).st_size < first + byte_size:
+            raise self._gone()
         return self._file, first, first + byte_size
-
-    def has(self, offset: int, byte_size: int) -> bool:
-        """Whether the file still is as long as a part of the region needs it to be."""
-        return os.fstat(self._fd).st_size >= self.offset + offset + byte_size
 
     def write(self, offset: int, data: bytes) -> None:
         """See `server.core.requests.Region`."""
@@ -130,11 +126,15 @@ class Regions(NoMemory):
             raise Overloaded(
                 f"shared memory region '{name}' cannot be registered: {len(self._open)} are open, the most there can be"
             )
-        region = Region(name, key, offset, byte_size, _open(file, key))
+        refused = InvalidRequest(f"failed to register shared memory region '{name}': invalid args")
         # the name "" means all of them elsewhere
-        if not 0 < len(name) <= MAX_NAME or byte_size <= 0 or offset < 0 or not region.has(0, byte_size):
-            raise InvalidRequest(f"failed to register shared memory region '{name}': invalid args")
-        self._regions[name] = region
+        if not 0 < len(name) <= MAX_NAME or byte_size <= 0 or offset < 0:
+            raise refused
+        fd = _open(file, key)
+        if os.fstat(fd).st_size < offset + byte_size:
+            os.close(fd)
+            raise refused
+        region = self._regions[name] = Region(name, key, offset, byte_size, fd)
         self._open.add(region)
 
     def unregister(self, name: str) -> None:

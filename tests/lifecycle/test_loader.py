@@ -99,6 +99,20 @@ def test_examples_are_optional(manifest: Manifest | None) -> None:
     assert scene.golden_paths == []
 
 
+def labelled(file: str) -> ModelSettings:
+    return ModelSettings.model_validate(SETTINGS.model_dump() | {"outputs": [{"name": "y", "labels": file}, {"name": "z"}]})
+
+
+def test_labels_are_read_with_the_version() -> None:
+    scene = Scene()
+    found = Version(KEY, folder=Path("somewhere"))
+    assert scene.load(found, labelled("names.txt")).labels == {"y": ("somewhere", "names.txt")}
+    assert scene.load(found).labels == {}
+    with pytest.raises(LoadFailed, match=r"^labels: labels 'lost.txt' are neither in the version's folder nor in the model's$"):
+        scene.load(found, labelled("lost.txt"))
+    assert scene.backends.opened[-1].closed == 1
+
+
 def test_every_failure_names_its_step_and_closes_what_was_opened() -> None:
     found = Version(KEY, manifest=Manifest(Golden()))
     scene = Scene()
