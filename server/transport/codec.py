@@ -41,7 +41,7 @@ _SEQUENCE: dict[str, tuple[str, ...]] = {
     "sequence_end": ("bool_param",),
 }
 _NO_PARAMETERS: Mapping[str, ParameterValue] = {}
-_NO_TARGETS: Mapping[str, Target] = {}
+_NO_TARGETS: dict[str, Target] = {}
 _NO_LABELS: Mapping[str, Sequence[str]] = {}
 _NO_MEMORY = NoMemory()
 
@@ -67,6 +67,29 @@ def decode(
     parameters = _NO_PARAMETERS
     if message.parameters:
         timeout_us, priority, parameters = _parameters(message)
+    outputs: tuple[str, ...] = ()
+    targets = _NO_TARGETS
+    if message.outputs:
+        outputs, targets = _requested(message, memory)
+    return InferRequest(
+        model,
+        message.model_version,
+        message.id,
+        _inputs(message, memory),
+        outputs,
+        arrival_ns,
+        deadline_ns,
+        timeout_us,
+        priority,
+        parameters,
+        caller,
+        streamed,
+        targets,
+    )
+
+
+def _inputs(message: ModelInferRequest, memory: Memory) -> tuple[WireTensor, ...]:
+    model = message.model_name
     raw = list(message.raw_input_contents)
     given = len(raw)
     # inputs in shared memory have no raw contents: those of the others follow each other
@@ -74,8 +97,7 @@ def decode(
     inputs: list[WireTensor] = []
     data: bytes | Array
     for tensor in message.inputs:
-        place = place_of(tensor, memory) if tensor.parameters else None
-        if place is not None:
+        if tensor.parameters and (place := place_of(tensor, memory)) is not None:
             shared_bytes += place.byte_size
             data = _shared(tensor, model, place, shared_bytes, memory)
         elif tensor.HasField("contents"):
@@ -93,26 +115,18 @@ def decode(
         inputs.append(WireTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data))
     if given > used:
         raise InvalidRequest(f"expected {used} raw_input_contents for the inputs of model '{model}', got {given}")
-    outputs: tuple[str, ...] = ()
-    targets = _NO_TARGETS
-    if message.outputs:
-        outputs = tuple([output.name for output in message.outputs])
-        targets = _targets(message, memory)
-    return InferRequest(
-        model,
-        message.model_version,
-        message.id,
-        tuple(inputs),
-        outputs,
-        arrival_ns,
-        deadline_ns,
-        timeout_us,
-        priority,
-        parameters,
-        caller,
-        streamed,
-        targets,
-    )
+    return tuple(inputs)
+
+
+def _requested(message: ModelInferRequest, memory: Memory) -> tuple[tuple[str, ...], dict[str, Target]]:
+    """Outputs by name, and those of them that are not simply sent."""
+    names: list[str] = []
+    targets: dict[str, Target] = {}
+    for output in message.outputs:
+        names.append(output.name)
+        if output.parameters and (target := target_of(output, memory)) is not None:
+            targets[output.name] = target
+    return tuple(names), targets
 
 
 def encode(
@@ -146,14 +160,14 @@ def encode(
             raise BackendFailed(f"model '{key.model}' gave no output '{name}'")
         datatype = specs[name].datatype
         target = targets.get(name) if targets else None
-        if isinstance(target, int):
+        if target is not None and isinstance(target, int):
             array = classify(array, datatype, target, labels.get(name, ()), batching=signature.max_batch > 0)
             datatype = "BYTES"
         tensor = add(name=name, datatype=datatype, shape=array.shape)
         dtype = NUMPY_DTYPES[datatype]
         # tobytes is row-major whatever the layout; everything but the plain case is left to the slower general form
         item = array.tobytes() if array.dtype is dtype and datatype != "BYTES" else to_raw(datatype, array)
-        if isinstance(target, Place):
+        if target is not None and isinstance(target, Place):
             part = fitting(name, target, len(item))
             writes.append((part, item))
             _say_where(tensor, part)
@@ -249,17 +263,6 @@ def _not_negative(name: str, parameter: InferParameter, allowed: tuple[str, ...]
     if value < 0:
         raise InvalidRequest(f"invalid value for '{name}', expected value >= 0.")
     return value
-
-
-def _targets(message: ModelInferRequest, memory: Memory) -> Mapping[str, Target]:
-    """The outputs that are not simply sent, by name."""
-    targets = _NO_TARGETS
-    for output in message.outputs:
-        if output.parameters:
-            target = target_of(output, memory)
-            if target is not None:
-                targets = {**targets, output.name: target}
-    return targets
 
 
 def _shared(tensor: ModelInferRequest.InferInputTensor, model: str, place: Place, shared_bytes: int, memory: Memory) -> bytes:
