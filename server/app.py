@@ -35,6 +35,7 @@ from server.lifecycle.loader import Loader
 from server.lifecycle.manager import Manager
 from server.registry.gates import compare_golden
 from server.registry.golden import load_golden
+from server.registry.labels import read_labels
 from server.registry.source import LocalDirectory
 from server.registry.watch import changes
 from server.service.control import Control
@@ -50,6 +51,7 @@ from server.transport.infer import Inference
 from server.transport.listen import bind, open_server
 from server.transport.malformed import Registrar
 from server.transport.servicer import Servicer
+from server.transport.shared_memory import Regions
 
 _log = logging.getLogger("podium")
 _BACKENDS = {"onnx": "server.backends.onnx_session", "fake": "server.backends.fake"}
@@ -105,6 +107,7 @@ class Server:
             warm=warm,
             load_golden=load_golden,
             compare_golden=compare_golden,
+            read_labels=read_labels,
             clock=monotonic_ns,
         )
         watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
@@ -122,8 +125,9 @@ class Server:
         self._health = Health()
         predict = Predict(self._plane, lambda: self._manager.published, settings.default_timeout_us)
         control = Control(self._manager)
-        inference = Inference(predict, HandOver(self._plane.wake))
-        self._servicer = Servicer(inference, control, monotonic_ns, lambda: not self.problems(), build)
+        regions = Regions(allowed=settings.allow_client_shm, max_read_bytes=settings.max_message_bytes)
+        inference = Inference(predict, HandOver(self._plane.wake), regions)
+        self._servicer = Servicer(inference, control, monotonic_ns, lambda: not self.problems(), build, regions)
 
     def problems(self) -> list[str]:
         """Why this server should not be sent requests; empty when it should."""

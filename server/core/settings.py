@@ -20,12 +20,16 @@ class _Table(BaseModel):
 
 
 class TensorSettings(_Table):
-    """Overrides or states one input or output. `shape` leaves the batch dimension out; -1 is free per request."""
+    """Overrides or states one input or output. `shape` leaves the batch dimension out; -1 is free per request.
+
+    `labels`, of outputs only: a file with the names of its classes, one a line, below the version's or the model's folder.
+    """
 
     name: str
     datatype: str | None = None
     shape: tuple[int, ...] | None = None
     optional: bool = False
+    labels: str | None = None
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -33,6 +37,8 @@ class TensorSettings(_Table):
             raise ValueError(f"unknown datatype '{self.datatype}'; one of {', '.join(NUMPY_DTYPES)}")
         if self.shape is not None and any(dim < -1 or dim == 0 for dim in self.shape):
             raise ValueError(f"dimensions of '{self.name}' must be positive, or -1 for one that varies")
+        if self.labels is not None and not {"", ".", ".."}.isdisjoint(self.labels.split("/")):
+            raise ValueError(f"labels of '{self.name}' must be a plain relative path, without '.' and '..'")
         return self
 
 
@@ -136,7 +142,9 @@ class ModelSettings(_Table):
     fake: FakeSettings = FakeSettings()
 
     @model_validator(mode="after")
-    def _buckets_within(self) -> Self:
+    def _consistent(self) -> Self:
+        if any(tensor.labels is not None for tensor in self.inputs):
+            raise ValueError("labels are for outputs: an input has no classes")
         largest = DEFAULT_MAX_BATCH if self.max_batch is None else self.max_batch
         if self.batching.buckets and self.batching.buckets[-1] > largest:
             raise ValueError(f"buckets must not exceed max_batch, which is {largest}")
@@ -165,6 +173,7 @@ class ServerSettings(_Table):
     default_timeout_us: int = Field(0, ge=0)
     device_slots: int = Field(0, ge=0, le=2)
     overload_order: Literal["deadline", "density"] = "deadline"
+    allow_client_shm: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -87,6 +87,7 @@ class Loader:
         warm: Warm,
         load_golden: Callable[[Path], GoldenExamples],
         compare_golden: CompareGolden,
+        read_labels: Callable[[Path, str], Sequence[str]],
         clock: Clock,
     ) -> None:
         self._verify = verify
@@ -94,10 +95,11 @@ class Loader:
         self._warm = warm
         self._load_golden = load_golden
         self._compare_golden = compare_golden
+        self._read_labels = read_labels
         self._clock = clock
 
     def load(self, found: FoundVersion, settings: ModelSettings) -> Loaded:
-        """Verify, open, warm every batch bucket, compare golden examples.
+        """Verify, open, read labels, warm every batch bucket, compare golden examples.
 
         Raises: LoadFailed with the step that failed and why; nothing stays open.
         """
@@ -119,6 +121,9 @@ class Loader:
         task = LoadTask(found.key, found.folder, settings)
         for _ in range(settings.instances):
             progress.opened.append(open_backend(task))
+        progress.step = "labels"
+        named = {spec.name: spec.labels for spec in settings.outputs if spec.labels is not None}
+        labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
         progress.step = "warm up"
         buckets = buckets_for(progress.opened[0].signature.max_batch, settings.batching)
         for member in progress.opened:
@@ -129,7 +134,7 @@ class Loader:
             for member in progress.opened:
                 self._prove(member, found.folder, golden)
         backend = progress.opened[0] if settings.instances == 1 else Instances(progress.opened)
-        return Loaded(backend, buckets, costs_ns)
+        return Loaded(backend, buckets, costs_ns, labels)
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
         name: str | None = settings.backend

@@ -24,7 +24,7 @@ _KNOWN: dict[str, frozenset[str]] = {
         | {"dynamic_batching", "instance_group", "default_model_filename"}
     ),
     "ModelInput": frozenset({"name", "data_type", "dims", "optional"}),
-    "ModelOutput": frozenset({"name", "data_type", "dims"}),
+    "ModelOutput": frozenset({"name", "data_type", "dims", "label_filename"}),
     "ModelInstanceGroup": frozenset({"name", "kind", "count", "gpus"}),
     "ModelDynamicBatching": frozenset(
         {"preferred_batch_size", "max_queue_delay_microseconds"}
@@ -61,7 +61,7 @@ def settings_from_config(json_text: str, name: str, base: ModelSettings) -> Mode
     if config.input:
         changed["inputs"] = [{**_tensor(tensor), "optional": tensor.optional} for tensor in config.input]
     if config.output:
-        changed["outputs"] = [_tensor(tensor) for tensor in config.output]
+        changed["outputs"] = [{**_tensor(tensor), "labels": tensor.label_filename or None} for tensor in config.output]
     if config.HasField("version_policy"):
         changed["versions"] = _versions(config)
     if config.HasField("dynamic_batching"):
