@@ -32,6 +32,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[[inputs]] and [[outputs]]": settings.TensorSettings,
     "[batching]": settings.BatchingSettings,
     "[queue]": settings.QueueSettings,
+    "[cache]": settings.CacheSettings,
     "[warmup]": settings.WarmupSettings,
     "[versions]": settings.VersionPolicy,
     "[onnx]": settings.OnnxSettings,

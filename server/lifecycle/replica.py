@@ -12,6 +12,7 @@ from server.core.settings import ModelSettings
 from server.core.signature import Signature
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueRules
+from server.lifecycle.cache import AnswerCache
 from server.lifecycle.policy import Serve
 
 
@@ -30,7 +31,8 @@ class Replica:
 
     Units: `buckets` in rows, ascending; `costs_ns` per bucket, 0 where it was not measured.
     Ownership: `backend` is the engine thread's until the queue `queue_id` is idle, then the lifecycle closes it.
-    `recorder` is the telemetry's recorder of this version, the same before and after a reload.
+    `recorder` is the telemetry's recorder of this version, the same before and after a reload. `cache` (None: the model has
+    none) is the door's, and goes with the replica: what another load would answer is not known from it.
     """
 
     queue_id: int
@@ -43,6 +45,7 @@ class Replica:
     device: str
     recorder: Any
     stamp: str
+    cache: AnswerCache | None = None
 
 
 def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Replica:
@@ -58,6 +61,7 @@ def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Re
         device=loaded.backend.device,
         recorder=recorder,
         stamp=serve.found.stamp,
+        cache=AnswerCache(serve.settings.cache.max_bytes) if serve.settings.cache.max_bytes else None,
     )
 
 

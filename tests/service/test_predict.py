@@ -115,6 +115,7 @@ class House:
         reply: Future[Any] = Future()
         replica, ticket = self.predict.admit(request, reply)
         assert replica is self.replica
+        assert isinstance(ticket, Ticket)
         self.plane.wake()
         return ticket, reply
 
