@@ -78,6 +78,8 @@ def _ask(address: str, model: str) -> list[UsageRow]:
         with urllib.request.urlopen(url, timeout=_ANSWER_S) as response:
             return _ROWS.validate_python(json.load(response)["uses"])
     except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         reason = "its answer is of another form" if isinstance(error, ValidationError | KeyError | TypeError) else error
         raise RegistryError(f"{address} does not say who its consumers are: {reason}") from None
 
