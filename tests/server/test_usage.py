@@ -255,7 +255,7 @@ def test_usage_outlives_drain_and_kill(tmp_path: Path, capsys: pytest.CaptureFix
     repository, usage = tmp_path / "repository", tmp_path / "usage"
     repository.mkdir()
     put_scaling(repository, "m", 1)
-    settings = {"usage_dir": str(usage), "instance_name": "one", "usage_flush_s": FLUSH_S}
+    settings: dict[str, Any] = {"usage_dir": str(usage), "instance_name": "one", "usage_flush_s": FLUSH_S}
     path = usage / "one.json"
 
     def ask(server: Serving, times: int) -> None:

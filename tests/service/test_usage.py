@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.core.versions import VersionKey
+from server.registry.durable import write_atomically
 from server.service import usage
 from server.service.usage import UsageFile, instance_of
 from server.telemetry.consumers import Consumers
@@ -97,7 +98,7 @@ def test_a_disk_that_refuses_is_said_once_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     attempts: list[int] = []
-    real = usage.write_atomically
+    real = write_atomically
     full = True
 
     def write(path: Path, data: bytes) -> None:
