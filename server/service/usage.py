@@ -76,6 +76,8 @@ class UsageFile:
     def _resume(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(f".{path.name}-*"):
+                left.unlink()  # what an earlier process of this name was writing when it was killed
             self._consumers.resume(read_usage(path.read_bytes(), str(path)))
         except FileNotFoundError:
             return

@@ -344,6 +344,18 @@ def test_without_levels_there_is_one() -> None:
     assert priority_of(replace(request(1.0), priority=5), QueueSettings()) == 0
 
 
+def test_a_ticket_knows_when_it_was_executed_before_its_answer_leaves(house: House) -> None:
+    house.occupy()
+    ticket, reply = house.admit(request(1.0, rows=2))
+    opened_ns = monotonic_ns()
+    house.backend.gate.set()
+    reply.result(30)
+    execution = ticket.execution
+    assert execution is not None
+    assert ticket.arrival_ns < opened_ns <= execution.taken_ns <= execution.started_ns <= execution.ran_ns <= monotonic_ns()
+    assert execution.rows == 2
+
+
 class Remembering(House):
     """A house whose replica has a response cache, and whose uses are noted."""
 

@@ -161,6 +161,19 @@ def test_a_file_nobody_can_read_is_put_aside(tmp_path: Path, caplog: pytest.LogC
     assert [record.getMessage() for record in caplog.records] == ["what consumers used before cannot be read"]
 
 
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    for name in (".one.json-0123", ".one.json.unreadable", ".other.json-0123"):
+        (tmp_path / name).write_bytes(b"{")
+
+    async def main() -> None:
+        file = UsageFile(Consumers(), tmp_path, NEVER_S)
+        await file.open("one")
+        await file.close()
+
+    run(main)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".one.json.unreadable", ".other.json-0123"]
+
+
 def test_a_server_that_nobody_named_is_called_after_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "pod-7")
     assert instance_of("127.0.0.1:8001") == "pod-7-127.0.0.1-8001"

@@ -8,7 +8,7 @@ from server.core.requests import INVALID_CONSUMER, OTHER_CONSUMERS
 from server.core.versions import VersionKey
 from server.telemetry import consumers as limits
 from server.telemetry.consumers import MAX_IDENTITIES, Consumers
-from server.telemetry.usage import KEPT_IDLE_DAYS, day_of, read_usage
+from server.telemetry.usage import KEPT_IDLE_DAYS, read_usage
 
 DAY_NS = 86_400 * 10**9
 KEY = VersionKey("m", 3)
@@ -154,4 +154,3 @@ def test_no_request_is_lost_between_threads() -> None:
     assert sum(counted(consumers).values()) == 15_000
     rows = consumers.rows()
     assert sum(row.requests for row in rows) == 15_000 == sum(sum(row.days.values()) for row in rows)
-    assert day_of(0) == 0
