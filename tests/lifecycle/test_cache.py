@@ -9,7 +9,7 @@ from weakref import ref
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.core.signature import Signature
@@ -36,17 +36,18 @@ def size_of(outputs: dict[str, Any], key: bytes) -> int:
     return cache.held_bytes
 
 
-@given(
-    st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 400)), max_size=60),
-    st.integers(0, 6000),
-)
-def test_it_behaves_as_its_model(steps: list[tuple[bool, int, int]], max_bytes: int) -> None:
+STEP = st.tuples(st.sampled_from(["keep", "keep", "find"]), st.integers(0, 5), st.integers(0, 400))
+
+
+@given(st.lists(STEP, max_size=20) | st.lists(STEP, min_size=20, max_size=60), st.integers(0, 3500))
+@example([("keep", 0, 1), ("keep", 1, 1), ("find", 0, 0), ("keep", 2, 1), ("find", 0, 0), ("find", 1, 0)], 2000)
+def test_it_behaves_as_its_model(steps: list[tuple[str, int, int]], max_bytes: int) -> None:
     """Against the plainest bounded LRU there is."""
     cache = AnswerCache(max_bytes)
     model: OrderedDict[bytes, tuple[bytes, int]] = OrderedDict()
-    for keep, number, length in steps:
+    for step, number, length in steps:
         key = bytes([number])
-        if not keep:
+        if step == "find":
             found = cache.find(key)
             assert (found is None) == (key not in model)
             if found is not None:
@@ -138,6 +139,17 @@ def test_what_is_larger_than_the_bound_pushes_nobody_out() -> None:
     assert cache.keep(b"b", {"y": np.zeros(10_000, np.float32)}) == 0
     assert cache.keep(b"c", {"y": texts([b"x" * 5000])}) == 0
     assert (cache.find(b"b"), cache.find(b"c"), len(cache)) == (None, None, 1)
+
+
+def test_what_was_found_last_is_forgotten_last() -> None:
+    cache = AnswerCache(2 * size_of({"y": FLOATS}, b"a"))
+    cache.keep(b"a", {"y": FLOATS})
+    cache.keep(b"b", {"y": FLOATS})
+    assert cache.find(b"a") is not None
+    assert cache.keep(b"c", {"y": FLOATS}) == 1
+    assert [key for key in (b"a", b"b", b"c") if cache.find(key) is not None] == [b"a", b"c"]
+    assert cache.keep(b"d", {"y": np.zeros(200, np.float32)}) == 2
+    assert len(cache) == 1
 
 
 def test_the_first_of_two_equal_answers_stays() -> None:
