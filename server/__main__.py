@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from server.app import serve
 from server.commands import add_commands
+from server.consumers_command import add_consumers_command
 from server.core.settings import ServerSettings
 
 
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _add_serve(verbs.add_parser("serve", help="run a server"))
     add_commands(verbs)
+    add_consumers_command(verbs)
     chosen = parser.parse_args(arguments)
     status: int = chosen.run(chosen)
     return status

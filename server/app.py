@@ -31,6 +31,7 @@ from server.core.versions import VersionKey
 from server.dataplane.interface import QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.plane import Answer, PythonPlane, settle
+from server.lifecycle.cache import AnswerCache
 from server.lifecycle.loader import Loader
 from server.lifecycle.manager import Manager
 from server.registry.gates import compare_golden
@@ -41,7 +42,9 @@ from server.registry.watch import changes
 from server.service.control import Control
 from server.service.engine import Engine
 from server.service.predict import Predict
+from server.service.usage import UsageFile, name_of
 from server.telemetry import logs
+from server.telemetry.consumers import Consumers
 from server.telemetry.metrics import Metrics
 from server.telemetry.readings import DeviceReading
 from server.transport.hand_over import HandOver
@@ -99,7 +102,17 @@ class Server:
             density=settings.overload_order == "density",
         )
         build = distribution_version("podium")
-        self._metrics = Metrics(build=build, queues=self._queue_of, devices=_device_readings())
+        self._consumers = Consumers()
+        self._usage = UsageFile(
+            self._consumers, Path(settings.usage_dir) if settings.usage_dir else None, settings.usage_flush_s
+        )
+        self._metrics = Metrics(
+            build=build,
+            queues=self._queue_of,
+            devices=_device_readings(),
+            caches=self._cache_of,
+            consumers=self._consumers.readings,
+        )
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
         loader = Loader(
             verify=source.verify,
@@ -123,10 +136,12 @@ class Server:
             on_change=self._readiness_may_have_changed,
         )
         self._health = Health()
-        predict = Predict(self._plane, lambda: self._manager.published, settings.default_timeout_us)
+        predict = Predict(
+            self._plane, lambda: self._manager.published, settings.default_timeout_us, count_use=self._consumers.count
+        )
         control = Control(self._manager)
         regions = Regions(allowed=settings.allow_client_shm, max_read_bytes=settings.max_message_bytes)
-        inference = Inference(predict, HandOver(self._plane.wake), regions)
+        inference = Inference(predict, HandOver(self._plane.wake), memory=regions)
         self._servicer = Servicer(inference, control, monotonic_ns, lambda: not self.problems(), build, regions)
 
     def problems(self) -> list[str]:
@@ -143,13 +158,14 @@ class Server:
         settings = self._settings
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._leave)
-        http = await start_http(settings.http_address, self._metrics.render, self.problems)
+        http = await start_http(settings.http_address, self._metrics.render, self.problems, self._consumers.rows)
         try:
             server = open_server(settings.max_message_bytes)
             registrar: Any = Registrar(server)  # as much of a server as registering needs
             add_GRPCInferenceServiceServicer_to_server(self._servicer, registrar)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
             address = bind(server, settings.grpc_address)
+            await self._usage.open(settings.server_name or name_of(address))
             await server.start()
             self._manager.start()
             _log.info("serving", extra={"grpc": address, "http": settings.http_address, "plane": self._plane.kind})
@@ -171,6 +187,7 @@ class Server:
             await asyncio.wait_for(self._hurry.wait(), settings.drain_delay_s)
         self._health.close()
         await server.stop(settings.drain_grace_s)
+        await self._usage.close()
         emptied = await asyncio.to_thread(self._manager.stop, _STOP_MODELS_S)
         await asyncio.to_thread(self._plane.stop)
         for engine in self._engines:
@@ -211,6 +228,10 @@ class Server:
     def _queue_of(self, key: VersionKey) -> QueueSnapshot | None:
         replica = self._manager.published.ready.get(key)
         return None if replica is None else self._plane.snapshot(replica.queue_id)
+
+    def _cache_of(self, key: VersionKey) -> AnswerCache | None:
+        replica = self._manager.published.ready.get(key)
+        return None if replica is None else replica.cache
 
     def _readiness_may_have_changed(self) -> None:
         """Called from the threads of the lifecycle and the engines."""

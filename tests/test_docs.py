@@ -32,6 +32,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[[inputs]] and [[outputs]]": settings.TensorSettings,
     "[batching]": settings.BatchingSettings,
     "[queue]": settings.QueueSettings,
+    "[cache]": settings.CacheSettings,
     "[warmup]": settings.WarmupSettings,
     "[versions]": settings.VersionPolicy,
     "[onnx]": settings.OnnxSettings,
@@ -166,7 +167,8 @@ def test_flags_are_described_as_they_are(capsys: pytest.CaptureFixture[str]) -> 
 def test_the_readme_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    offered = set(re.findall(r"^    (\w+) {2,}", capsys.readouterr().out, re.MULTILINE))
+    # argparse writes the longest verb on a line of its own
+    offered = set(re.findall(r"^    (\w+)(?: {2,}|$)", capsys.readouterr().out, re.MULTILINE))
     assert {unquoted(row[0]).split()[1] for row in rows(section(text_of("README.md"), "Command line"))} == offered
 
 

@@ -9,7 +9,7 @@ from tests.pure_coverage import is_pure
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    **dict.fromkeys(("server", "server.app", "server.__main__", "server.commands"), 7),
+    **dict.fromkeys(("server", "server.app", "server.__main__", "server.commands", "server.consumers_command"), 7),
     "server.transport": 6,
     "server.service": 5,
     **dict.fromkeys(("server.lifecycle", "server.traffic", "server.monitoring"), 4),

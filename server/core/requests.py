@@ -21,6 +21,26 @@ class Caller:
 
 ANONYMOUS = Caller()
 
+INVALID_CONSUMER = "invalid"
+"""Counted in place of a declared identity that is none."""
+OTHER_CONSUMERS = "other"
+"""Counted in place of identities beyond those that are told apart."""
+MAX_CONSUMER_LETTERS = 128
+
+
+def consumer_named(declared: str | bytes) -> str:
+    """The consumer that a call declares itself to be; surrounding blanks do not count, and nothing declares nobody.
+
+    >>> consumer_named(" checkout "), consumer_named(""), consumer_named("x" * 129), consumer_named("tab\\t")
+    ('checkout', '', 'invalid', 'invalid')
+    """
+    if isinstance(declared, bytes):
+        return INVALID_CONSUMER
+    name = declared.strip(" ")
+    if len(name) > MAX_CONSUMER_LETTERS or not name.isascii() or not name.isprintable():
+        return INVALID_CONSUMER
+    return name
+
 
 @dataclass(frozen=True, slots=True)
 class WireTensor:
@@ -85,6 +105,7 @@ class InferRequest:
     `outputs` empty means all outputs. `priority` 0 means the model's default; `timeout_us` 0 means none.
     `deadline_ns` is the transport's deadline or None. `streamed`: it came by a stream, and may have any number of answers.
     `targets` has the outputs that are not simply sent, by name.
+    `timing`: its answer is to say how long what took.
     """
 
     model: str
@@ -100,3 +121,4 @@ class InferRequest:
     caller: Caller = ANONYMOUS
     streamed: bool = False
     targets: Mapping[str, Target] = field(default_factory=dict)
+    timing: bool = False

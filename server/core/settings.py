@@ -78,6 +78,12 @@ class QueueSettings(_Table):
         return self
 
 
+class CacheSettings(_Table):
+    """Answers of a version that are given again to a request with the same inputs. `max_bytes` 0: none are kept."""
+
+    max_bytes: int = Field(0, ge=0)
+
+
 class WarmupSettings(_Table):
     """Runs per bucket before a version may become READY; the fastest of them is the bucket's first cost estimate."""
 
@@ -133,6 +139,7 @@ class ModelSettings(_Table):
     outputs: tuple[TensorSettings, ...] = ()
     batching: BatchingSettings = BatchingSettings()
     queue: QueueSettings = QueueSettings()
+    cache: CacheSettings = CacheSettings()
     warmup: WarmupSettings = WarmupSettings()
     versions: VersionPolicy | None = None
     instances: int = Field(1, ge=1, le=64)
@@ -148,6 +155,12 @@ class ModelSettings(_Table):
         largest = DEFAULT_MAX_BATCH if self.max_batch is None else self.max_batch
         if self.batching.buckets and self.batching.buckets[-1] > largest:
             raise ValueError(f"buckets must not exceed max_batch, which is {largest}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_answer_to_keep(self) -> Self:
+        if self.decoupled and self.cache.max_bytes:
+            raise ValueError("a decoupled model cannot have a response cache: a request may have any number of answers")
         return self
 
 
@@ -174,6 +187,9 @@ class ServerSettings(_Table):
     device_slots: int = Field(0, ge=0, le=2)
     overload_order: Literal["deadline", "density"] = "deadline"
     allow_client_shm: bool = False
+    usage_dir: str = ""
+    usage_flush_s: float = Field(10.0, gt=0)
+    server_name: str = Field("", pattern=r"^(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?$")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -69,6 +69,7 @@ class Ticket:
 
     __slots__ = (
         "arrival_ns",
+        "cache_key",
         "checked",
         "deadline_ns",
         "due_ns",
@@ -96,6 +97,7 @@ class Ticket:
         self.due_ns = deadline_ns if deadline_ns < NO_DEADLINE_NS else arrival_ns + PATIENCE_NS
         self.priority = priority
         self.queue_id = 0
+        self.cache_key: bytes | None = None  # what its answer may be remembered by
         self.execution: Execution | None = None  # set when it was executed, before its answer leaves
         self.refusal: PodiumError | None = None  # why it ended without execution, if the data plane ended it so
         self.state = TicketState.WAITING

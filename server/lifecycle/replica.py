@@ -13,6 +13,7 @@ from server.core.settings import ModelSettings
 from server.core.signature import Signature
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueRules
+from server.lifecycle.cache import AnswerCache
 from server.lifecycle.policy import Serve
 
 
@@ -33,7 +34,8 @@ class Replica:
     Units: `buckets` in rows, ascending; `costs_ns` per bucket, 0 where it was not measured. `labels` by output,
     then by index.
     Ownership: `backend` is the engine thread's until the queue `queue_id` is idle, then the lifecycle closes it.
-    `recorder` is the telemetry's recorder of this version, the same before and after a reload.
+    `recorder` is the telemetry's recorder of this version, the same before and after a reload. `cache` (None: the model has
+    none) is the door's, and goes with the replica: what another load would answer is not known from it.
     """
 
     queue_id: int
@@ -47,6 +49,7 @@ class Replica:
     recorder: Any
     stamp: str
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    cache: AnswerCache | None = None
 
 
 def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Replica:
@@ -63,6 +66,7 @@ def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Re
         recorder=recorder,
         stamp=serve.found.stamp,
         labels=loaded.labels,
+        cache=AnswerCache(serve.settings.cache.max_bytes) if serve.settings.cache.max_bytes else None,
     )
 
 

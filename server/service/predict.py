@@ -1,15 +1,21 @@
 """A request's way in: a version chosen, the request checked alone, its ticket admitted. What follows is `engine`'s."""
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, final
 
-from server.core.clock import NS_PER_US
+import numpy as np
+
+from server.core.clock import NS_PER_US, Clock, monotonic_ns
 from server.core.errors import Cancelled, Expired, InvalidRequest, NotReady, Overloaded, PodiumError, ShuttingDown, Unsupported
 from server.core.requests import InferRequest
 from server.core.settings import QueueSettings
-from server.core.signature import check
+from server.core.signature import CheckedRows, check
+from server.core.tensors import Array
+from server.core.versions import VersionKey
 from server.dataplane.interface import QueueClosed
 from server.dataplane.ticket import NO_DEADLINE_NS, Reply, Ticket, TicketState
+from server.lifecycle.cache import cache_key
 from server.lifecycle.published import Published
 from server.lifecycle.replica import Replica
 
@@ -39,17 +45,44 @@ class Submitting(Protocol):
         ...
 
 
-class Predict:
-    """Admits requests. Thread-safe; takes no lock of its own."""
+@final
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A request that needs no ticket: its outputs are remembered, and immutable."""
 
-    def __init__(self, plane: Submitting, published: Callable[[], Published], default_timeout_us: int = 0) -> None:
-        """`default_timeout_us` is for models that state none of their own; 0: none."""
+    outputs: Mapping[str, Array]
+
+
+def _nobody_counts(key: VersionKey, consumer: str) -> None: ...
+
+
+class Predict:
+    """Admits requests. Takes no lock of its own. Thread-safe, except that versions with a response cache are one thread's:
+    the door's, which alone looks into it (`admit`) and adds to it (`remember`).
+    """
+
+    def __init__(
+        self,
+        plane: Submitting,
+        published: Callable[[], Published],
+        default_timeout_us: int = 0,
+        *,
+        clock: Clock = monotonic_ns,
+        count_use: Callable[[VersionKey, str], None] = _nobody_counts,
+    ) -> None:
+        """`default_timeout_us` is for models that state none of their own; 0: none.
+
+        `count_use` is told of every request that named a version which serves, answered or refused, and its consumer.
+        """
         self._plane = plane
         self._published = published
         self._default_timeout_us = default_timeout_us
+        self._clock = clock
+        self._count_use = count_use
 
-    def admit(self, request: InferRequest, reply: Reply) -> tuple[Replica, Ticket]:
-        """Choose a version, check the request against it, and queue it. `reply` then gets exactly one answer.
+    def admit(self, request: InferRequest, reply: Reply) -> tuple[Replica, Ticket | Hit]:
+        """Choose a version, check the request against it, and queue it. `reply` then gets exactly one answer; with a `Hit`
+        it gets nothing from here: the caller gives it the outputs.
 
         An idle engine is not woken: the caller does so when it has taken in everything that had arrived.
         Raises: any `PodiumError`; then `reply` gets none.
@@ -61,28 +94,64 @@ class Predict:
                     raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
                 checked = check(request, replica.signature)
                 queue = replica.settings.queue
-                ticket = Ticket(
-                    checked,
-                    reply,
-                    request.arrival_ns,
-                    deadline_of(request, queue, self._default_timeout_us),
-                    priority_of(request, queue),
-                )
+                deadline_ns = deadline_of(request, queue, self._default_timeout_us)
+                key = None
+                if replica.cache is not None:
+                    known = self._recall(replica, request, checked, deadline_ns)
+                    if type(known) is Hit:
+                        self._count_use(replica.key, request.caller.consumer)
+                        return replica, known
+                    key = known
+                ticket = Ticket(checked, reply, request.arrival_ns, deadline_ns, priority_of(request, queue))
+                ticket.cache_key = key
                 self._plane.submit(replica.queue_id, ticket, wake=False)
             except QueueClosed:
                 continue
             except PodiumError as error:
+                self._count_use(replica.key, request.caller.consumer)
                 self.count_refusal(replica, error)
                 if isinstance(error, Overloaded):
                     raise Overloaded(f"[request id: {request.id or '<id_unknown>'}] {error}") from None
                 raise
+            self._count_use(replica.key, request.caller.consumer)
             return replica, ticket
         refused = NotReady(f"Request for unknown model: '{request.model}' is not at ready state")
         self.count_refusal(replica, refused)
         raise refused
 
-    def cancel(self, replica: Replica, ticket: Ticket) -> None:
+    def _recall(self, replica: Replica, request: InferRequest, checked: CheckedRows, deadline_ns: int) -> Hit | bytes | None:
+        """What the cache of a replica that serves says: outputs, or the key to remember them by, or None: nothing may be known.
+
+        Raises: Expired where the answer is known and nobody waits for it any more.
+        """
+        cache = replica.cache
+        if cache is None or request.parameters or not _own(request):
+            return None
+        begun_ns = self._clock()
+        key = cache_key(request.outputs, checked.arrays, replica.signature)
+        outputs = cache.find(key)
+        now_ns = self._clock()
+        if outputs is None:
+            replica.recorder.cache_miss(now_ns - begun_ns)
+            return key
+        if deadline_ns <= now_ns:
+            raise Expired("Request timeout expired")
+        replica.recorder.cache_hit(now_ns - begun_ns, now_ns - request.arrival_ns)
+        return Hit(outputs)
+
+    def remember(self, replica: Replica, request: InferRequest, ticket: Ticket | Hit, outputs: Mapping[str, Array]) -> None:
+        """Keep the outputs that answered a request, if they may answer another. Only for answers that were good."""
+        if type(ticket) is Hit or ticket.cache_key is None or replica.cache is None:
+            return
+        begun_ns = self._clock()
+        wanted = request.outputs or replica.signature.output_names
+        forgotten = replica.cache.keep(ticket.cache_key, {name: outputs[name] for name in wanted})
+        replica.recorder.cache_kept(self._clock() - begun_ns, forgotten)
+
+    def cancel(self, replica: Replica, ticket: Ticket | Hit) -> None:
         """The caller has gone: the ticket leaves its queue at once, and never reaches the backend if it had not yet."""
+        if type(ticket) is Hit:
+            return  # it was counted as answered
         before = self._plane.cancel(ticket)
         if before is TicketState.WAITING:
             self.count_refusal(replica, Cancelled("cancelled by the caller"))
@@ -96,6 +165,14 @@ class Predict:
             if kind in _REASONS:
                 replica.recorder.refused(_REASONS[kind])
                 return
+
+
+def _own(request: InferRequest) -> bool:
+    """Whether nobody else can alter the inputs between the making of a key and the execution: not so in shared memory."""
+    return all(
+        tensor.data.base is None if isinstance(tensor.data, np.ndarray) else isinstance(tensor.data, bytes)
+        for tensor in request.inputs
+    )
 
 
 def deadline_of(request: InferRequest, queue: QueueSettings, default_timeout_us: int = 0) -> int:

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from server.core.clock import NS_PER_S
 from server.telemetry.histogram import Histogram
-from server.telemetry.readings import LoadReading, VersionReading
+from server.telemetry.readings import ConsumerReading, LoadReading, VersionReading
 
 _VERSION = ("model", "version")
 
@@ -21,6 +21,17 @@ def version_families(readings: Sequence[VersionReading]) -> Iterator[Metric]:
     yield from _labelled_counters(readings)
     yield from _plain_counters(readings)
     yield from _gauges(readings)
+    yield from _caches([reading for reading in readings if reading.cached])
+
+
+def consumer_family(consumers: Iterable[ConsumerReading]) -> Metric:
+    """Who asked which version; the number of consumers is bounded where they are counted."""
+    family = CounterMetricFamily(
+        "podium_consumer_requests", "Requests that reached the version, by who sent them", labels=(*_VERSION, "consumer")
+    )
+    for reading in consumers:
+        family.add_metric((reading.key.model, str(reading.key.version), reading.consumer), reading.requests)
+    return family
 
 
 def load_families(loads: Iterable[LoadReading]) -> Iterator[Metric]:
@@ -109,3 +120,23 @@ def _gauges(readings: Sequence[VersionReading]) -> Iterator[Metric]:
     yield inflight
     yield memory
     yield ready
+
+
+def _caches(readings: Sequence[VersionReading]) -> Iterator[Metric]:
+    hits = CounterMetricFamily("podium_cache_hits", "Requests answered from the response cache", labels=_VERSION)
+    misses = CounterMetricFamily("podium_cache_misses", "Requests looked for in the response cache in vain", labels=_VERSION)
+    evictions = CounterMetricFamily("podium_cache_evictions", "Answers forgotten to make room", labels=_VERSION)
+    held = GaugeMetricFamily("podium_cache_bytes", "Memory of the response cache", labels=_VERSION)
+    entries = GaugeMetricFamily("podium_cache_entries", "Answers in the response cache", labels=_VERSION)
+    for reading in readings:
+        hits.add_metric(reading.labels, reading.stats.durations["cache_hit"][0])
+        misses.add_metric(reading.labels, reading.stats.durations["cache_miss"][0])
+        evictions.add_metric(reading.labels, reading.stats.cache_evictions)
+        if reading.cache is not None:
+            held.add_metric(reading.labels, reading.cache.held_bytes)
+            entries.add_metric(reading.labels, len(reading.cache))
+    yield hits
+    yield misses
+    yield evictions
+    yield held
+    yield entries

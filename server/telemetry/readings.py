@@ -30,18 +30,48 @@ class QueueLevels(Protocol):
         ...
 
 
+class CacheLevels(Protocol):
+    """What telemetry needs of the lifecycle's `AnswerCache`."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of everything it remembers."""
+        ...
+
+    def __len__(self) -> int:
+        """Answers it remembers."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class VersionReading:
-    """One version. `ready` None: removed, only its totals are left. `queue` None: it has no open queue."""
+    """One version. `ready` None: removed, only its totals are left. `queue` None: it has no open queue. `cache` None: it has no
+    response cache.
+    """
 
     stats: VersionStats
     ready: bool | None
     queue: QueueLevels | None
+    cache: CacheLevels | None = None
 
     @property
     def labels(self) -> tuple[str, str]:
         """Values of the labels model and version."""
         return self.stats.key.model, str(self.stats.key.version)
+
+    @property
+    def cached(self) -> bool:
+        """Whether there is, or was, a response cache to speak of."""
+        return self.cache is not None or any(self.stats.durations[part][0] for part in ("cache_hit", "cache_miss"))
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerReading:
+    """How many requests of one consumer reached one version since the process started."""
+
+    key: VersionKey
+    consumer: str
+    requests: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ class VersionStats:
     `durations` and `batches` mean what Triton's ModelStatistics means: (count of requests, ns summed over requests) for
     success, fail, queue, compute_input, compute_infer and compute_output, where all but fail cover answered requests; and
     per executed batch size, ascending, (count of executions, ns summed over executions) of the three compute parts.
+    cache_hit is looking up, cache_miss looking up in vain and keeping the answer; hits are answered, so success and queue (0
+    ns) cover them too.
     `histograms` has one of ns per phase, over answered requests; `batch_rows` one of rows per execution, without padding.
     Units: `inference_count` rows answered, `execution_count` batches, `last_inference_ms` since 1970 (0: never),
     `rows` and `padding_rows` executed. Ownership: the histograms are copies; nobody changes them any more.
@@ -54,6 +56,7 @@ class VersionStats:
     late: int
     rows: int
     padding_rows: int
+    cache_evictions: int = 0
 
 
 @dataclass(slots=True)
@@ -100,6 +103,9 @@ class VersionRecorder:
         self._memory_bytes = 0
         self._late = 0
         self._padding_rows = 0
+        self._cache_hit = [0, 0]  # count, ns
+        self._cache_miss = [0, 0]
+        self._cache_evictions = 0
 
     def batch(
         self,
@@ -174,6 +180,26 @@ class VersionRecorder:
             self._refused[reason] += count
             self._requests["refused"] += count
 
+    def cache_hit(self, lookup_ns: int, total_ns: int) -> None:
+        """Record a request that was answered from the response cache: it neither waited nor was executed."""
+        with self._lock:
+            self._cache_hit[0] += 1
+            self._cache_hit[1] += lookup_ns
+            self._phases["total"].observe_one(total_ns)
+            self._requests["ok"] += 1
+
+    def cache_miss(self, lookup_ns: int) -> None:
+        """Record a request whose answer was looked for in vain."""
+        with self._lock:
+            self._cache_miss[0] += 1
+            self._cache_miss[1] += lookup_ns
+
+    def cache_kept(self, keep_ns: int, evictions: int) -> None:
+        """Record that the answer of a missed request was kept, or was too large, and how many were forgotten for it."""
+        with self._lock:
+            self._cache_miss[1] += keep_ns
+            self._cache_evictions += evictions
+
     def hold_memory(self, memory_bytes: int) -> None:
         """State what the loaded version holds now; 0 once it is unloaded."""
         with self._lock:
@@ -194,7 +220,9 @@ class VersionRecorder:
                 durations={
                     "success": (phases["total"].count, phases["total"].sum),
                     "fail": (unanswered, self._failed_ns),
-                    "queue": (phases["queue"].count, phases["queue"].sum),
+                    "queue": (phases["queue"].count + self._cache_hit[0], phases["queue"].sum),
+                    "cache_hit": (self._cache_hit[0], self._cache_hit[1]),
+                    "cache_miss": (self._cache_miss[0], self._cache_miss[1]),
                     **self._answered_cost.parts(),
                 },
                 batches=[(size, self._size_costs[size].parts()) for size in sorted(self._size_costs)],
@@ -207,4 +235,5 @@ class VersionRecorder:
                 late=self._late,
                 rows=batch_rows.sum,
                 padding_rows=self._padding_rows,
+                cache_evictions=self._cache_evictions,
             )

@@ -35,7 +35,7 @@ _DEVICES = (
 
 def triton_text(readings: Sequence[VersionReading], devices: Sequence[DeviceReading]) -> str:
     """Every `nv_*` family. Families without a sample are left out, as where there is no GPU."""
-    return "".join((*_inference(readings), *_devices(devices)))
+    return "".join((*_inference(readings), *_caches([each for each in readings if each.cached]), *_devices(devices)))
 
 
 def _inference(readings: Sequence[VersionReading]) -> Iterator[str]:
@@ -57,6 +57,17 @@ def _inference(readings: Sequence[VersionReading]) -> Iterator[str]:
     for name, part, text in _DURATIONS:
         values = (each.durations[part][1] // NS_PER_US for each in stats)
         yield per_version(f"{name}_duration_us", "counter", f"{text}, in microseconds", values)
+
+
+def _caches(readings: Sequence[VersionReading]) -> Iterator[str]:
+    for part, text in (("hit", "answered from the response cache"), ("miss", "looked for in the response cache in vain")):
+        found = [(_version_labels(each), each.stats.durations[f"cache_{part}"]) for each in readings]
+        plural = "hits" if part == "hit" else "misses"
+        counts = ((labels, count) for labels, (count, _) in found)
+        yield _family(f"nv_cache_num_{plural}_per_model", "counter", f"Requests {text}", counts)
+        took = ((labels, ns // NS_PER_US) for labels, (_, ns) in found)
+        words = "Cumulative time of these lookups" + ("" if part == "hit" else " and of keeping the answers")
+        yield _family(f"nv_cache_{part}_duration_per_model", "counter", f"{words}, in microseconds", took)
 
 
 def _failures(readings: Sequence[VersionReading]) -> Iterator[Sample]:

@@ -35,6 +35,7 @@ _TYPED_FIELDS: dict[str, tuple[str, ...]] = {
 """Datatypes each field of InferTensorContents can carry; the first one names the field in errors."""
 
 _EMPTY_FINAL = "triton_enable_empty_final_response"
+_TIMING = "podium_timing"
 _SEQUENCE: dict[str, tuple[str, ...]] = {
     "sequence_id": ("int64_param", "string_param"),
     "sequence_start": ("bool_param",),
@@ -64,9 +65,10 @@ def decode(
     """
     model = message.model_name
     timeout_us = priority = 0
+    timing = False
     parameters = _NO_PARAMETERS
     if message.parameters:
-        timeout_us, priority, parameters = _parameters(message)
+        timeout_us, priority, timing, parameters = _parameters(message)
     outputs: tuple[str, ...] = ()
     targets = _NO_TARGETS
     if message.outputs:
@@ -85,6 +87,7 @@ def decode(
         caller,
         streamed,
         targets,
+        timing,
     )
 
 
@@ -224,9 +227,10 @@ def _typed(tensor: ModelInferRequest.InferInputTensor, model: str) -> Array:
         raise InvalidRequest(f"explicit tensor data for {where} is out of range of datatype '{datatype}': {error}") from None
 
 
-def _parameters(message: ModelInferRequest) -> tuple[int, int, Mapping[str, ParameterValue]]:
-    """Timeout in microseconds, priority, and the caller's own parameters."""
+def _parameters(message: ModelInferRequest) -> tuple[int, int, bool, Mapping[str, ParameterValue]]:
+    """Timeout in microseconds, priority, whether the answer is to say how long it took, and the caller's own parameters."""
     timeout_us = priority = 0
+    timing = False
     own: dict[str, ParameterValue] = {}
     for name, parameter in message.parameters.items():
         if name == _EMPTY_FINAL:
@@ -244,9 +248,17 @@ def _parameters(message: ModelInferRequest) -> tuple[int, int, Mapping[str, Para
                 "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting"
                 f" with 'triton_' are allowed: {_EMPTY_FINAL}"
             )
+        elif name == _TIMING:
+            timing = bool(_value(name, parameter, ("bool_param",)))
+        elif name.startswith("podium_"):
+            # whoever asks for what only a later server can do is told so, rather than given something else
+            raise InvalidRequest(
+                "parameter keys starting with 'podium_' are reserved for this server's use. Only the following keys starting"
+                f" with 'podium_' are allowed: {_TIMING}"
+            )
         else:
             own[name] = _value(name, parameter, ("int64_param", "bool_param", "string_param", "double_param"))
-    return timeout_us, priority, own
+    return timeout_us, priority, timing, own
 
 
 def _value(name: str, parameter: InferParameter, allowed: tuple[str, ...]) -> ParameterValue:

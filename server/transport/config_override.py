@@ -21,7 +21,7 @@ from server.transport.describe import BACKENDS, DATA_TYPES
 _KNOWN: dict[str, frozenset[str]] = {
     "ModelConfig": frozenset(
         {"name", "platform", "backend", "version_policy", "max_batch_size", "input", "output"}
-        | {"dynamic_batching", "instance_group", "default_model_filename"}
+        | {"dynamic_batching", "instance_group", "default_model_filename", "response_cache"}
     ),
     "ModelInput": frozenset({"name", "data_type", "dims", "optional"}),
     "ModelOutput": frozenset({"name", "data_type", "dims", "label_filename"}),
@@ -33,6 +33,9 @@ _KNOWN: dict[str, frozenset[str]] = {
     "ModelQueuePolicy": frozenset({"default_timeout_microseconds", "allow_timeout_override", "max_queue_size"}),
 }
 """Fields with a meaning here, per message. A message that is not listed is understood whole."""
+
+DEFAULT_CACHE_BYTES = 64 * 2**20
+"""Bound of a response cache that a configuration enables for a model without one: the protocol's field has no size."""
 
 _SETTINGS_BACKENDS = {"onnxruntime": "onnx", "onnxruntime_onnx": "onnx", "fake": "fake"}
 _DATATYPES: dict[int, str | None] = {DataType.TYPE_INVALID: None} | {number: name for name, number in DATA_TYPES.items()}
@@ -68,6 +71,8 @@ def settings_from_config(json_text: str, name: str, base: ModelSettings) -> Mode
         _batching(config.dynamic_batching, changed, name)
     if config.instance_group and config.instance_group[0].count:
         changed["instances"] = config.instance_group[0].count
+    if config.HasField("response_cache"):
+        changed["cache"]["max_bytes"] = (base.cache.max_bytes or DEFAULT_CACHE_BYTES) if config.response_cache.enable else 0
     changed["onnx"].update(_instances(config.instance_group, base.onnx))
     try:
         return ModelSettings.model_validate(changed)

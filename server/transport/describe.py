@@ -26,6 +26,7 @@ from protos.model_config_pb2 import (
     ModelInstanceGroup,
     ModelOutput,
     ModelQueuePolicy,
+    ModelResponseCache,
     ModelVersionPolicy,
 )
 from server.core.settings import ModelSettings, VersionPolicy
@@ -137,6 +138,8 @@ def config(
     )
     if settings.versions is not None:
         described.version_policy.CopyFrom(_version_policy(settings.versions))
+    if settings.cache.max_bytes:
+        described.response_cache.CopyFrom(ModelResponseCache(enable=True))
     if signature.max_batch:
         described.dynamic_batching.CopyFrom(_dynamic_batching(settings, buckets))
     return ModelConfigResponse(config=described)

@@ -1,4 +1,4 @@
-"""The side port: `/metrics`, `/healthz` and `/readyz` over HTTP.
+"""The side port: `/metrics`, `/healthz`, `/readyz` and `/consumers` over HTTP.
 
 Floor 6, beside the gRPC door: for scrapers and orchestrators that do not speak gRPC. No inference ever comes in here, and a
 scrape never holds up the loop: it is rendered on a thread.
@@ -6,10 +6,11 @@ scrape never holds up the loop: it is rendered on a thread.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from pydantic import BaseModel
 
 _LOG = logging.getLogger(__name__)
 
@@ -21,20 +22,31 @@ _SHUTDOWN_S = 2.0
 
 
 async def start_http(
-    address: str, metrics: Callable[[], bytes], ready: Callable[[], list[str]], *, shutdown_s: float = _SHUTDOWN_S
+    address: str,
+    metrics: Callable[[], bytes],
+    ready: Callable[[], list[str]],
+    consumers: Callable[[str | None], Sequence[BaseModel]] = lambda model: (),
+    *,
+    shutdown_s: float = _SHUTDOWN_S,
 ) -> web.AppRunner:
     """Listen on `address` ("HOST:PORT", "[IPV6]:PORT"; port 0: any that is free) until the runner's `cleanup`.
 
     `/healthz` is 200 while the process answers at all; `/readyz` is 200 exactly when `ready` returns no reason against it,
-    and shows the reasons otherwise. `runner.addresses` holds what was bound.
-    Ownership: `metrics` is called on worker threads, possibly several at once; `ready` on the event loop, so it must not
-    block. An exception in either is answered 500 and logged.
+    and shows the reasons otherwise. `/consumers?model=NAME` shows what `consumers` returns for a model, or for None: all.
+    `runner.addresses` holds what was bound.
+    Ownership: `metrics` and `consumers` are called on worker threads, possibly several at once; `ready` on the event loop, so
+    it must not block. An exception in any is answered 500 and logged.
     Raises: ValueError for what is not an address, OSError where it cannot be bound.
     """
     host, port = split_address(address)
     app = web.Application()
     app.add_routes(
-        [web.get("/metrics", _metrics_page(metrics)), web.get("/healthz", _alive), web.get("/readyz", _ready_page(ready))]
+        [
+            web.get("/metrics", _metrics_page(metrics)),
+            web.get("/healthz", _alive),
+            web.get("/readyz", _ready_page(ready)),
+            web.get("/consumers", _consumers_page(consumers)),
+        ]
     )
     # no access log: probes and scrapes would fill it
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=shutdown_s)
@@ -82,5 +94,16 @@ def _ready_page(ready: Callable[[], list[str]]) -> Handler:
     async def page(request: web.Request) -> web.Response:
         reasons = ready()
         return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+    return page
+
+
+def _consumers_page(consumers: Callable[[str | None], Sequence[BaseModel]]) -> Handler:
+    def text(model: str | None) -> str:
+        return '{"uses": [' + ",\n".join(row.model_dump_json() for row in consumers(model)) + "]}\n"
+
+    async def page(request: web.Request) -> web.Response:
+        body = await asyncio.to_thread(text, request.query.get("model"))
+        return web.Response(text=body, content_type="application/json")
 
     return page

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from protos import grpc_service_pb2 as pb
-from server.core.clock import NS_PER_S
+from server.core.clock import NS_PER_S, NS_PER_US, Clock, monotonic_ns
 from server.core.errors import PodiumError
-from server.core.requests import ANONYMOUS, Caller, InferRequest
+from server.core.requests import ANONYMOUS, Caller, InferRequest, consumer_named
 from server.dataplane.ticket import Reply, Ticket
 from server.lifecycle.replica import Replica
-from server.service.predict import Predict
+from server.service.predict import Hit, Predict
 from server.transport.codec import decode, encode
 from server.transport.hand_over import HandOver
 from server.transport.places import Memory, NoMemory
+
+CONSUMER_HEADER = "podium-consumer"
+"""The metadata by which a caller says who it is."""
 
 
 @dataclass(slots=True)
@@ -34,21 +37,38 @@ class Pending:
 
     request: InferRequest
     replica: Replica
-    ticket: Ticket
+    ticket: Ticket | Hit
 
 
 def call_of(context: Any, arrival_ns: int) -> Call:
-    """The call that a context belongs to."""
+    """The call that a context belongs to.
+
+    Source: `invocation_metadata()` makes all pairs anew each time: 0.7 us with the one that every client sends (user-agent),
+    1.4 us with three, and going through them 0.1 us more (grpcio 1.85, Python 3.11, 2026-11-21). So it is asked once.
+    """
     remaining_s = context.time_remaining()
-    return Call(arrival_ns, None if remaining_s is None else arrival_ns + int(remaining_s * NS_PER_S))
+    declared: str | bytes = ""
+    for name, value in context.invocation_metadata():
+        if name == CONSUMER_HEADER:
+            declared = value
+    caller = caller_of(context, declared) if declared else ANONYMOUS
+    return Call(arrival_ns, None if remaining_s is None else arrival_ns + int(remaining_s * NS_PER_S), caller)
+
+
+def caller_of(context: Any, declared: str | bytes) -> Caller:
+    """Who calls: what it declares itself to be. The one place for whatever else a call's context can tell about that."""
+    return Caller(consumer_named(declared))
 
 
 class Inference:
     """Admits messages and answers them. Ownership: the event loop it was made on."""
 
-    def __init__(self, predict: Predict, hand_over: HandOver, memory: Memory | None = None) -> None:
+    def __init__(
+        self, predict: Predict, hand_over: HandOver, clock: Clock = monotonic_ns, memory: Memory | None = None
+    ) -> None:
         self._predict = predict
         self._hand_over = hand_over
+        self._clock = clock
         self._memory = memory or NoMemory()
         self._loop = asyncio.get_running_loop()
 
@@ -59,7 +79,11 @@ class Inference:
         """
         request = decode(message, call.arrival_ns, call.deadline_ns, call.caller, streamed=streamed, memory=self._memory)
         replica, ticket = self._predict.admit(request, reply)
-        self._hand_over.arm()
+        if type(ticket) is Hit:
+            # later, as from a ticket: whoever asks need not reckon with an answer before this returns
+            self._loop.call_soon(_answer, reply, ticket.outputs)
+        else:
+            self._hand_over.arm()
         return Pending(request, replica, ticket)
 
     def encode(self, pending: Pending, outputs: Any) -> pb.ModelInferResponse:
@@ -67,8 +91,14 @@ class Inference:
         request, replica = pending.request, pending.replica
         if request.targets:
             labels = replica.labels
-            return encode(request.id, replica.key, replica.signature, request.outputs, outputs, request.targets, labels)
-        return encode(request.id, replica.key, replica.signature, request.outputs, outputs)
+            response = encode(request.id, replica.key, replica.signature, request.outputs, outputs, request.targets, labels)
+        else:
+            response = encode(request.id, replica.key, replica.signature, request.outputs, outputs)
+        if replica.cache is not None:
+            self._predict.remember(replica, request, pending.ticket, outputs)
+        if request.timing:
+            self._time(response, pending)
+        return response
 
     def leave(self, pending: Pending) -> None:
         """The caller has gone."""
@@ -77,6 +107,19 @@ class Inference:
     def count_refusal(self, pending: Pending, error: PodiumError) -> None:
         """Count an admitted request that was answered by an error."""
         self._predict.count_refusal(pending.replica, error)
+
+    def _time(self, response: pb.ModelInferResponse, pending: Pending) -> None:
+        """Say how long what took, in microseconds. What did not happen, or is not over (a batch that goes on answering), is
+        left out; queue and execute together are never more than total.
+        """
+        parameters, arrival_ns, ticket = response.parameters, pending.request.arrival_ns, pending.ticket
+        if type(ticket) is Hit:
+            parameters["podium_cache_hit"].bool_param = True
+        elif (execution := ticket.execution) is not None:
+            parameters["podium_queue_us"].int64_param = max(0, execution.taken_ns - arrival_ns) // NS_PER_US
+            parameters["podium_execute_us"].int64_param = (execution.ran_ns - execution.taken_ns) // NS_PER_US
+            parameters["podium_batch_rows"].int64_param = execution.rows
+        parameters["podium_total_us"].int64_param = (self._clock() - arrival_ns) // NS_PER_US
 
     async def once(self, message: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         """One request, one answer: by exactly one ticket, whatever becomes of the call.
@@ -102,3 +145,8 @@ class Inference:
             # the reply has the error, whose traceback leads here: a circle that would hold the request, and all its tensors,
             # until a collection
             del reply
+
+
+def _answer(reply: Reply, outputs: Any) -> None:
+    if not reply.done():
+        reply.set_result(outputs)

@@ -1,7 +1,12 @@
+from typing import Any
+
+import pytest
+
 from server.core.settings import ModelSettings
 from server.core.versions import VersionKey
-from server.lifecycle.replica import queue_rules
-from tests.lifecycle.doubles import replica
+from server.lifecycle.policy import Serve
+from server.lifecycle.replica import Loaded, queue_rules, replica_of
+from tests.lifecycle.doubles import replica, version
 
 
 def test_the_data_plane_is_told_all_that_settings_say() -> None:
@@ -19,3 +24,16 @@ def test_the_data_plane_is_told_all_that_settings_say() -> None:
     assert (rules.buckets, rules.costs_ns) == ((1, 2, 4), (5, 6, 7))
     assert (rules.padding, rules.max_requests, rules.early_drop, rules.queue_delay_ns) == (False, 7, False, 250_000)
     assert replica(VersionKey("m", 3), 12, settings) != mine
+
+
+@pytest.mark.parametrize("max_bytes", [0, 4096])
+def test_a_load_brings_a_cache_of_its_own_where_the_settings_want_one(max_bytes: int) -> None:
+    settings = ModelSettings.model_validate({"cache": {"max_bytes": max_bytes}})
+    backend: Any = replica(VersionKey("m", 3), 1, settings).backend
+    found: Any = version(3)
+    made = [replica_of(number, Serve(found, settings), Loaded(backend, (1,), (0,)), None) for number in (1, 2)]
+    if not max_bytes:
+        assert [each.cache for each in made] == [None, None]
+        return
+    assert [each.cache.max_bytes for each in made if each.cache is not None] == [max_bytes] * 2
+    assert made[0].cache is not made[1].cache

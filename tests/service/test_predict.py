@@ -24,7 +24,7 @@ from server.core.errors import (
     PodiumError,
     ShuttingDown,
 )
-from server.core.requests import InferRequest, WireTensor
+from server.core.requests import Caller, InferRequest, WireTensor
 from server.core.settings import ModelSettings, QueueSettings
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
@@ -32,10 +32,11 @@ from server.core.versions import State, VersionKey
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.plane import PythonPlane, settle
 from server.dataplane.ticket import NO_DEADLINE_NS, Ticket
+from server.lifecycle.cache import AnswerCache
 from server.lifecycle.published import EMPTY, publish
 from server.lifecycle.replica import Replica, queue_rules
 from server.service.engine import Engine
-from server.service.predict import Predict, deadline_of, priority_of
+from server.service.predict import Hit, Predict, deadline_of, priority_of
 from server.telemetry.recorder import VersionRecorder
 
 KEY = VersionKey("m", 1)
@@ -115,6 +116,7 @@ class House:
         reply: Future[Any] = Future()
         replica, ticket = self.predict.admit(request, reply)
         assert replica is self.replica
+        assert isinstance(ticket, Ticket)
         self.plane.wake()
         return ticket, reply
 
@@ -340,3 +342,135 @@ def test_priorities_the_model_does_not_have_mean_its_default(asked: int, level: 
 
 def test_without_levels_there_is_one() -> None:
     assert priority_of(replace(request(1.0), priority=5), QueueSettings()) == 0
+
+
+def test_a_ticket_knows_when_it_was_executed_before_its_answer_leaves(house: House) -> None:
+    house.occupy()
+    ticket, reply = house.admit(request(1.0, rows=2))
+    opened_ns = monotonic_ns()
+    house.backend.gate.set()
+    reply.result(30)
+    execution = ticket.execution
+    assert execution is not None
+    assert ticket.arrival_ns < opened_ns <= execution.taken_ns <= execution.started_ns <= execution.ran_ns <= monotonic_ns()
+    assert execution.rows == 2
+
+
+class Remembering(House):
+    """A house whose replica has a response cache, and whose uses are noted."""
+
+    def __init__(self, max_bytes: int = 2**20) -> None:
+        super().__init__()
+        self.uses: list[tuple[VersionKey, str]] = []
+        self.replica = self.remembering(self.replica, max_bytes)
+        self.plane.open(replace(queue_rules(self.replica), queue_id=2))
+        self.replica = replace(self.replica, queue_id=2)
+        self.published = publish({KEY: self.replica}, {KEY: State.READY}, {}, EMPTY)
+        self.predict = Predict(self.plane, lambda: self.published, count_use=lambda key, who: self.uses.append((key, who)))
+
+    @staticmethod
+    def remembering(replica: Replica, max_bytes: int) -> Replica:
+        return replace(replica, cache=AnswerCache(max_bytes))
+
+    def ask(self, asked: InferRequest) -> tuple[Ticket | Hit, Any]:
+        """What the door does: the outputs, remembered if they may be."""
+        reply: Future[Any] = Future()
+        replica, ticket = self.predict.admit(asked, reply)
+        if isinstance(ticket, Hit):
+            return ticket, ticket.outputs
+        self.plane.wake()
+        outputs = reply.result(30)
+        self.predict.remember(replica, asked, ticket, outputs)
+        return ticket, outputs
+
+    def stats(self) -> tuple[int, int]:
+        durations = self.recorder.snapshot().durations
+        return durations["cache_hit"][0], durations["cache_miss"][0]
+
+
+@pytest.fixture
+def remembering() -> Iterator[Remembering]:
+    made = Remembering()
+    yield made
+    made.counted()
+
+
+def test_what_was_answered_is_answered_again_without_a_ticket(remembering: Remembering) -> None:
+    first, outputs = remembering.ask(request(3.0, id="1"))
+    again, remembered = remembering.ask(request(3.0, id="2", timeout_us=10**9, priority=1))
+    assert isinstance(first, Ticket)
+    assert isinstance(again, Hit)
+    assert remembered["y"].tobytes() == outputs["y"].tobytes()
+    assert remembering.stats() == (1, 1)
+    remembering.predict.cancel(remembering.replica, again)
+    assert remembering.counted() == {"ok": 2}
+    assert remembering.recorder.snapshot().execution_count == 1
+
+
+def test_other_rows_and_other_outputs_are_another_question(remembering: Remembering) -> None:
+    for asked in (request(3.0), request(4.0), request(3.0, rows=2), request(3.0, outputs=("y",))):
+        assert isinstance(remembering.ask(asked)[0], Ticket)
+        assert isinstance(remembering.ask(asked)[0], Hit)
+
+
+def test_what_may_change_the_answer_is_not_remembered(remembering: Remembering) -> None:
+    known = request(3.0)
+    remembering.ask(known)
+    shared = WireTensor("x", "FP32", (1, 2), memoryview(bytearray(known.inputs[0].data)))
+    borrowed = WireTensor("x", "FP32", (1, 2), np.full(4, 3.0, np.float32)[:2])
+    owned = WireTensor("x", "FP32", (1, 2), np.full(2, 3.0, np.float32))
+    for _ in range(2):
+        for asked in (
+            replace(known, parameters={"k": 1}),
+            replace(known, inputs=(shared,)),
+            replace(known, inputs=(borrowed,)),
+        ):
+            assert isinstance(remembering.ask(asked)[0], Ticket)
+    assert isinstance(remembering.ask(replace(known, inputs=(owned,)))[0], Hit)
+    assert remembering.stats() == (1, 1), "what is not looked for is no miss"
+
+
+def test_what_is_known_too_late_is_expired(remembering: Remembering) -> None:
+    remembering.ask(request(3.0))
+    with pytest.raises(Expired, match="Request timeout expired"):
+        remembering.ask(request(3.0, deadline_ns=monotonic_ns() - 1))
+    assert remembering.stats() == (0, 1)
+    assert remembering.counted() == {"ok": 1, "expired": 1}
+
+
+def test_errors_are_not_remembered(remembering: Remembering) -> None:
+    for _ in range(2):
+        with pytest.raises(BackendFailed):
+            remembering.ask(request(BAD))
+    assert remembering.replica.cache is not None
+    assert len(remembering.replica.cache) == 0
+    assert remembering.counted() == {"failed": 2}
+
+
+def test_a_version_that_left_service_answers_nothing_it_remembers(remembering: Remembering) -> None:
+    remembering.ask(request(3.0))
+    remembering.published = publish({}, {KEY: State.UNLOADING}, {}, EMPTY)
+    with pytest.raises(NotFound):
+        remembering.ask(request(3.0))
+    remembering.published = publish({KEY: remembering.remembering(remembering.replica, 1)}, {KEY: State.READY}, {}, EMPTY)
+    assert isinstance(remembering.ask(request(3.0))[0], Ticket), "a reload begins with nothing"
+
+
+def test_an_answer_that_is_too_large_is_still_an_answer() -> None:
+    house = Remembering(max_bytes=10)
+    for _ in range(2):
+        assert (house.ask(request(3.0))[1]["y"] == 6.0).all()
+    assert house.stats() == (0, 2)
+    house.counted()
+
+
+def test_whoever_reaches_a_version_is_counted_as_its_user(remembering: Remembering) -> None:
+    named = request(3.0, caller=Caller("checkout"))
+    remembering.ask(named)
+    remembering.ask(named)
+    with pytest.raises(InvalidRequest):
+        remembering.ask(replace(request(1.0, rows=5), caller=Caller("careless")))
+    with pytest.raises(NotFound):
+        remembering.ask(replace(named, model="other"))
+    remembering.ask(request(4.0))
+    assert remembering.uses == [(KEY, "checkout"), (KEY, "checkout"), (KEY, "careless"), (KEY, "")]

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueSnapshot
 from server.telemetry.metrics import KEPT_LOADS, KEPT_VERSIONS, Metrics
-from server.telemetry.readings import DeviceReading
+from server.telemetry.readings import ConsumerReading, DeviceReading
 from server.telemetry.recorder import OUTCOMES, VersionRecorder
 from server.telemetry.triton_text import failure_reasons
 
@@ -23,8 +23,28 @@ _GPU = DeviceReading(_UUID, 0.41, 75.5, 700.0, 12.25, 150_754_820_096, 8_589_934
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "METRICS.md"
 
 
-def _metrics(queues: Mapping[VersionKey, QueueSnapshot] | None = None, *gpus: DeviceReading) -> Metrics:
-    return Metrics(build="1.2.3", queues=(queues or {}).get, devices=lambda: gpus, wall_clock_ns=lambda: 0)
+class Cache:
+    """As much of a response cache as a scrape asks for."""
+
+    held_bytes = 4096
+
+    def __len__(self) -> int:
+        return 3
+
+
+def _metrics(
+    queues: Mapping[VersionKey, QueueSnapshot] | None = None,
+    *gpus: DeviceReading,
+    caches: Mapping[VersionKey, Cache] | None = None,
+) -> Metrics:
+    return Metrics(
+        build="1.2.3",
+        queues=(queues or {}).get,
+        devices=lambda: gpus,
+        caches=(caches or {}).get,
+        consumers=lambda: [ConsumerReading(_KEY, "checkout", 4), ConsumerReading(_KEY, "", 1)],
+        wall_clock_ns=lambda: 0,
+    )
 
 
 def _run(recorder: VersionRecorder, *, released: str = "full", failed: bool = False) -> None:
@@ -69,7 +89,7 @@ def _value(metrics: Metrics, name: str, **labels: str) -> float:
 
 def _full() -> Metrics:
     """Metrics in which every family has a sample."""
-    metrics = _metrics({_KEY: QueueSnapshot(5, 9, 7)}, _GPU)
+    metrics = _metrics({_KEY: QueueSnapshot(5, 9, 7)}, _GPU, caches={_KEY: Cache()})
     recorder = metrics.add(_KEY)
     recorder.hold_memory(1_000_000_000)
     metrics.mark_ready(_KEY, True)
@@ -77,24 +97,27 @@ def _full() -> Metrics:
     _run(recorder)
     recorder.refused("expired", 3)
     recorder.refused("cancelled")
+    recorder.cache_hit(2_000, 10_000)
+    recorder.cache_miss(5_000)
+    recorder.cache_kept(1_000, 6)
     return metrics
 
 
 def test_an_answered_batch_is_shown_under_podiums_names() -> None:
     metrics = _full()
     version = {"model": "ranker", "version": "3"}
-    assert _value(metrics, "podium_request_seconds_count", **version, phase="total") == 2
-    assert _value(metrics, "podium_request_seconds_sum", **version, phase="total") == 0.011
+    assert _value(metrics, "podium_request_seconds_count", **version, phase="total") == 3
+    assert _value(metrics, "podium_request_seconds_sum", **version, phase="total") == 0.01101
     assert _value(metrics, "podium_request_seconds_sum", **version, phase="queue") == 0.003
     assert _value(metrics, "podium_request_seconds_sum", **version, phase="execute") == 0.006
-    assert _value(metrics, "podium_request_seconds_bucket", **version, phase="total", le="0.005") == 1
-    assert _value(metrics, "podium_request_seconds_bucket", **version, phase="total", le="0.0075") == 2
-    assert _value(metrics, "podium_request_seconds_bucket", **version, phase="total", le="+Inf") == 2
+    assert _value(metrics, "podium_request_seconds_bucket", **version, phase="total", le="0.005") == 2
+    assert _value(metrics, "podium_request_seconds_bucket", **version, phase="total", le="0.0075") == 3
+    assert _value(metrics, "podium_request_seconds_bucket", **version, phase="total", le="+Inf") == 3
     assert _value(metrics, "podium_batch_rows_bucket", **version, le="2.0") == 0
     assert _value(metrics, "podium_batch_rows_bucket", **version, le="4.0") == 1
     assert _value(metrics, "podium_batch_rows_sum", **version) == 3
     assert _value(metrics, "podium_batches_released_total", **version, reason="full") == 1
-    assert _value(metrics, "podium_requests_total", **version, outcome="ok") == 2
+    assert _value(metrics, "podium_requests_total", **version, outcome="ok") == 3
     assert _value(metrics, "podium_requests_total", **version, outcome="refused") == 4
     assert _value(metrics, "podium_refused_total", **version, reason="expired") == 3
     assert _value(metrics, "podium_rows_total", **version) == 3
@@ -108,6 +131,31 @@ def test_an_answered_batch_is_shown_under_podiums_names() -> None:
     assert _value(metrics, "podium_loads_total", **version, result="ok") == 1
     assert _value(metrics, "podium_load_seconds", **version, result="ok") == 1.5
     assert _value(metrics, "podium_build_info", version="1.2.3") == 1
+    assert _value(metrics, "podium_cache_hits_total", **version) == 1
+    assert _value(metrics, "podium_cache_misses_total", **version) == 1
+    assert _value(metrics, "podium_cache_evictions_total", **version) == 6
+    assert _value(metrics, "podium_cache_bytes", **version) == 4096
+    assert _value(metrics, "podium_cache_entries", **version) == 3
+    assert _value(metrics, "podium_consumer_requests_total", **version, consumer="checkout") == 4
+    assert _value(metrics, "podium_consumer_requests_total", **version, consumer="") == 1
+
+
+def test_the_response_cache_is_shown_under_tritons_names() -> None:
+    metrics = _full()
+    version = {"model": "ranker", "version": "3"}
+    assert _value(metrics, "nv_cache_num_hits_per_model", **version) == 1
+    assert _value(metrics, "nv_cache_num_misses_per_model", **version) == 1
+    assert _value(metrics, "nv_cache_hit_duration_per_model", **version) == 2
+    assert _value(metrics, "nv_cache_miss_duration_per_model", **version) == 6
+    assert _value(metrics, "nv_inference_request_success", **version) == 3
+    assert _value(metrics, "nv_inference_count", **version) == 3, "rows of the batch alone: a hit infers nothing"
+
+
+def test_a_version_without_a_cache_says_nothing_of_it() -> None:
+    metrics = _metrics()
+    metrics.add(_KEY)
+    shown = _samples(metrics)
+    assert not [name for name in shown if "cache" in name]
 
 
 def test_a_version_that_goes_keeps_its_totals_and_loses_its_gauges() -> None:
@@ -116,7 +164,8 @@ def test_a_version_that_goes_keeps_its_totals_and_loses_its_gauges() -> None:
     metrics.remove(_KEY)
     shown = _samples(metrics)
     assert _value(metrics, "nv_inference_count") == 3
-    assert {"podium_model_ready", "podium_model_memory_bytes", "podium_queue_requests"}.isdisjoint(shown)
+    assert {"podium_model_ready", "podium_model_memory_bytes", "podium_queue_requests", "podium_cache_bytes"}.isdisjoint(shown)
+    assert _value(metrics, "podium_cache_hits_total") == 1
     assert "nv_inference_pending_request_count" not in shown
     assert metrics.find(_KEY) is None
 
@@ -129,7 +178,7 @@ def test_a_version_that_comes_back_goes_on_counting() -> None:
     assert again is first is metrics.find(_KEY) is metrics.add(_KEY)
     assert again.snapshot().memory_bytes == 0
     _run(again, released="idle")
-    assert _value(metrics, "nv_inference_request_success") == 4
+    assert _value(metrics, "nv_inference_request_success") == 5
     assert _value(metrics, "podium_batches_released_total", reason="idle") == 1
     assert _value(metrics, "podium_model_ready") == 0, "added is not ready"
 

@@ -42,7 +42,8 @@ def test_a_new_recorder_has_seen_nothing() -> None:
     stats = _recorder().snapshot()
     assert stats.key == _KEY
     assert (stats.inference_count, stats.execution_count, stats.last_inference_ms, stats.memory_bytes) == (0, 0, 0, 0)
-    assert set(stats.durations) == {"success", "fail", "queue", "compute_input", "compute_infer", "compute_output"}
+    parts = {"success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"}
+    assert set(stats.durations) == parts
     assert set(stats.durations.values()) == {(0, 0)}
     assert stats.requests == dict.fromkeys(OUTCOMES, 0)
     assert stats.refused == dict.fromkeys(REFUSALS, 0)
@@ -62,6 +63,8 @@ def test_an_answered_batch() -> None:
         "compute_input": (3, 30),
         "compute_infer": (3, 600),
         "compute_output": (3, 90),
+        "cache_hit": (0, 0),
+        "cache_miss": (0, 0),
     }
     assert stats.batches == [(8, {"compute_input": (1, 10), "compute_infer": (1, 200), "compute_output": (1, 30)})]
     assert stats.requests == {"ok": 3, "failed": 0, "abandoned": 0, "refused": 0}
@@ -74,6 +77,25 @@ def test_an_answered_batch() -> None:
         "total": 24_000,
     }
     assert (stats.batch_rows.sum, stats.batch_rows.count) == (6, 1)
+
+
+def test_what_the_cache_answered_is_answered_and_never_executed() -> None:
+    recorder = _recorder()
+    recorder.batch(**_batch())
+    recorder.cache_miss(100)
+    recorder.cache_kept(30, 2)
+    recorder.cache_hit(50, 1_000)
+    recorder.cache_hit(50, 3_000)
+    stats = recorder.snapshot()
+    assert stats.durations["cache_hit"] == (2, 100)
+    assert stats.durations["cache_miss"] == (1, 130)
+    assert stats.cache_evictions == 2
+    assert stats.durations["success"] == (5, 24_000 + 4_000)
+    assert stats.durations["queue"] == (5, 9_000), "a hit waits for 0 ns, but clients find a version by this count"
+    assert stats.durations["compute_infer"] == (3, 600)
+    assert stats.requests == {"ok": 5, "failed": 0, "abandoned": 0, "refused": 0}
+    assert (stats.inference_count, stats.execution_count) == (6, 1)
+    assert {phase: histogram.count for phase, histogram in stats.histograms.items()} == {"queue": 3, "execute": 3, "total": 5}
 
 
 def test_failed_and_abandoned_requests_do_not_count_as_answered() -> None:

@@ -12,13 +12,17 @@ class Aborted(Exception):
 class Context:
     """A call's context: remembers how it was ended, and what it raised, as gRPC's does."""
 
-    def __init__(self, remaining_s: float | None = None) -> None:
+    def __init__(self, remaining_s: float | None = None, metadata: tuple[tuple[str, str | bytes], ...] = ()) -> None:
         self.remaining_s = remaining_s
+        self.metadata = metadata
         self.ended: tuple[grpc.StatusCode, str] | None = None
         self.raised: Aborted | None = None
 
     def time_remaining(self) -> float | None:
         return self.remaining_s
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        return self.metadata
 
     async def abort(self, code: grpc.StatusCode, details: str) -> Any:
         assert self.ended is None

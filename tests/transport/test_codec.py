@@ -236,6 +236,9 @@ def test_parameters() -> None:
     assert decoded(parameter("triton_enable_empty_final_response", bool_param=True)).parameters == {}
     assert decoded(parameter("sequence_id", int64_param=0)).parameters == {}
     assert decoded(one_input(raw_input_contents=[b""])).parameters == {}
+    for asked in (True, False):
+        timed = decoded(parameter("podium_timing", bool_param=asked))
+        assert (timed.timing, timed.parameters) == (asked, {})
 
 
 @pytest.mark.parametrize(
@@ -248,6 +251,11 @@ def test_parameters() -> None:
         (parameter("sequence_start", int64_param=1), "'sequence_start' parameter, expected bool_param."),
         (parameter("sequence_id", bool_param=True), "'sequence_id' parameter, expected int64_param or string_param."),
         (parameter("triton_enable_empty_final_response", int64_param=1), "expected bool_param."),
+        (parameter("podium_timing", int64_param=1), "expected bool_param."),
+        (
+            parameter("podium_later", bool_param=True),
+            "parameter keys starting with 'podium_' are reserved for this server's use.",
+        ),
         (parameter("triton_mine", bool_param=True), "parameter keys starting with 'triton_' are reserved for Triton usage."),
         (parameter("mine", uint64_param=1), "'mine' parameter, expected int64_param, bool_param, string_param, or double"),
         (parameter("mine"), "invalid value type for 'mine' parameter"),

@@ -23,7 +23,7 @@ from server.core.settings import (
 from server.core.signature import Signature
 from server.core.tensors import NUMPY_DTYPES, TensorSpec
 from server.transport import describe
-from server.transport.config_override import _KNOWN, settings_from_config
+from server.transport.config_override import _KNOWN, DEFAULT_CACHE_BYTES, settings_from_config
 
 BASE = ModelSettings(
     backend="onnx",
@@ -49,6 +49,20 @@ def test_nothing_said_changes_nothing() -> None:
     assert changed() == BASE
     assert changed(name="m", backend="onnxruntime", platform="onnxruntime_onnx", default_model_filename="model.onnx") == BASE
     assert changed(response_cache={"enable": False}, modelTransactionPolicy={}, max_batch_size=None) == BASE
+
+
+def test_a_response_cache_has_a_size_of_its_own_or_the_usual_one() -> None:
+    def bound(enable: bool, base: ModelSettings) -> int:
+        text = json.dumps({"response_cache": {"enable": enable}})
+        return settings_from_config(text, "m", base).cache.max_bytes
+
+    sized = ModelSettings.model_validate({"cache": {"max_bytes": 5}})
+    assert (bound(True, BASE), bound(False, BASE)) == (DEFAULT_CACHE_BYTES, 0)
+    assert (bound(True, sized), bound(False, sized)) == (5, 0)
+    assert settings_from_config("{}", "m", sized) == sized
+    decoupled = ModelSettings(decoupled=True)
+    with pytest.raises(InvalidRequest, match="a decoupled model cannot have a response cache"):
+        settings_from_config('{"response_cache": {"enable": true}}', "m", decoupled)
 
 
 @pytest.mark.parametrize("spelling", ["max_batch_size", "maxBatchSize"])
@@ -195,7 +209,6 @@ def test_the_name_must_be_the_models() -> None:
     ("config", "where"),
     [
         ({"sequence_batching": {}}, "sequence_batching"),
-        ({"response_cache": {"enable": True}}, "response_cache"),
         ({"parameters": {"k": {"string_value": "v"}}}, "parameters"),
         ({"input": [{"name": "x", "reshape": {"shape": [1]}}]}, "input.reshape"),
         ({"output": [{"name": "y", "is_shape_tensor": True}]}, "output.is_shape_tensor"),

@@ -4,11 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from server.core.settings import BatchingSettings, ModelSettings, QueueSettings, TensorSettings, VersionPolicy
+from server.core.settings import (
+    BatchingSettings,
+    CacheSettings,
+    ModelSettings,
+    QueueSettings,
+    TensorSettings,
+    VersionPolicy,
+)
 from server.core.signature import Signature
 from server.core.tensors import NUMPY_DTYPES, TensorSpec
 from server.core.versions import VersionKey
@@ -59,6 +67,13 @@ def test_metadata_shows_the_batch_dimension_where_the_model_batches() -> None:
     }
     assert list(describe.metadata(FLAT, (1,), "fake").inputs[0].shape) == [3]
     assert describe.metadata(FLAT, (1,), "fake", {"owner": "ops"}).properties == {"owner": "ops"}
+
+
+@pytest.mark.parametrize("max_bytes", [0, 1])
+def test_a_response_cache_is_shown_where_there_is_one(max_bytes: int) -> None:
+    settings = ModelSettings(cache=CacheSettings(max_bytes=max_bytes))
+    got = describe.config(SIGNATURE, settings, "fake", "cpu", (1,)).config
+    assert (got.HasField("response_cache"), got.response_cache.enable) == (bool(max_bytes), bool(max_bytes))
 
 
 def test_config_of_a_batching_model() -> None:

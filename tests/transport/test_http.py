@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import ClientSession, web
+from pydantic import BaseModel
 
 from server.telemetry.metrics import Metrics
 from server.telemetry.readings import DeviceReading
@@ -67,6 +68,25 @@ def test_a_slow_scrape_does_not_hold_up_the_loop() -> None:
                 release.set()
             async with await scrape as answer:
                 assert await answer.read() == b"slow 1\n"
+
+    _run(scenario)
+
+
+def test_consumers_of_one_model_or_of_all() -> None:
+    class Row(BaseModel):
+        model: str | None
+
+    async def scenario() -> None:
+        runner = await start_http("127.0.0.1:0", bytes, list, lambda model: [Row(model=model), Row(model="é")])
+        try:
+            host, port = runner.addresses[0][:2]
+            async with ClientSession(f"http://{host}:{port}") as client:
+                for query, named in (("?model=m%201", "m 1"), ("", None)):
+                    async with client.get(f"/consumers{query}") as answer:
+                        assert (answer.status, answer.content_type) == (200, "application/json")
+                        assert await answer.json() == {"uses": [{"model": named}, {"model": "é"}]}
+        finally:
+            await runner.cleanup()
 
     _run(scenario)
 

@@ -35,6 +35,7 @@ class Replica:
 
     key = VersionKey("m", 7)
     signature = SIGNATURE
+    cache = None
 
 
 class Predict:
