@@ -50,6 +50,7 @@ from server.transport.infer import Inference
 from server.transport.listen import bind, open_server
 from server.transport.malformed import Registrar
 from server.transport.servicer import Servicer
+from server.transport.streams import Streams
 
 _log = logging.getLogger("podium")
 _BACKENDS = {"onnx": "server.backends.onnx_session", "fake": "server.backends.fake"}
@@ -115,8 +116,11 @@ class Server:
         self._health = Health()
         predict = Predict(self._plane, lambda: self._manager.published, settings.default_timeout_us)
         control = Control(self._manager)
-        inference = Inference(predict, HandOver(self._plane.wake))
-        self._servicer = Servicer(inference, control, monotonic_ns, lambda: not self.problems(), build)
+        hand_over = HandOver(self._plane.wake)
+        inference = Inference(predict, hand_over)
+        limits = (settings.max_stream_requests, settings.max_stream_bytes)
+        self._streams = Streams(inference, hand_over, monotonic_ns, *limits)
+        self._servicer = Servicer(inference, self._streams, control, monotonic_ns, lambda: not self.problems(), build)
 
     def problems(self) -> list[str]:
         """Why this server should not be sent requests; empty when it should."""
@@ -159,6 +163,7 @@ class Server:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), settings.drain_delay_s)
         self._health.close()
+        self._streams.close()
         await server.stop(settings.drain_grace_s)
         emptied = await asyncio.to_thread(self._manager.stop, _STOP_MODELS_S)
         await asyncio.to_thread(self._plane.stop)

@@ -8,11 +8,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
-from server.backends.base import Backend, BackendFactory, LoadTask
+from server.backends.base import Backend, BackendFactory, DecoupledBackend, LoadTask
+from server.backends.first_answer import FirstAnswer
 from server.core.clock import Clock
 from server.core.errors import LoadFailed, PodiumError
 from server.core.settings import ModelSettings, buckets_for
@@ -116,13 +117,14 @@ class Loader:
         open_backend = self._backend_for(found.folder, settings)
         progress.step = "open"
         backend = progress.backend = open_backend(LoadTask(found.key, found.folder, settings))
+        tried = _as_one_answer(backend, settings)
         progress.step = "warm up"
         buckets = buckets_for(backend.signature.max_batch, settings.batching)
-        costs_ns = self._warm(backend, buckets, settings.warmup.runs, self._clock)
+        costs_ns = self._warm(tried, buckets, settings.warmup.runs, self._clock)
         progress.step = "golden examples"
         golden = None if found.manifest is None else found.manifest.golden
         if golden is not None:
-            self._prove(backend, found.folder, golden)
+            self._prove(tried, found.folder, golden)
         return Loaded(backend, buckets, costs_ns)
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
@@ -143,6 +145,15 @@ class Loader:
         fault = self._compare_golden(examples.outputs, got, golden.rtol, golden.atol, backend.signature.outputs)
         if fault is not None:
             raise LoadFailed(fault)
+
+
+def _as_one_answer(backend: Backend, settings: ModelSettings) -> Backend:
+    """What warm-up and golden examples run. Raises: LoadFailed for a backend that cannot be decoupled."""
+    if not settings.decoupled:
+        return backend
+    if not callable(getattr(backend, "stream", None)):
+        raise LoadFailed(f"'decoupled' is set, but a model of platform '{backend.platform}' gives each request one answer")
+    return FirstAnswer(cast(DecoupledBackend, backend))
 
 
 def _close(found: FoundVersion, backend: Backend) -> None:

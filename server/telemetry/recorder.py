@@ -9,13 +9,14 @@ the caller took anyway.
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.core.clock import NS_PER_MS
 from server.core.versions import VersionKey
+from server.telemetry.answers import AnswerCosts
 from server.telemetry.histogram import LATENCY_EDGES_NS, ROWS_EDGES, Histogram
 
 REFUSALS = ("queue_full", "expired", "cancelled", "invalid", "not_ready", "backend")
@@ -35,6 +36,7 @@ class VersionStats:
     success, fail, queue, compute_input, compute_infer and compute_output, where all but fail cover answered requests; and
     per executed batch size, ascending, (count of executions, ns summed over executions) of the three compute parts.
     `histograms` has one of ns per phase, over answered requests; `batch_rows` one of rows per execution, without padding.
+    `answers`: of a decoupled version, the same by the place of an answer in its request, see `AnswerCosts`.
     Units: `inference_count` rows answered, `execution_count` batches, `last_inference_ms` since 1970 (0: never),
     `rows` and `padding_rows` executed. Ownership: the histograms are copies; nobody changes them any more.
     """
@@ -54,6 +56,7 @@ class VersionStats:
     late: int
     rows: int
     padding_rows: int
+    answers: Mapping[int, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -100,6 +103,7 @@ class VersionRecorder:
         self._memory_bytes = 0
         self._late = 0
         self._padding_rows = 0
+        self._answers: AnswerCosts | None = None
 
     def batch(
         self,
@@ -174,6 +178,13 @@ class VersionRecorder:
             self._refused[reason] += count
             self._requests["refused"] += count
 
+    def answers(self, durations_ns: NDArray[np.int64], end: str, end_ns: int) -> None:
+        """Record the answers of one request to a decoupled version; see `AnswerCosts.add`."""
+        with self._lock:
+            if self._answers is None:
+                self._answers = AnswerCosts()
+            self._answers.add(durations_ns, end, end_ns)
+
     def hold_memory(self, memory_bytes: int) -> None:
         """State what the loaded version holds now; 0 once it is unloaded."""
         with self._lock:
@@ -207,4 +218,5 @@ class VersionRecorder:
                 late=self._late,
                 rows=batch_rows.sum,
                 padding_rows=self._padding_rows,
+                answers={} if self._answers is None else self._answers.durations(),
             )

@@ -32,7 +32,7 @@ _TYPED_FIELDS: dict[str, tuple[str, ...]] = {
 }
 """Datatypes each field of InferTensorContents can carry; the first one names the field in errors."""
 
-_EMPTY_FINAL = "triton_enable_empty_final_response"
+EMPTY_FINAL = "triton_enable_empty_final_response"
 _SEQUENCE: dict[str, tuple[str, ...]] = {
     "sequence_id": ("int64_param", "string_param"),
     "sequence_start": ("bool_param",),
@@ -169,7 +169,7 @@ def _parameters(message: ModelInferRequest) -> tuple[int, int, Mapping[str, Para
     timeout_us = priority = 0
     own: dict[str, ParameterValue] = {}
     for name, parameter in message.parameters.items():
-        if name == _EMPTY_FINAL:
+        if name == EMPTY_FINAL:
             # says something about streams of decoupled models only
             _value(name, parameter, ("bool_param",))
         elif name == "timeout":
@@ -182,7 +182,7 @@ def _parameters(message: ModelInferRequest) -> tuple[int, int, Mapping[str, Para
         elif name.startswith("triton_"):
             raise InvalidRequest(
                 "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting"
-                f" with 'triton_' are allowed: {_EMPTY_FINAL}"
+                f" with 'triton_' are allowed: {EMPTY_FINAL}"
             )
         else:
             own[name] = _value(name, parameter, ("int64_param", "bool_param", "string_param", "double_param"))

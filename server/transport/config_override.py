@@ -21,7 +21,7 @@ from server.transport.describe import BACKENDS, DATA_TYPES
 _KNOWN: dict[str, frozenset[str]] = {
     "ModelConfig": frozenset(
         {"name", "platform", "backend", "version_policy", "max_batch_size", "input", "output"}
-        | {"dynamic_batching", "instance_group", "default_model_filename"}
+        | {"dynamic_batching", "instance_group", "default_model_filename", "model_transaction_policy"}
     ),
     "ModelInput": frozenset({"name", "data_type", "dims", "optional"}),
     "ModelOutput": frozenset({"name", "data_type", "dims"}),
@@ -66,6 +66,8 @@ def settings_from_config(json_text: str, name: str, base: ModelSettings) -> Mode
         changed["versions"] = _versions(config)
     if config.HasField("dynamic_batching"):
         _batching(config.dynamic_batching, changed, name)
+    if config.HasField("model_transaction_policy"):
+        changed["decoupled"] = config.model_transaction_policy.decoupled
     changed["onnx"].update(_instances(config.instance_group, base.onnx))
     try:
         return ModelSettings.model_validate(changed)

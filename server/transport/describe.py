@@ -9,6 +9,7 @@ from typing import Protocol
 
 from protos.grpc_service_pb2 import (
     InferBatchStatistics,
+    InferResponseStatistics,
     InferStatistics,
     MemoryUsage,
     ModelConfigResponse,
@@ -26,6 +27,7 @@ from protos.model_config_pb2 import (
     ModelInstanceGroup,
     ModelOutput,
     ModelQueuePolicy,
+    ModelTransactionPolicy,
     ModelVersionPolicy,
 )
 from server.core.settings import ModelSettings, VersionPolicy
@@ -71,6 +73,11 @@ class VersionStats(Protocol):
     @property
     def batches(self) -> Sequence[tuple[int, Mapping[str, Duration]]]:
         """Rows of a batch; executions of that size and their time, by the field names of InferBatchStatistics."""
+        ...
+
+    @property
+    def answers(self) -> Mapping[int, Mapping[str, Duration]]:
+        """Of a decoupled version: answers by their place in a request, by the field names of InferResponseStatistics."""
         ...
 
     @property
@@ -127,6 +134,7 @@ def config(
         ],
         instance_group=[group],
         default_model_filename=filename,
+        model_transaction_policy=ModelTransactionPolicy(decoupled=settings.decoupled),
     )
     if settings.versions is not None:
         described.version_policy.CopyFrom(_version_policy(settings.versions))
@@ -192,6 +200,7 @@ def _statistics(key: VersionKey, device: str, stats: VersionStats) -> ModelStati
         execution_count=stats.execution_count,
         inference_stats=InferStatistics(**_durations(stats.durations)),
         batch_stats=[InferBatchStatistics(batch_size=rows, **_durations(parts)) for rows, parts in stats.batches],
+        response_stats={str(place): InferResponseStatistics(**_durations(parts)) for place, parts in stats.answers.items()},
         # 0 is "cannot tell", which no entry says better than one of no bytes
         memory_usage=[memory] if stats.memory_bytes else [],
     )

@@ -10,6 +10,7 @@ Answers leave through `deliver`, once per batch and outside the lock.
 import heapq
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -38,6 +39,11 @@ class Further:
     outputs: Mapping[str, Array]
 
 
+BRAKE_FROM = 0.5
+BRAKE_S = 0.0005
+"""From this much of a caller's room on a decoupled version pauses so long after each answer. The door sends several thousand a
+second: it catches up whatever a model makes, unless the caller does not read. Such a caller holds the device for no longer
+than the pauses until its room is full."""
 _MIN_TIMER_NS = 1_000_000  # a timer tick per millisecond at most: the GIL is shared with the door
 _log = logging.getLogger("podium.dataplane")
 
@@ -193,8 +199,13 @@ class PythonPlane:
         with self._lock:
             if ticket.state is not TicketState.TAKEN:
                 return False
-            reply = ticket.reply
+            reply: StreamReply = ticket.reply
+        filled = reply.reserve(outputs)
+        if filled > 1:
+            raise BackendFailed("the answers to this request are read too slowly: too many of them wait for their caller")
         self._deliver([(reply, Further(outputs))], None)
+        if filled > BRAKE_FROM:
+            time.sleep(BRAKE_S)
         return True
 
     def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:
