@@ -27,7 +27,6 @@ from protos.model_config_pb2 import (
     ModelInstanceGroup,
     ModelOutput,
     ModelQueuePolicy,
-    ModelTransactionPolicy,
     ModelVersionPolicy,
 )
 from server.core.settings import ModelSettings, VersionPolicy
@@ -134,8 +133,9 @@ def config(
         ],
         instance_group=[group],
         default_model_filename=filename,
-        model_transaction_policy=ModelTransactionPolicy(decoupled=settings.decoupled),
     )
+    if settings.decoupled:
+        described.model_transaction_policy.decoupled = True
     if settings.versions is not None:
         described.version_policy.CopyFrom(_version_policy(settings.versions))
     if signature.max_batch:

@@ -105,9 +105,11 @@ class StreamedRequest:
         if self.decoupled:
             self._stream.end(self, self._empty() if self.empty_final else None)
         else:
-            nbytes = _size(outputs)
-            self._stream.backlog.take(nbytes)
-            self._stream.end(self, self._encoded(outputs, nbytes, final=True))
+            answer = self._encoded(outputs, 0, final=True)
+            if answer.status is None:
+                answer.nbytes = _size(outputs)
+                self._stream.backlog.take(answer.nbytes)
+            self._stream.end(self, answer)
 
     def set_exception(self, error: BaseException) -> None:
         """See `Reply`."""

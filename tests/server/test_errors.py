@@ -306,6 +306,5 @@ def test_what_is_not_built_says_so(stub: GRPCInferenceServiceStub) -> None:
     for ask in (
         lambda: stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest()),
         lambda: stub.TraceSetting(pb.TraceSettingRequest()),
-        lambda: next(iter(stub.ModelStreamInfer(iter([pb.ModelInferRequest()])))),
     ):
         assert refusal(ask)[0] == "UNIMPLEMENTED"

@@ -39,11 +39,11 @@ class Further:
     outputs: Mapping[str, Array]
 
 
-BRAKE_FROM = 0.5
-BRAKE_S = 0.0005
-"""From this much of a caller's room on a decoupled version pauses so long after each answer. The door sends several thousand a
-second: it catches up whatever a model makes, unless the caller does not read. Such a caller holds the device for no longer
-than the pauses until its room is full."""
+BRAKE_FROM = 0.75
+BRAKE_S = 0.002
+"""From this much of a caller's room on a decoupled version pauses after each answer, up to so long where the room is full. A
+model that is faster than the door thus slows down to the door's pace; for a caller who does not read, the device is held no
+longer than the pauses until its room is full."""
 _MIN_TIMER_NS = 1_000_000  # a timer tick per millisecond at most: the GIL is shared with the door
 _log = logging.getLogger("podium.dataplane")
 
@@ -205,7 +205,7 @@ class PythonPlane:
             raise BackendFailed("the answers to this request are read too slowly: too many of them wait for their caller")
         self._deliver([(reply, Further(outputs))], None)
         if filled > BRAKE_FROM:
-            time.sleep(BRAKE_S)
+            time.sleep(BRAKE_S * (filled - BRAKE_FROM) / (1 - BRAKE_FROM))
         return True
 
     def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:
