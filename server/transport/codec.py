@@ -100,15 +100,24 @@ def decode(
 
 
 def encode(
-    request_id: str, key: VersionKey, signature: Signature, requested: tuple[str, ...], outputs: Mapping[str, Array]
+    request_id: str,
+    key: VersionKey,
+    signature: Signature,
+    requested: tuple[str, ...],
+    outputs: Mapping[str, Array],
+    response: ModelInferResponse | None = None,
 ) -> ModelInferResponse:
     """The answer of `key` to one request: `requested` outputs in that order, or all in the model's order.
+
+    It is written into `response` where that is given: moving a message into another copies all its tensors.
 
     Shapes: `outputs` as the request owns them, with the batch dimension where the model batches; all of them are raw.
     Ownership: the arrays are copied.
     Raises: BackendFailed where an output is missing, InvalidRequest where the answer is larger than a message can be.
     """
-    response = ModelInferResponse(model_name=key.model, model_version=str(key.version), id=request_id)
+    if response is None:
+        response = ModelInferResponse()
+    response.model_name, response.model_version, response.id = key.model, str(key.version), request_id
     add = response.outputs.add
     specs = signature.output_names
     contents: list[bytes] = []

@@ -60,10 +60,10 @@ class Inference:
         self._hand_over.arm()
         return Pending(request, replica, ticket)
 
-    def encode(self, pending: Pending, outputs: Any) -> pb.ModelInferResponse:
-        """The answer to a request. Raises: BackendFailed, InvalidRequest as `codec.encode` does."""
+    def encode(self, pending: Pending, outputs: Any, response: pb.ModelInferResponse | None = None) -> pb.ModelInferResponse:
+        """The answer to a request, in `response` where that is given. Raises: BackendFailed, InvalidRequest."""
         request, replica = pending.request, pending.replica
-        return encode(request.id, replica.key, replica.signature, request.outputs, outputs)
+        return encode(request.id, replica.key, replica.signature, request.outputs, outputs, response)
 
     def leave(self, pending: Pending) -> None:
         """The caller has gone."""

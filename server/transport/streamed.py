@@ -39,6 +39,10 @@ class Answering(Protocol):
         """The last answer of a request; None where there is nothing to say."""
         ...
 
+    def release(self, nbytes: int, /) -> None:
+        """What was noted in the backlog has left, or never will."""
+        ...
+
     def leave(self, request: "StreamedRequest", /) -> None:
         """Nobody waits for an admitted request any more."""
         ...
@@ -123,7 +127,7 @@ class StreamedRequest:
         """See `StreamReply`."""
         nbytes = _size(outputs)
         if self._ended:
-            self._stream.backlog.give(nbytes)
+            self._stream.release(nbytes)
             return
         answer = self._encoded(outputs, nbytes, final=False)
         if answer.ends:
@@ -152,14 +156,15 @@ class StreamedRequest:
 
     def _encoded(self, outputs: Mapping[str, Array], nbytes: int, *, final: bool) -> Answer:
         assert self.pending is not None
+        message = pb.ModelStreamInferResponse()
         try:
-            response = self._stream.inference.encode(self.pending, outputs)
+            response = self._stream.inference.encode(self.pending, outputs, message.infer_response)
         except Exception as error:  # noqa: BLE001 - every failure ends its request with an error
             failed = self._failed(error)
             failed.nbytes = nbytes
             return failed
         response.parameters[FINAL].bool_param = final
-        return Answer(pb.ModelStreamInferResponse(infer_response=response), nbytes, final)
+        return Answer(message, nbytes, final)
 
     def _failed(self, error: BaseException) -> Answer:
         return _error(error, self._end_of_request())

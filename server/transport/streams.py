@@ -17,7 +17,7 @@ import grpc
 
 from protos import grpc_service_pb2 as pb
 from server.core.clock import Clock
-from server.core.errors import ShuttingDown
+from server.core.errors import Cancelled, ShuttingDown
 from server.transport.codec import EMPTY_FINAL
 from server.transport.hand_over import HandOver
 from server.transport.infer import Inference, Pending, call_of
@@ -55,7 +55,7 @@ class Stream:
     async def run(self) -> tuple[grpc.StatusCode, str] | None:
         """Answer everything; the status of a call that must fail, or None where all is well.
 
-        Raises: CancelledError when the caller leaves. Whatever happens, nothing is executed for it afterwards.
+        Raises: CancelledError, Cancelled when the caller leaves. Whatever happens, nothing is executed for it afterwards.
         """
         self._reader = asyncio.get_running_loop().create_task(self._read())
         self._reader.add_done_callback(self._read_ended)
@@ -63,6 +63,9 @@ class Stream:
             self.drain()
         try:
             return await self._write()
+        except grpc.aio.InternalError:
+            # gRPC noticed while it wrote or read, before it could cancel this
+            raise Cancelled("the caller has gone") from None
         finally:
             self._reader.cancel()
             for request in tuple(self._admitted):
@@ -93,6 +96,11 @@ class Stream:
         else:
             request.answer = answer
             self._send_ordered()
+
+    def release(self, nbytes: int) -> None:
+        """What was noted in the backlog has left, or never will."""
+        self.backlog.give(nbytes)
+        self._may_read.set()
 
     def leave(self, request: StreamedRequest) -> None:
         """Nobody waits for an admitted request any more."""
@@ -159,9 +167,8 @@ class Stream:
                 if answer.status is not None and self._fails_whole:
                     return answer.status
                 await self._context.write(answer.message)
-                self.backlog.give(answer.nbytes)
                 self._open -= answer.ends
-                self._may_read.set()
+                self.release(answer.nbytes)
             if not self._open:
                 if self._ended:
                     return None

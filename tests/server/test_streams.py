@@ -49,8 +49,9 @@ def streaming(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     put_fake(repository, "slow", 300_000.0, queue="early_drop = false")
     for name in ("repeat", "left", "cut", "late", "counted"):
         put_repeat(repository, name)
-    put_repeat(repository, "unread", width=20_000)
-    server = Serving(repository, home, max_stream_requests=50, max_stream_bytes=2_000_000)
+    for name in ("unread", "forgotten"):
+        put_repeat(repository, name, width=20_000)
+    server = Serving(repository, home, max_stream_requests=50, max_stream_bytes=2_000_000, max_message_bytes=100_000)
     try:
         yield server
     finally:
@@ -158,6 +159,16 @@ def test_an_error_is_the_end_where_the_caller_asked_for_it(stub: GRPCInferenceSe
     stream.half_close()
 
 
+def test_a_message_that_is_too_large_is_the_end(stub: GRPCInferenceServiceStub) -> None:
+    """gRPC itself ends the call then: what was sent before is taken back."""
+    before = counts(stub, "slow")
+    large = infer_message("echo", {"x": ("FP32", [1, 4], bytes(200_000))})
+    with pytest.raises(grpc.RpcError) as told:
+        whole(stub, echo("a", "slow"), large)
+    assert told.value.code().name == "RESOURCE_EXHAUSTED"
+    until(lambda: sum(counts(stub, "slow")[:2]) == sum(before[:2]) + 1, "the one before it is counted")
+
+
 def test_unary_calls_to_a_decoupled_model_are_refused(stub: GRPCInferenceServiceStub) -> None:
     with pytest.raises(grpc.RpcError, match="ModelInfer RPC doesn't support models with decoupled transaction policy"):
         stub.ModelInfer(asked(1))
@@ -182,14 +193,21 @@ def test_statistics_tell_answers_apart(stub: GRPCInferenceServiceStub) -> None:
     }
 
 
+def waiting(server: Serving) -> float:
+    """Requests in all queues."""
+    lines = server.http("/metrics")[1].splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("podium_queue_requests{"))
+
+
 @pytest.mark.parametrize(("model", "how"), [("left", "cancelled"), ("cut", "connection lost"), ("late", "deadline")])
 def test_whoever_leaves_stops_what_was_made_for_him(streaming: Serving, model: str, how: str) -> None:
     with streaming.channel() as other, streaming.stub() as watching:
         neighbour = Open(watching)
         stub = GRPCInferenceServiceStub(other)
         requests = iter([asked(MANY, model, id="p"), asked(MANY, model, id="q")])
-        call = stub.ModelStreamInfer(requests, timeout=2.0 if how == "deadline" else 60.0)
+        call = stub.ModelStreamInfer(requests, timeout=3.0 if how == "deadline" else 60.0)
         assert said(next(call)) == "p+"
+        until(lambda: waiting(streaming) == 1, "the other one waits")
         if how == "cancelled":
             call.cancel()
         elif how == "connection lost":
@@ -206,13 +224,18 @@ def test_whoever_leaves_stops_what_was_made_for_him(streaming: Serving, model: s
         neighbour.half_close()
 
 
-def test_answers_nobody_reads_end_their_request_and_nothing_else(streaming: Serving) -> None:
+@pytest.mark.parametrize("model", ["unread", "forgotten"])
+def test_answers_nobody_reads_end_their_request_and_nothing_else(streaming: Serving, model: str) -> None:
     """The window of HTTP/2 is full, then the server's own room: the request fails, the server and its other callers do not."""
     with streaming.channel() as channel, streaming.stub() as watching:
         stream = Open(GRPCInferenceServiceStub(channel))
-        stream.send(asked(MANY, "unread", id="p", empty_final=True), echo("a"))
-        until(lambda: counts(watching, "unread")[1] == 1, "it has failed")
-        assert whole(watching, echo("n"), asked(1, id="r")) == ["n", "r+"]
+        stream.send(asked(MANY, model, id="p", empty_final=True), echo("a"))
+        until(lambda: counts(watching, model)[1] == 1, "it has failed")
+        assert sorted(whole(watching, echo("n"), asked(1, id="r"))) == ["n", "r+"]
+        if model == "forgotten":  # nor does anybody ever read them
+            stream.call.cancel()
+            stream.half_close()
+            return
         stream.half_close()
         got = list(stream.call)
     assert {said(each) for each in got} == {"p+", "p!", "a"}
@@ -355,12 +378,6 @@ def test_idle_streams_do_not_keep_a_server_that_leaves(leaving: Callable[..., Se
             assert told.value.code() is grpc.StatusCode.UNAVAILABLE
             stream.half_close()
         assert server.wait() == 0
-
-
-def waiting(server: Serving) -> float:
-    """Requests in all queues."""
-    lines = server.http("/metrics")[1].splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("podium_queue_requests{"))
 
 
 def test_a_server_that_leaves_answers_what_it_has_read(leaving: Callable[..., Serving]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from protos import grpc_service_pb2 as pb
 from server.core.clock import NS_PER_S
-from server.core.errors import BackendFailed, Expired, NotFound, PodiumError
+from server.core.errors import BackendFailed, Cancelled, Expired, NotFound, PodiumError
 from server.core.requests import InferRequest
 from server.core.signature import Signature
 from server.core.tensors import TensorSpec
@@ -383,11 +383,14 @@ def test_an_empty_stream_is_a_good_one() -> None:
     run(main)
 
 
-def test_a_read_that_fails_ends_the_stream() -> None:
+@pytest.mark.parametrize(
+    ("error", "told"), [(OSError("a bug"), OSError), (grpc.aio.InternalError("gRPC's word for a lost call"), Cancelled)]
+)
+def test_a_read_that_fails_ends_the_stream(error: Exception, told: type[Exception]) -> None:
     async def main() -> None:
         door = Door()
-        await door.send(asked("a"), OSError("broken"))
-        with pytest.raises(OSError, match="broken"):
+        await door.send(asked("a"), error)
+        with pytest.raises(told):
             await door.ended()
         assert door.predict.left == ["a"]
 
