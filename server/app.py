@@ -55,6 +55,7 @@ from server.transport.listen import bind, open_server
 from server.transport.malformed import Registrar
 from server.transport.servicer import Servicer
 from server.transport.shared_memory import Regions
+from server.transport.streams import Streams
 
 _log = logging.getLogger("podium")
 _BACKENDS = {"onnx": "server.backends.onnx_session", "fake": "server.backends.fake"}
@@ -141,8 +142,12 @@ class Server:
         )
         control = Control(self._manager)
         regions = Regions(allowed=settings.allow_client_shm, max_read_bytes=settings.max_message_bytes)
-        inference = Inference(predict, HandOver(self._plane.wake), memory=regions)
-        self._servicer = Servicer(inference, control, monotonic_ns, lambda: not self.problems(), build, regions)
+        hand_over = HandOver(self._plane.wake)
+        inference = Inference(predict, hand_over, memory=regions)
+        limits = (settings.max_stream_requests, settings.max_stream_bytes)
+        self._streams = Streams(inference, hand_over, monotonic_ns, *limits)
+        ready = lambda: not self.problems()  # noqa: E731
+        self._servicer = Servicer(inference, self._streams, control, monotonic_ns, ready, build, regions)
 
     def problems(self) -> list[str]:
         """Why this server should not be sent requests; empty when it should."""
@@ -186,6 +191,7 @@ class Server:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), settings.drain_delay_s)
         self._health.close()
+        self._streams.close()
         await server.stop(settings.drain_grace_s)
         await self._usage.close()
         emptied = await asyncio.to_thread(self._manager.stop, _STOP_MODELS_S)

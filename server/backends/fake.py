@@ -2,19 +2,22 @@
 
 For measuring the server without a model, and for simulating an accelerator on a machine without one. Opens `fake.json` of a
 version's folder: `{"inputs": [{"name", "datatype", "shape"}], "outputs": [...]}`, shapes without the batch dimension (with
-`max_batch = 0`: full shapes). Never draws a random number and never fails.
+`max_batch = 0`: full shapes). Never draws a random number; fails where a request asks for a negative number of answers, or
+its rows for different ones.
 
 The answer of a row depends on that row alone:
 - an output whose name ends in the name of an input of its datatype and shape repeats it (`echo_x` and `x` repeat `x`; the
   longest such name wins);
 - any other output holds the row's checksum in all its elements, see `row_checksums` and `from_checksum`.
+
+A decoupled version gives that answer as often as its request or its settings say, each after the calibrated time.
 """
 
 import json
 import select
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -23,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.backends.base import LoadTask
 from server.core.clock import NS_PER_S, NS_PER_US, Clock, monotonic_ns
-from server.core.errors import LoadFailed
+from server.core.errors import BackendFailed, LoadFailed
 from server.core.settings import DEFAULT_MAX_BATCH, FakeSettings, ModelSettings, TensorSettings
 from server.core.signature import Signature
 from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec
@@ -32,6 +35,7 @@ FILE = "fake.json"
 
 _SPIN_NS = 100 * NS_PER_US
 """A sleep ends late by the timer's slack (50 us on Linux) and the scheduler's whim; this much of the end is spun."""
+_COUNTING = ("INT32", "INT64")
 _EXACT_VALUES = {"FP16": 2**11, "BF16": 2**8, "FP32": 2**24}
 """How many whole numbers from 0 on a float can tell apart: checksums are taken modulo that."""
 
@@ -45,7 +49,11 @@ class _FakeFile(BaseModel):
 
 def open_backend(task: LoadTask) -> "FakeBackend":
     """Open `fake.json`. Raises: LoadFailed where it is missing, is not JSON, or does not describe tensors."""
-    return FakeBackend(_read_signature(task), task.settings.fake)
+    signature, settings = _read_signature(task), task.settings.fake
+    counting = settings.responses_input
+    if counting and (counting not in signature.input_names or signature.input_names[counting].datatype not in _COUNTING):
+        raise LoadFailed(f"fake.responses_input is '{counting}', which is no input of datatype {' or '.join(_COUNTING)}")
+    return FakeBackend(signature, settings)
 
 
 class FakeBackend:
@@ -90,12 +98,28 @@ class FakeBackend:
         self._rest(begun + round(tau_us(rows, self._settings) * NS_PER_US))
         return outputs
 
+    def stream(self, inputs: Mapping[str, Array]) -> Generator[dict[str, Array], None, None]:
+        """See `DecoupledBackend.stream`. Every answer is the one that `run` gives. Raises: BackendFailed."""
+        for _ in range(self._responses(inputs)):
+            yield self.run(inputs)
+
     def memory_bytes(self) -> int:
         """Nothing worth counting."""
         return 0
 
     def close(self) -> None:
         """There is nothing to give back."""
+
+    def _responses(self, inputs: Mapping[str, Array]) -> int:
+        asked = inputs.get(self._settings.responses_input)
+        if asked is None:
+            return self._settings.responses
+        numbers = set(asked.reshape(-1).tolist())
+        if len(numbers) != 1 or min(numbers) < 0:
+            raise BackendFailed(
+                f"input '{self._settings.responses_input}' must say one number of answers, 0 or more, not {sorted(numbers)[:5]}"
+            )
+        return int(numbers.pop())
 
     def _rest(self, until_ns: int) -> None:
         """Sleep, then spin, until a moment.

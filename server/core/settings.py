@@ -119,11 +119,17 @@ class OnnxSettings(_Table):
 
 
 class FakeSettings(_Table):
-    """The calibrated fake backend: a batch of b rows takes `t0_us + row_us * b`, or its entry in `table_us`."""
+    """The calibrated fake backend: a batch of b rows takes `t0_us + row_us * b`, or its entry in `table_us`.
+
+    A decoupled version takes that long for each answer. It gives as many as the input `responses_input` says, `responses`
+    without one.
+    """
 
     t0_us: float = Field(1000.0, ge=0)
     row_us: float = Field(10.0, ge=0)
     table_us: dict[Annotated[int, Field(gt=0)], Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    responses: int = Field(1, ge=0)
+    responses_input: str = ""
 
 
 class ModelSettings(_Table):
@@ -183,6 +189,8 @@ class ServerSettings(_Table):
     max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31)
     max_inflight_bytes: int = Field(2**30, gt=0)
     max_inflight_requests: int = Field(100_000, gt=0)
+    max_stream_requests: int = Field(1000, gt=0)
+    max_stream_bytes: int = Field(64 * 2**20, gt=0)
     default_timeout_us: int = Field(0, ge=0)
     device_slots: int = Field(0, ge=0, le=2)
     overload_order: Literal["deadline", "density"] = "deadline"

@@ -146,7 +146,9 @@ class DataPlane(Protocol):
     def respond(self, batch: Batch, outputs: Mapping[str, Array]) -> bool:
         """One more answer to the one request of a taken batch of a decoupled version; `finish` ends it.
 
+        Where much waits for its caller already, it takes its time: the device is slowed down, not held.
         Returns: False when its caller has gone, and nobody waits for more.
+        Raises: BackendFailed when its caller reads so slowly that there is no room for more.
         """
         ...
 

@@ -58,6 +58,13 @@ class StreamReply(Reply, Protocol):
         """Answer, with more to come."""
         ...
 
+    def reserve(self, outputs: Mapping[str, Array], /) -> float:
+        """Make room for an answer that `add` will bring; called by the engine's thread.
+
+        Returns: how full its caller's room is with it. Above 1 there is no room, and the answer must not be added.
+        """
+        ...
+
 
 class Ticket:
     """One admitted request.
@@ -90,7 +97,7 @@ class Ticket:
         self.checked: CheckedRows | None = checked
         self.rows = checked.rows
         self.shape_key = checked.shape_key
-        self.nbytes = sum(map(_held_bytes, checked.arrays.values()))
+        self.nbytes = sum(map(held_bytes, checked.arrays.values()))
         self.reply = reply
         self.arrival_ns = arrival_ns
         self.deadline_ns = deadline_ns
@@ -118,8 +125,8 @@ class Ticket:
         return reply
 
 
-def _held_bytes(array: Array) -> int:
-    """Memory of an input. An array of BYTES holds pointers, so its elements count as well: one may be megabytes."""
+def held_bytes(array: Array) -> int:
+    """Memory of a tensor. An array of BYTES holds pointers, so its elements count as well: one may be megabytes."""
     if array.dtype != object:
         return array.nbytes
     return array.nbytes + sum(map(getsizeof, array.ravel().tolist()))

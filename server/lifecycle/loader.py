@@ -8,11 +8,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
-from server.backends.base import Backend, BackendFactory, LoadTask
+from server.backends.base import Backend, BackendFactory, DecoupledBackend, LoadTask
+from server.backends.first_answer import FirstAnswer
 from server.backends.instances import Instances
 from server.core.clock import Clock
 from server.core.errors import LoadFailed, PodiumError
@@ -126,12 +127,13 @@ class Loader:
         labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
         progress.step = "warm up"
         buckets = buckets_for(progress.opened[0].signature.max_batch, settings.batching)
-        for member in progress.opened:
+        tried = [_as_one_answer(member, settings) for member in progress.opened]
+        for member in tried:
             costs_ns = self._warm(member, buckets, settings.warmup.runs, self._clock)
         progress.step = "golden examples"
         golden = None if found.manifest is None else found.manifest.golden
         if golden is not None:
-            for member in progress.opened:
+            for member in tried:
                 self._prove(member, found.folder, golden)
         backend = progress.opened[0] if settings.instances == 1 else Instances(progress.opened)
         return Loaded(backend, buckets, costs_ns, labels)
@@ -154,6 +156,15 @@ class Loader:
         fault = self._compare_golden(examples.outputs, got, golden.rtol, golden.atol, backend.signature.outputs)
         if fault is not None:
             raise LoadFailed(fault)
+
+
+def _as_one_answer(backend: Backend, settings: ModelSettings) -> Backend:
+    """What warm-up and golden examples run. Raises: LoadFailed for a backend that cannot be decoupled."""
+    if not settings.decoupled:
+        return backend
+    if not callable(getattr(backend, "stream", None)):
+        raise LoadFailed(f"'decoupled' is set, but a model of platform '{backend.platform}' gives each request one answer")
+    return FirstAnswer(cast(DecoupledBackend, backend))
 
 
 def _close(found: FoundVersion, backend: Backend) -> None:

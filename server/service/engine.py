@@ -18,6 +18,7 @@ from server.core.errors import BackendDead, BackendFailed
 from server.dataplane.interface import Batch, DataPlane, Part
 from server.lifecycle.replica import Replica
 from server.service.execute import execute
+from server.telemetry.answers import ANSWERS_COUNTED
 
 _log = logging.getLogger("podium.engine")
 
@@ -111,8 +112,19 @@ class Engine(threading.Thread):
         Raises: BackendFailed.
         """
         backend = cast(DecoupledBackend, replica.backend)
-        with closing(backend.stream(batch.inputs)) as answers:
-            for outputs in answers:
-                if not self._plane.respond(batch, outputs):
-                    break
+        edges_ns = [self._clock()]  # begun, computed, handed over, computed, ... of as many answers as are counted
+        end = "fail"
+        try:
+            with closing(backend.stream(batch.inputs)) as answers:
+                for outputs in answers:
+                    computed_ns = self._clock()
+                    if not self._plane.respond(batch, outputs):
+                        end = "cancel"
+                        break
+                    if len(edges_ns) < 2 * ANSWERS_COUNTED:
+                        edges_ns += (computed_ns, self._clock())
+                else:
+                    end = "empty_response"
+        finally:
+            replica.recorder.answers(np.diff(edges_ns), end, self._clock() - edges_ns[-1])
         return [Part(0, 1, {})]

@@ -9,13 +9,14 @@ the caller took anyway.
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.core.clock import NS_PER_MS
 from server.core.versions import VersionKey
+from server.telemetry.answers import AnswerCosts
 from server.telemetry.histogram import LATENCY_EDGES_NS, ROWS_EDGES, Histogram
 
 REFUSALS = ("queue_full", "expired", "cancelled", "invalid", "not_ready", "backend")
@@ -37,6 +38,7 @@ class VersionStats:
     cache_hit is looking up, cache_miss looking up in vain and keeping the answer; hits are answered, so success and queue (0
     ns) cover them too.
     `histograms` has one of ns per phase, over answered requests; `batch_rows` one of rows per execution, without padding.
+    `answers`: of a decoupled version, the same by the place of an answer in its request, see `AnswerCosts`.
     Units: `inference_count` rows answered, `execution_count` batches, `last_inference_ms` since 1970 (0: never),
     `rows` and `padding_rows` executed. Ownership: the histograms are copies; nobody changes them any more.
     """
@@ -57,6 +59,7 @@ class VersionStats:
     rows: int
     padding_rows: int
     cache_evictions: int = 0
+    answers: Mapping[int, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -106,6 +109,7 @@ class VersionRecorder:
         self._cache_hit = [0, 0]  # count, ns
         self._cache_miss = [0, 0]
         self._cache_evictions = 0
+        self._answers: AnswerCosts | None = None
 
     def batch(
         self,
@@ -200,6 +204,13 @@ class VersionRecorder:
             self._cache_miss[1] += keep_ns
             self._cache_evictions += evictions
 
+    def answers(self, durations_ns: NDArray[np.int64], end: str, end_ns: int) -> None:
+        """Record the answers of one request to a decoupled version; see `AnswerCosts.add`."""
+        with self._lock:
+            if self._answers is None:
+                self._answers = AnswerCosts()
+            self._answers.add(durations_ns, end, end_ns)
+
     def hold_memory(self, memory_bytes: int) -> None:
         """State what the loaded version holds now; 0 once it is unloaded."""
         with self._lock:
@@ -236,4 +247,5 @@ class VersionRecorder:
                 rows=batch_rows.sum,
                 padding_rows=self._padding_rows,
                 cache_evictions=self._cache_evictions,
+                answers={} if self._answers is None else self._answers.durations(),
             )

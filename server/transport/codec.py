@@ -34,7 +34,7 @@ _TYPED_FIELDS: dict[str, tuple[str, ...]] = {
 }
 """Datatypes each field of InferTensorContents can carry; the first one names the field in errors."""
 
-_EMPTY_FINAL = "triton_enable_empty_final_response"
+EMPTY_FINAL = "triton_enable_empty_final_response"
 _TIMING = "podium_timing"
 _SEQUENCE: dict[str, tuple[str, ...]] = {
     "sequence_id": ("int64_param", "string_param"),
@@ -140,18 +140,22 @@ def encode(
     outputs: Mapping[str, Array],
     targets: Mapping[str, Target] = _NO_TARGETS,
     labels: Mapping[str, Sequence[str]] = _NO_LABELS,
+    response: ModelInferResponse | None = None,
 ) -> ModelInferResponse:
     """The answer of `key` to one request: `requested` outputs in that order, or all in the model's order.
 
     Outputs whose target is a place are written there, all of them or, where any output is refused, none; their contents are
-    empty. `labels` are those of classified outputs.
+    empty. `labels` are those of classified outputs. The answer is written into `response` where that is given: moving a
+    message into another copies all its tensors.
 
     Shapes: `outputs` as the request owns them, with the batch dimension where the model batches; all of them are raw.
     Ownership: the arrays are copied.
     Raises: BackendFailed where an output is missing, InvalidRequest where the answer is larger than a message can be,
     InvalidRequest and SharedMemoryFailed for targets.
     """
-    response = ModelInferResponse(model_name=key.model, model_version=str(key.version), id=request_id)
+    if response is None:
+        response = ModelInferResponse()
+    response.model_name, response.model_version, response.id = key.model, str(key.version), request_id
     add = response.outputs.add
     specs = signature.output_names
     contents: list[bytes] = []
@@ -233,7 +237,7 @@ def _parameters(message: ModelInferRequest) -> tuple[int, int, bool, Mapping[str
     timing = False
     own: dict[str, ParameterValue] = {}
     for name, parameter in message.parameters.items():
-        if name == _EMPTY_FINAL:
+        if name == EMPTY_FINAL:
             # says something about streams of decoupled models only
             _value(name, parameter, ("bool_param",))
         elif name == "timeout":
@@ -246,7 +250,7 @@ def _parameters(message: ModelInferRequest) -> tuple[int, int, bool, Mapping[str
         elif name.startswith("triton_"):
             raise InvalidRequest(
                 "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting"
-                f" with 'triton_' are allowed: {_EMPTY_FINAL}"
+                f" with 'triton_' are allowed: {EMPTY_FINAL}"
             )
         elif name == _TIMING:
             timing = bool(_value(name, parameter, ("bool_param",)))

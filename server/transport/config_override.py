@@ -21,7 +21,7 @@ from server.transport.describe import BACKENDS, DATA_TYPES
 _KNOWN: dict[str, frozenset[str]] = {
     "ModelConfig": frozenset(
         {"name", "platform", "backend", "version_policy", "max_batch_size", "input", "output"}
-        | {"dynamic_batching", "instance_group", "default_model_filename", "response_cache"}
+        | {"dynamic_batching", "instance_group", "default_model_filename", "response_cache", "model_transaction_policy"}
     ),
     "ModelInput": frozenset({"name", "data_type", "dims", "optional"}),
     "ModelOutput": frozenset({"name", "data_type", "dims", "label_filename"}),
@@ -73,6 +73,8 @@ def settings_from_config(json_text: str, name: str, base: ModelSettings) -> Mode
         changed["instances"] = config.instance_group[0].count
     if config.HasField("response_cache"):
         changed["cache"]["max_bytes"] = (base.cache.max_bytes or DEFAULT_CACHE_BYTES) if config.response_cache.enable else 0
+    if config.HasField("model_transaction_policy"):
+        changed["decoupled"] = config.model_transaction_policy.decoupled
     changed["onnx"].update(_instances(config.instance_group, base.onnx))
     try:
         return ModelSettings.model_validate(changed)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from protos.grpc_service_pb2 import (
     InferBatchStatistics,
+    InferResponseStatistics,
     InferStatistics,
     MemoryUsage,
     ModelConfigResponse,
@@ -75,6 +76,11 @@ class VersionStats(Protocol):
         ...
 
     @property
+    def answers(self) -> Mapping[int, Mapping[str, Duration]]:
+        """Of a decoupled version: answers by their place in a request, by the field names of InferResponseStatistics."""
+        ...
+
+    @property
     def memory_bytes(self) -> int:
         """Memory the version holds; 0 where nobody can tell."""
         ...
@@ -136,6 +142,8 @@ def config(
         instance_group=[group],
         default_model_filename=filename,
     )
+    if settings.decoupled:
+        described.model_transaction_policy.decoupled = True
     if settings.versions is not None:
         described.version_policy.CopyFrom(_version_policy(settings.versions))
     if settings.cache.max_bytes:
@@ -202,6 +210,7 @@ def _statistics(key: VersionKey, device: str, stats: VersionStats) -> ModelStati
         execution_count=stats.execution_count,
         inference_stats=InferStatistics(**_durations(stats.durations)),
         batch_stats=[InferBatchStatistics(batch_size=rows, **_durations(parts)) for rows, parts in stats.batches],
+        response_stats={str(place): InferResponseStatistics(**_durations(parts)) for place, parts in stats.answers.items()},
         # 0 is "cannot tell", which no entry says better than one of no bytes
         memory_usage=[memory] if stats.memory_bytes else [],
     )

@@ -4,6 +4,7 @@ Floor 6, the hot path: per request one future, no task, no log line, no metrics 
 """
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from server.transport.codec import decode, encode
 from server.transport.hand_over import HandOver
 from server.transport.places import Memory, NoMemory
 
+_NO_LABELS: Mapping[str, Sequence[str]] = {}
 CONSUMER_HEADER = "podium-consumer"
 """The metadata by which a caller says who it is."""
 
@@ -86,14 +88,14 @@ class Inference:
             self._hand_over.arm()
         return Pending(request, replica, ticket)
 
-    def encode(self, pending: Pending, outputs: Any) -> pb.ModelInferResponse:
-        """The answer to a request. Raises: BackendFailed, InvalidRequest, SharedMemoryFailed as `codec.encode` does."""
+    def encode(self, pending: Pending, outputs: Any, response: pb.ModelInferResponse | None = None) -> pb.ModelInferResponse:
+        """The answer to a request, in `response` where that is given.
+
+        Raises: BackendFailed, InvalidRequest, SharedMemoryFailed as `codec.encode` does.
+        """
         request, replica = pending.request, pending.replica
-        if request.targets:
-            labels = replica.labels
-            response = encode(request.id, replica.key, replica.signature, request.outputs, outputs, request.targets, labels)
-        else:
-            response = encode(request.id, replica.key, replica.signature, request.outputs, outputs)
+        targets, labels = request.targets, replica.labels if request.targets else _NO_LABELS
+        response = encode(request.id, replica.key, replica.signature, request.outputs, outputs, targets, labels, response)
         if replica.cache is not None:
             self._predict.remember(replica, request, pending.ticket, outputs)
         if request.timing:

@@ -1,4 +1,4 @@
-"""Calls of the service that this server does not offer: tracing, log settings and streams.
+"""Calls of the service that this server does not offer: tracing and log settings.
 
 Floor 6. The generated base class would answer UNIMPLEMENTED too, but by an exception that gRPC logs as an error with its
 traceback: clients such as perf_analyzer make some of these calls as a matter of course, and a stranger could fill the log.
@@ -18,6 +18,5 @@ class NotOffered(GRPCInferenceServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server does not implement this call")
         raise AssertionError("abort raises")
 
-    ModelStreamInfer = _refuse  # type: ignore[assignment]  # grpc.aio takes a coroutine for a stream as well
     TraceSetting = _refuse
     LogSettings = _refuse

@@ -3,7 +3,6 @@
 `ModelInfer` is the hot path (`infer.py`). Calls that may take long (Load, Unload) wait on a thread, never on the loop.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -11,7 +10,7 @@ import grpc
 
 from protos import grpc_service_pb2 as pb
 from server.core.clock import Clock
-from server.core.errors import InvalidRequest, PodiumError, Unsupported
+from server.core.errors import InvalidRequest, Unsupported
 from server.core.settings import ModelSettings
 from server.service.control import Control
 from server.transport import describe, shared_memory_calls
@@ -19,10 +18,10 @@ from server.transport.config_override import settings_from_config
 from server.transport.infer import Inference, call_of
 from server.transport.not_offered import NotOffered
 from server.transport.shared_memory import Regions
-from server.transport.status import code_for
+from server.transport.status import told
+from server.transport.streams import Streams
 from server.transport.waiting import WaitingThreads
 
-_log = logging.getLogger("podium.door")
 Context = grpc.aio.ServicerContext[Any, Any]
 Response = TypeVar("Response")
 
@@ -53,6 +52,7 @@ class Servicer(NotOffered):
     def __init__(
         self,
         inference: Inference,
+        streams: Streams,
         control: Control,
         clock: Clock,
         ready: Callable[[], bool],
@@ -60,6 +60,7 @@ class Servicer(NotOffered):
         regions: Regions | None = None,
     ) -> None:
         self._inference = inference
+        self._streams = streams
         self._control = control
         self._clock = clock
         self._ready = ready
@@ -82,6 +83,18 @@ class Servicer(NotOffered):
             await abort(context, error)
         finally:
             del context  # it has the error, whose traceback leads here: a circle, as in `Inference.once`
+
+    async def ModelStreamInfer(self, requests: Any, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        """Many inferences on one call. `requests` is not used: `Streams` reads from the context, and writes to it."""
+        try:
+            status = await self._streams.serve(context)
+        except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
+            status = told(error)
+        try:
+            if status is not None:
+                await context.abort(*status)
+        finally:
+            del context  # as in ModelInfer
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:  # noqa: N802
         """The process answers."""
@@ -221,12 +234,9 @@ async def answer_on_thread(context: Context, threads: WaitingThreads, respond: C
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:
-    """End a call with the code and text of an error. What is not a `PodiumError` is a bug: logged, not shown to callers."""
+    """End a call with the code and text of an error."""
     try:
-        if isinstance(error, PodiumError):
-            await context.abort(code_for(error), str(error))
-        _log.error("a call failed unexpectedly", exc_info=error)
-        await context.abort(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}")
+        await context.abort(*told(error))
     finally:
         del context  # gRPC's context keeps what it raises: see ModelInfer
     raise AssertionError("abort raises")

@@ -1,11 +1,15 @@
 """Which gRPC status each error of the domain is answered with.
 
-Floor 6: the only file that joins `server.core.errors` to gRPC's codes. It never makes a text: that is the error's own.
+Floor 6: the only file that joins `server.core.errors` to gRPC's codes. The text is the error's own, unless it is a bug.
 """
+
+import logging
 
 from grpc import StatusCode
 
 from server.core import errors
+
+_log = logging.getLogger("podium.door")
 
 CODES: dict[type[BaseException], StatusCode] = {
     errors.InvalidRequest: StatusCode.INVALID_ARGUMENT,
@@ -39,3 +43,11 @@ def code_for(error: BaseException) -> StatusCode:
         if code is not None:
             return code
     return StatusCode.INTERNAL
+
+
+def told(error: BaseException) -> tuple[StatusCode, str]:
+    """Code and text of an error. What is not a `PodiumError` is a bug: logged, not shown to callers."""
+    if isinstance(error, errors.PodiumError):
+        return code_for(error), str(error)
+    _log.error("a call failed unexpectedly", exc_info=error)
+    return StatusCode.INTERNAL, f"internal error: {type(error).__name__}"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from server.backends.base import LoadTask
 from server.backends.fake import FakeBackend, from_checksum, open_backend, row_checksums, tau_us
 from server.backends.samples import sample_inputs
-from server.core.errors import LoadFailed
+from server.core.errors import BackendFailed, LoadFailed
 from server.core.settings import FakeSettings, ModelSettings
 from server.core.signature import Signature
 from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec
@@ -205,3 +205,44 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_settings_for_a_tensor_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(LoadFailed, match=r"model.toml states output 'q', but fake.json has the outputs \['y'\]"):
         opened(tmp_path, GOOD, outputs=[{"name": "q"}])
+
+
+COUNTED = Signature("m", (TensorSpec("N", "INT32", (1,)),), (TensorSpec("OUT_N", "INT32", (1,)),), 4)
+
+
+def test_a_request_says_how_many_answers_it_gets() -> None:
+    time = Time()
+    settings = FakeSettings(t0_us=500, row_us=0, responses=9, responses_input="N")
+    fake = FakeBackend(COUNTED, settings, time.clock, time.sleep_s)
+    for number in (3, 0):
+        inputs = {"N": np.full((2, 1), number, np.int32)}
+        begun = time.now
+        answers = list(fake.stream(inputs))
+        assert [answer["OUT_N"].tolist() for answer in answers] == [[[number], [number]]] * number
+        assert time.now - begun >= 500_000 * number
+
+
+@pytest.mark.parametrize("numbers", [[[-1]], [[2], [3]], []])
+def test_numbers_of_answers_that_make_no_sense(numbers: list[list[int]]) -> None:
+    fake = FakeBackend(COUNTED, FakeSettings(t0_us=0, row_us=0, responses_input="N"))
+    with pytest.raises(BackendFailed, match="input 'N' must say one number of answers"):
+        next(fake.stream({"N": np.array(numbers, np.int32).reshape(len(numbers), 1)}))
+
+
+@pytest.mark.parametrize("responses", [0, 1, 5])
+def test_where_the_request_does_not_say_the_settings_do(responses: int) -> None:
+    fake, _ = backend(settings=FakeSettings(t0_us=0, row_us=0, responses=responses))
+    inputs = sample_inputs(fake.signature, 2, "varied")
+    answers = list(fake.stream(inputs))
+    assert len(answers) == responses
+    for answer in answers:
+        np.testing.assert_array_equal(answer["echo_x"], inputs["x"])
+
+
+@pytest.mark.parametrize("name", ["nobody", "x"])
+def test_the_input_that_counts_must_be_a_number(tmp_path: Path, name: str) -> None:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1]}
+    (tmp_path / "fake.json").write_text(json.dumps({"inputs": [tensor], "outputs": []}))
+    task = LoadTask(VersionKey("m", 1), tmp_path, ModelSettings(fake=FakeSettings(responses_input=name)))
+    with pytest.raises(LoadFailed, match=f"fake.responses_input is '{name}', which is no input of datatype INT32 or INT64"):
+        open_backend(task)

@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from server.backends import base
+from server.backends.first_answer import FirstAnswer
 from server.core.clock import Clock
 from server.core.errors import BackendFailed, LoadFailed, RegistryError
 from server.core.settings import ModelSettings
@@ -44,6 +45,7 @@ class Scene:
         self.warmed: list[tuple[tuple[int, ...], int]] = []
         self.corrupt = ""
         self.warm_fault: Exception | None = None
+        self.tried: base.Backend | None = None
         self.known: dict[str, Backends] = {"fake": self.backends}
 
     def verify(self, found: Any) -> None:
@@ -51,6 +53,7 @@ class Scene:
             raise RegistryError(self.corrupt)
 
     def warm(self, backend: base.Backend, buckets: Sequence[int], runs: int, clock: Clock) -> tuple[int, ...]:
+        self.tried = backend
         self.warmed.append((tuple(buckets), runs))
         if self.warm_fault is not None:
             raise self.warm_fault
@@ -229,3 +232,36 @@ def test_a_backend_that_fails_on_an_example_fails_the_load() -> None:
     backend.fault = BackendFailed("no kernel")
     with pytest.raises(BackendFailed, match="no kernel"):
         run_golden(backend, {"x": np.ones((1, 2), np.float32)})
+
+
+class Decoupled(Backend):
+    """Answers twice, the second time otherwise than its examples say."""
+
+    def stream(self, inputs: Mapping[str, Array]) -> Generator[dict[str, Array], None, None]:
+        yield self.run(inputs)
+        yield {}
+
+
+def test_a_decoupled_version_is_warmed_and_proven_by_its_first_answer() -> None:
+    scene = Scene()
+    opened: list[Decoupled] = []
+
+    def open_backend(task: base.LoadTask) -> base.Backend:
+        opened.append(Decoupled(task.key))
+        return opened[0]
+
+    scene.known = {"fake": open_backend}  # type: ignore[dict-item]
+    loaded = scene.load(Version(KEY, manifest=Manifest(Golden())), SETTINGS.model_copy(update={"decoupled": True}))
+    assert isinstance(scene.tried, FirstAnswer)
+    assert loaded.backend is opened[0]
+    assert opened[0].ran == [(3, 2)]
+
+
+def test_a_backend_that_gives_one_answer_cannot_be_decoupled() -> None:
+    scene = Scene()
+    with pytest.raises(
+        LoadFailed, match="open: 'decoupled' is set, but a model of platform 'fake' gives each request one answer"
+    ):
+        scene.load(Version(KEY), SETTINGS.model_copy(update={"decoupled": True}))
+    assert scene.backends.opened[0].closed
+    assert scene.warmed == []

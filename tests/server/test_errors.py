@@ -305,8 +305,5 @@ def test_other_calls_refuse_with_code_and_text(stub: GRPCInferenceServiceStub, c
 
 
 def test_what_is_not_built_says_so(stub: GRPCInferenceServiceStub) -> None:
-    for ask in (
-        lambda: stub.TraceSetting(pb.TraceSettingRequest()),
-        lambda: next(iter(stub.ModelStreamInfer(iter([pb.ModelInferRequest()])))),
-    ):
+    for ask in (lambda: stub.TraceSetting(pb.TraceSettingRequest()),):
         assert refusal(ask)[0] == "UNIMPLEMENTED"

@@ -35,6 +35,9 @@ class Replica:
     def batch(self, **counts: Any) -> None:
         """Counted nowhere."""
 
+    def answers(self, durations_ns: Any, end: str, end_ns: int) -> None:
+        """Counted nowhere."""
+
 
 class Stream(Future[Any]):
     """A reply that takes any number of answers; its caller leaves after `patience` of them."""
@@ -44,6 +47,9 @@ class Stream(Future[Any]):
         self.patience = patience
         self.got: list[Any] = []
         self.leave: Callable[[], Any] = lambda: None
+
+    def reserve(self, outputs: Any) -> float:
+        return 0.0
 
     def add(self, outputs: Any) -> None:
         self.got.append(outputs)
@@ -57,6 +63,11 @@ class Streaming(Replica):
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
         self.closed = 0
+        self.counted: list[tuple[int, str]] = []
+
+    def answers(self, durations_ns: Any, end: str, end_ns: int) -> None:
+        assert min(*durations_ns, end_ns) >= 0
+        self.counted.append((len(durations_ns) // 2, end))
 
     def stream(self, inputs: Mapping[str, Array]) -> Iterator[dict[str, Any]]:
         try:
@@ -93,15 +104,34 @@ def test_a_decoupled_request_runs_alone_and_gets_every_answer_before_its_end() -
             assert [int(row["Y"][1]) for row in reply.got] == [tag] * (1 + tag)
         assert all(ticket.execution is not None and ticket.execution.rows == ticket.rows for ticket in tickets)
     assert replica.closed == 3
+    assert replica.counted == [(1, "empty_response"), (2, "empty_response"), (3, "empty_response")]
 
 
 def test_what_fails_in_a_stream_fails_that_request_after_its_answers() -> None:
     for error, text in ((BackendFailed("no more"), "no more"), (KeyError("bug"), "executing 'm' failed: KeyError")):
-        with streaming(Streaming(error)) as plane:
+        replica = Streaming(error)
+        with streaming(replica) as plane:
             reply = Stream(99)
             plane.submit(1, Ticket(rows_of(1, 2), reply, monotonic_ns()))
             assert str(reply.exception(10)) == text
             assert len(reply.got) == 2
+        assert replica.counted == [(2, "fail")]
+
+
+def test_a_caller_without_room_slows_its_answers_down_then_fails_them() -> None:
+    """And the model stops there: nothing is made that nobody could be given."""
+
+    class Narrow(Stream):
+        def reserve(self, outputs: Any) -> float:
+            return 0.45 * (len(self.got) + 1)
+
+    replica = Streaming()
+    with streaming(replica) as plane:
+        reply = Narrow(99)
+        plane.submit(1, Ticket(rows_of(1, 8), reply, monotonic_ns()))
+        assert "are read too slowly" in str(reply.exception(10))
+        assert len(reply.got) == 2
+    assert (replica.closed, replica.counted) == (1, [(2, "fail")])
 
 
 def test_a_stream_ends_when_its_caller_leaves() -> None:
@@ -115,6 +145,7 @@ def test_a_stream_ends_when_its_caller_leaves() -> None:
             time.sleep(0.001)
         assert len(reply.got) == 2
         assert not reply.done()
+    assert replica.counted == [(2, "cancel")]
 
 
 def test_an_idle_engine_keeps_nothing_of_its_last_batch() -> None:

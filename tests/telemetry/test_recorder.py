@@ -236,3 +236,14 @@ def test_threads_lose_no_count() -> None:
     assert failures == []
     stats = recorder.snapshot()
     assert (stats.execution_count, stats.requests["ok"], stats.refused["expired"]) == (600, 1800, 600)
+
+
+def test_answers_of_a_decoupled_version_are_in_the_snapshot() -> None:
+    recorder = VersionRecorder(VersionKey("m", 1))
+    assert recorder.snapshot().answers == {}
+    recorder.answers(np.array([3, 1], dtype=np.int64), "empty_response", 2)
+    recorder.answers(np.array([4, 1], dtype=np.int64), "empty_response", 2)
+    assert recorder.snapshot().answers == {
+        0: {"compute_infer": (2, 7), "compute_output": (2, 2), "success": (2, 9)},
+        1: {"empty_response": (2, 4)},
+    }

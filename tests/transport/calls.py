@@ -1,5 +1,6 @@
 """Doubles for what gRPC gives a method."""
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -30,3 +31,25 @@ class Context:
         self.raised = raised = Aborted()
         del self  # gRPC's own is no Python frame, so that a traceback does not lead to the context through it
         raise raised
+
+
+class StreamContext(Context):
+    """A stream's context: messages are put into `arriving`, answers come out in `written` while `reads` is set."""
+
+    def __init__(self, remaining_s: float | None = None, metadata: tuple[tuple[str, str | bytes], ...] = ()) -> None:
+        super().__init__(remaining_s, metadata)
+        self.arriving: asyncio.Queue[Any] = asyncio.Queue()
+        self.written: list[Any] = []
+        self.reads = asyncio.Event()
+        self.reads.set()
+
+    async def read(self) -> Any:
+        message = await self.arriving.get()
+        if isinstance(message, Exception):
+            raise message
+        return message
+
+    async def write(self, message: Any) -> None:
+        await self.reads.wait()
+        await asyncio.sleep(0)
+        self.written.append(message)

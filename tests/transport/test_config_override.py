@@ -333,3 +333,10 @@ def test_a_smaller_batch_drops_the_buckets_above_it() -> None:
     base = ModelSettings(max_batch=16, batching=BatchingSettings(buckets=(2, 8, 16)))
     assert changed(base, max_batch_size=8).batching.buckets == (2, 8)
     assert changed(base, max_batch_size=0).batching.buckets == ()
+
+
+def test_a_model_may_be_made_decoupled_and_back() -> None:
+    decoupled = changed(model_transaction_policy={"decoupled": True})
+    assert decoupled == BASE.model_copy(update={"decoupled": True})
+    assert changed(base=decoupled) == decoupled
+    assert changed(base=decoupled, model_transaction_policy={}) == BASE

@@ -37,6 +37,7 @@ class Stats:
     durations: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     batches: Sequence[tuple[int, Mapping[str, tuple[int, int]]]] = ()
     memory_bytes: int = 0
+    answers: Mapping[int, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
 
 
 def theirs(kind: type[Message], message: Message) -> Any:
@@ -180,4 +181,22 @@ def test_index() -> None:
     got = describe.index([("m", "3", "READY", ""), ("n", "", "UNAVAILABLE", "unloaded")])
     assert as_dict(theirs(service_pb2.RepositoryIndexResponse, got)) == {
         "models": [{"name": "m", "version": "3", "state": "READY"}, {"name": "n", "state": "UNAVAILABLE", "reason": "unloaded"}]
+    }
+
+
+def test_config_says_where_a_version_is_decoupled() -> None:
+    def described(settings: ModelSettings) -> Any:
+        answer = describe.config(FLAT, settings, "fake", "cpu", (1,))
+        return theirs(service_pb2.ModelConfigResponse, answer).config
+
+    assert described(ModelSettings(decoupled=True)).model_transaction_policy.decoupled
+    assert not described(ModelSettings()).HasField("model_transaction_policy")
+
+
+def test_statistics_of_a_decoupled_version_tell_its_answers_apart() -> None:
+    stats = Stats(answers={0: {"compute_infer": (2, 7), "success": (2, 9)}, 1: {"empty_response": (1, 4)}})
+    got = theirs(service_pb2.ModelStatisticsResponse, describe.statistics([(VersionKey("m", 1), "cpu", stats)]))
+    assert as_dict(got.model_stats[0])["response_stats"] == {
+        "0": {"compute_infer": {"count": "2", "ns": "7"}, "success": {"count": "2", "ns": "9"}},
+        "1": {"empty_response": {"count": "1", "ns": "4"}},
     }

@@ -24,6 +24,7 @@ from server.transport.infer import Inference
 from server.transport.malformed import Malformed, tolerant
 from server.transport.not_offered import NotOffered
 from server.transport.servicer import Servicer
+from server.transport.streams import Streams
 from tests.transport.calls import Aborted, Context
 
 NOW_NS = 5 * NS_PER_S
@@ -106,7 +107,8 @@ class Door:
         control: Any = self.control
         self.hand_over = HandOver(self._woken)
         inference = Inference(predict, self.hand_over)
-        self.servicer = Servicer(inference, control, lambda: NOW_NS, lambda: True, "1.2.3")
+        streams = Streams(inference, self.hand_over, lambda: NOW_NS, 10, 2**20)
+        self.servicer = Servicer(inference, streams, control, lambda: NOW_NS, lambda: True, "1.2.3")
 
     def _woken(self) -> None:
         self.wakes += 1
@@ -401,7 +403,7 @@ def test_every_call_that_is_not_offered_says_so_quietly(caplog: pytest.LogCaptur
     async def main() -> None:
         door = Door()
         names = [name for name in vars(NotOffered) if not name.startswith("_")]
-        assert len(names) == 3
+        assert len(names) == 2
         for name in names:
             told = await door.ended(lambda context, name=name: getattr(door.servicer, name)(None, context))  # type: ignore[misc]
             assert told == (grpc.StatusCode.UNIMPLEMENTED.name, "this server does not implement this call")

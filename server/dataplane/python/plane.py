@@ -9,6 +9,7 @@ Answers leave through `deliver`, once per batch and outside the lock.
 
 import heapq
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.core.clock import NS_PER_S, Clock
-from server.core.errors import Expired, PodiumError, ShuttingDown
+from server.core.errors import BackendFailed, Expired, PodiumError, ShuttingDown
 from server.core.tensors import Array
 from server.dataplane.costs import TRIAL_AFTER_NS, Estimate
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
@@ -38,6 +39,11 @@ class Further:
     outputs: Mapping[str, Array]
 
 
+BRAKE_FROM = 0.75
+BRAKE_S = 0.002
+"""From this much of a caller's room on a decoupled version pauses after each answer, up to so long where the room is full. A
+model that is faster than the door thus slows down to the door's pace; for a caller who does not read, the device is held no
+longer than the pauses until its room is full."""
 _MIN_TIMER_NS = 1_000_000  # a timer tick per millisecond at most: the GIL is shared with the door
 
 
@@ -226,8 +232,13 @@ class PythonPlane:
         with self._lock:
             if ticket.state is not TicketState.TAKEN:
                 return False
-            reply = ticket.reply
+            reply: StreamReply = ticket.reply
+        filled = reply.reserve(outputs)
+        if filled > 1:
+            raise BackendFailed("the answers to this request are read too slowly: too many of them wait for their caller")
         self._deliver([(reply, Further(outputs))], None)
+        if filled > BRAKE_FROM:
+            time.sleep(BRAKE_S * (filled - BRAKE_FROM) / (1 - BRAKE_FROM))
         return True
 
     def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:
