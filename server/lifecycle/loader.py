@@ -17,7 +17,7 @@ from server.core.clock import Clock
 from server.core.errors import LoadFailed, PodiumError
 from server.core.settings import ModelSettings, buckets_for
 from server.core.tensors import Array, TensorSpec
-from server.lifecycle.found import FoundVersion, GoldenRef
+from server.lifecycle.found import FoundVersion, GoldenRef, Lease
 from server.lifecycle.replica import Loaded
 
 MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "fake.json": "fake"}
@@ -68,14 +68,16 @@ class CompareGolden(Protocol):
 class _Progress:
     """Where a load is, so that a failure can say so and give back what was opened."""
 
-    step: str = "verify digests"
+    step: str = "lease"
+    lease: Lease | None = field(default=None)
     backend: Backend | None = field(default=None)
 
 
 class Loader:
     """Brings one version into memory. Used by one thread at a time.
 
-    `backends` has a factory per name of `ModelSettings.backend`.
+    `backends` has a factory per name of `ModelSettings.backend`. `lease` keeps a folder from being pruned before anything of
+    it is read, for as long as the version is in memory; without it nothing does.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Loader:
         load_golden: Callable[[Path], GoldenExamples],
         compare_golden: CompareGolden,
         clock: Clock,
+        lease: Callable[[Path], Lease] | None = None,
     ) -> None:
         self._verify = verify
         self._backends = backends
@@ -94,11 +97,12 @@ class Loader:
         self._load_golden = load_golden
         self._compare_golden = compare_golden
         self._clock = clock
+        self._lease = lease
 
     def load(self, found: FoundVersion, settings: ModelSettings) -> Loaded:
-        """Verify, open, warm every batch bucket, compare golden examples.
+        """Lease, verify, open, warm every batch bucket, compare golden examples.
 
-        Raises: LoadFailed with the step that failed and why; nothing stays open.
+        Raises: LoadFailed with the step that failed and why; nothing stays open or leased.
         """
         progress = _Progress()
         try:
@@ -106,11 +110,16 @@ class Loader:
         except Exception as error:
             if progress.backend is not None:
                 _close(found, progress.backend)
+            if progress.lease is not None:
+                progress.lease.release()
             # what is not in the words of the domain is at least named by its type
             why = str(error) if isinstance(error, PodiumError) else f"{type(error).__name__}: {error}"
             raise LoadFailed(f"{progress.step}: {why}") from error
 
     def _load(self, found: FoundVersion, settings: ModelSettings, progress: _Progress) -> Loaded:
+        if self._lease is not None:
+            progress.lease = self._lease(found.folder)
+        progress.step = "verify digests"
         self._verify(found)
         progress.step = "choose backend"
         open_backend = self._backend_for(found.folder, settings)
@@ -123,7 +132,7 @@ class Loader:
         golden = None if found.manifest is None else found.manifest.golden
         if golden is not None:
             self._prove(backend, found.folder, golden)
-        return Loaded(backend, buckets, costs_ns)
+        return Loaded(backend, buckets, costs_ns, progress.lease)
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
         name: str | None = settings.backend

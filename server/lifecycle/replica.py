@@ -12,6 +12,7 @@ from server.core.settings import ModelSettings
 from server.core.signature import Signature
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueRules
+from server.lifecycle.found import Lease
 from server.lifecycle.policy import Serve
 
 
@@ -22,6 +23,7 @@ class Loaded:
     backend: Backend
     buckets: tuple[int, ...]
     costs_ns: tuple[int, ...]
+    lease: Lease | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +32,8 @@ class Replica:
 
     Units: `buckets` in rows, ascending; `costs_ns` per bucket, 0 where it was not measured.
     Ownership: `backend` is the engine thread's until the queue `queue_id` is idle, then the lifecycle closes it.
-    `recorder` is the telemetry's recorder of this version, the same before and after a reload.
+    `recorder` is the telemetry's recorder of this version, the same before and after a reload. `lease` on the version's folder
+    is released once the backend is closed.
     """
 
     queue_id: int
@@ -43,6 +46,7 @@ class Replica:
     device: str
     recorder: Any
     stamp: str
+    lease: Lease | None = None
 
 
 def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Replica:
@@ -58,6 +62,7 @@ def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Re
         device=loaded.backend.device,
         recorder=recorder,
         stamp=serve.found.stamp,
+        lease=loaded.lease,
     )
 
 
