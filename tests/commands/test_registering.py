@@ -1,55 +1,17 @@
-"""The commands: what they print, what they refuse, and that every refusal ends in exit code 1 and one line."""
+"""Registering and naming: what is printed, what is refused, and that every refusal ends in exit code 1 and one line."""
 
 import json
 import os
-from argparse import ArgumentParser
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from server.commands import add_commands
 from server.registry.golden import save_golden
 from server.registry.manifest import parse_manifest
-
-
-class Shell:
-    """Runs commands in a folder of their own, as `podium` would."""
-
-    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
-        self._capture = capture
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        parser = ArgumentParser(prog="podium")
-        add_commands(parser.add_subparsers(required=True))
-        parsed = parser.parse_args(arguments)
-        code = parsed.run(parsed)
-        captured = self._capture.readouterr()
-        return code, captured.out, captured.err
-
-    def output(self, *arguments: str) -> str:
-        code, out, err = self(*arguments)
-        assert (code, err) == (0, "")
-        return out
-
-    def refusal(self, *arguments: str) -> str:
-        code, out, err = self(*arguments)
-        assert (code, out) == (1, "")
-        assert err.startswith("podium: ")
-        assert err.count("\n") == 1
-        return err.strip().removeprefix("podium: ")
-
-
-@pytest.fixture
-def podium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    Path("trained.onnx").write_bytes(b"model" * 1000)
-    return Shell(capsys)
-
-
-REGISTER = ("register", "--name", "demo", "--model", "trained.onnx")
+from tests.commands.shell import REGISTER, Shell
 
 
 def test_register_writes_everything_it_was_given(podium: Shell) -> None:
@@ -161,113 +123,29 @@ def test_alias_refuses(podium: Shell) -> None:
     assert not Path("models/demo/aliases.json").exists()
 
 
-def test_models_is_an_aligned_table(podium: Shell) -> None:
-    Path("fields.json").write_text('{"metrics": {"auc": 0.912345, "loss": 2, "rmse": 12345.678, "bias": 0.1}}')
-    podium.output(*REGISTER, "--manifest-fields", "fields.json", "--alias", "champion", "--alias", "blue")
+def test_a_version_says_who_made_it_and_in_which_run(podium: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "ben")
+    monkeypatch.setenv("LOGNAME", "ben")
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    Path("fields.json").write_text('{"author": "ana", "run_id": "run-7"}')
     podium.output(*REGISTER)
-    os.truncate("models/demo/2/model.onnx", 3)
-    Path("models/bare/1").mkdir(parents=True)
-    Path("models/bare/1/model.onnx").write_bytes(b"m" * 3_000_000)
-    os.utime("models/bare/1/model.onnx", (0, 0))
-    os.utime("models/bare/1", (0, 0))
-    Path("models/broken").mkdir()
-    Path("models/broken/model.toml").write_text("max_bach = 1")
-    Path("models/empty").mkdir()
-    Path("models/empty/model.toml").write_text("")
-    lines = podium.output("models").splitlines()
-    header, cells = lines[0], [line.split() for line in lines[1:]]
-    assert header.split() == ["MODEL", "VERSION", "ALIASES", "STATE", "SIZE", "CREATED", "METRICS"]
-    assert cells[0] == ["bare", "1", "-", "ok", "2.9", "MiB", "1970-01-01", "00:00", "-"]
-    assert cells[1][:2] == ["broken", "-"]
-    assert "model.toml: max_bach: unknown key" in lines[2]
-    assert cells[2][:4] == ["demo", "1", "blue,champion", "ok"]
-    assert lines[3].endswith("auc=0.9123 loss=2 rmse=1.235e+04 +1")
-    assert "model.onnx has 3 bytes, its manifest says 5000" in lines[4]
-    assert cells[4] == ["empty", "-", "-", "no", "versions", "-", "-", "-"]
-    column = header.index("STATE")
-    assert all(line[column - 1] == " " and line[column] != " " for line in lines)
-
-
-def test_models_names_aliases_of_versions_that_are_gone(podium: Shell) -> None:
+    Path(".gitconfig").write_text("[user]\nname = Cy Doe\n")
     podium.output(*REGISTER)
-    Path("models/demo/aliases.json").write_text('{"champion": 9}')
-    assert "aliases of versions that are not there: champion" in podium.output("models")
+    podium.output(*REGISTER, "--manifest-fields", "fields.json")
+    podium.output(*REGISTER, "--manifest-fields", "fields.json", "--author", "dan", "--run-id", "run-8")
+    made = [parse_manifest(Path(f"models/demo/{version}/manifest.json").read_bytes()) for version in (1, 2, 3, 4)]
+    assert [manifest.author for manifest in made] == ["ben", "Cy Doe", "ana", "dan"]
+    assert [manifest.run_id for manifest in made[2:]] == ["run-7", "run-8"]
+    generated = [manifest.run_id or "" for manifest in made[:2]]
+    assert all(re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{6}", run_id) for run_id in generated)
+    assert generated[0] != generated[1]
 
 
-def test_models_as_json(podium: Shell) -> None:
-    podium.output(*REGISTER, "--alias", "champion")
-    podium.output(*REGISTER)
-    rows = json.loads(podium.output("models", "--json"))
-    assert [(row["model"], row["version"], row["aliases"], row["problem"]) for row in rows] == [
-        ("demo", 1, ["champion"], None),
-        ("demo", 2, [], None),
-    ]
-
-
-def test_models_of_nothing(podium: Shell) -> None:
-    assert "repository 'models' cannot be read: No such file or directory" in podium.refusal("models")
-    Path("models").mkdir()
-    assert podium.output("models").split() == ["MODEL", "VERSION", "ALIASES", "STATE", "SIZE", "CREATED", "METRICS"]
-    assert json.loads(podium.output("models", "--json")) == []
-
-
-def test_lineage_takes_every_reference(podium: Shell) -> None:
-    podium.output(*REGISTER, "--alias", "champion")
-    podium.output(*REGISTER, "--parent", "1", "--alias", "challenger")
-    for reference, version in {"demo": 1, "demo@champion": 1, "demo@challenger": 2, "demo:2": 2}.items():
-        found = json.loads(podium.output("lineage", reference, "--json"))
-        assert (found["model"], found["version"], found["verified"]) == ("demo", version, None)
-    text = podium.output("lineage", "demo:2")
-    assert "yes, every file has the digest of its manifest" in text
-    assert any(line.split() == ["parents", "1"] for line in text.splitlines())
-    assert "code commit" in text
-
-
-def test_lineage_says_when_a_version_was_champion(podium: Shell) -> None:
-    podium.output(*REGISTER, "--alias", "champion")
-    podium.output(*REGISTER, "--parent", "1")
-    podium.output("alias", "demo", "champion", "2")
-    podium.output("alias", "demo", "champion", "1")
-    moves = json.loads(podium.output("lineage", "demo:2", "--json"))["moves"]
-    assert [(move["alias"], move["before"], move["after"]) for move in moves] == [("champion", 1, 2), ("champion", 2, 1)]
-    text = podium.output("lineage", "demo:1")
-    assert "champion: nothing -> 1  by " in text
-    assert text.index("champion: 1 -> 2  by ") < text.index("champion: 2 -> 1  by ")
-
-
-def test_lineage_of_a_bare_file_gives_its_digest(podium: Shell) -> None:
-    Path("models/demo/1").mkdir(parents=True)
-    Path("models/demo/1/model.onnx").write_bytes(b"model")
-    found = json.loads(podium.output("lineage", "demo", "--json"))
-    assert found["files"]["model.onnx"]["bytes"] == 5
-    assert found["missing"] == ["everything: the version has no manifest"]
-
-
-def test_lineage_of_a_damaged_version_says_so_and_fails(podium: Shell) -> None:
-    podium.output(*REGISTER)
-    with Path("models/demo/1/model.onnx").open("r+b") as file:
-        file.write(b"!")
-    code, out, err = podium("lineage", "demo")
-    assert (code, err) == (1, "")
-    assert "NO: demo:1: model.onnx has sha256" in out
-    Path("models/demo/1/manifest.json").write_text("{")
-    code, out, err = podium("lineage", "demo")
-    assert code == 1
-    assert "NO: demo:1: manifest.json: " in out
-
-
-def test_lineage_refuses_what_is_not_there(podium: Shell) -> None:
-    podium.output(*REGISTER)
-    assert podium.refusal("lineage", "other") == "there is no model 'other' in the repository; it has: demo"
-    assert podium.refusal("lineage", "demo:9") == "model 'demo' has no version 9; it has: 1"
-    assert podium.refusal("lineage", "demo@blue") == "model 'demo' has no alias 'blue'; it has: none"
-    assert "must be an integer > 0" in podium.refusal("lineage", "demo:x")
-
-
-@pytest.mark.parametrize(("size_bytes", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (2**30, "1.0 GiB")])
-def test_sizes_are_shown_in_binary_units(podium: Shell, size_bytes: int, text: str) -> None:
-    folder = Path("models/demo/1")
-    folder.mkdir(parents=True)
-    with (folder / "model.onnx").open("wb") as file:
-        file.truncate(size_bytes)
-    assert f" {text} " in podium.output("models")
+def test_the_number_of_a_pruned_version_is_not_used_again(podium: Shell) -> None:
+    for _ in range(2):
+        podium.output(*REGISTER)
+    podium.output("prune", "--keep", "1", "--apply")
+    assert podium.refusal(*REGISTER, "--version", "1") == "demo:1 was there and has been pruned; a number is never used again"
+    assert podium.output(*REGISTER) == "registered demo:3\n"
