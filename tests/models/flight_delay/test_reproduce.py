@@ -13,6 +13,9 @@ import pytest
 from models.flight_delay import data
 from models.flight_delay.facts import ROOT
 
+# loads a year of flights and exports with torch, three times in all
+pytestmark = pytest.mark.timeout(600)
+
 SMALL = ("--epochs", "1", "--limit-rows", "1500")
 
 
@@ -23,7 +26,7 @@ def run(folder: Path, *arguments: str, **variables: str) -> "subprocess.Complete
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=250,
         check=False,
     )
 
@@ -57,31 +60,22 @@ def test_a_build_is_the_same_again_bit_for_bit(code: Path) -> None:
     assert {"model.onnx", "golden.npz"} <= set(done["files"])
 
 
-def test_another_data_file_is_named(code: Path) -> None:
-    """Another release of the data package, found before the installed one."""
+def test_another_data_file_and_another_seed_are_named(code: Path) -> None:
+    """Another release of the data package, found before the installed one, and a command that somebody has edited."""
     shadow = code / "shadow" / data.PACKAGE
     shadow.mkdir(parents=True)
     (shadow / "__init__.py").touch()
     shutil.copytree(data.folder(), shadow / "data")
     planes = shadow / "data" / "planes.csv"
     planes.write_bytes(planes.read_bytes().replace(b",2004,", b",1904,"))
+    path = code / "repository" / "flight_delay" / "1" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["recipe"]["arguments"][1] = "14"
+    path.write_text(json.dumps(manifest))
     status, done = reproduce(code, PYTHONPATH=str(shadow.parent))
     assert (status, done["verdict"]) == (12, "not reproducible")
     named = [reason.split(": recorded")[0] for reason in done["reasons"]]
     assert named[:2] == ["data, digest", "data, sha256 of planes.csv"]
     assert "data, sha256 of weather.csv" not in named
-
-
-def test_another_seed_is_named(code: Path) -> None:
-    path = code / "repository" / "flight_delay" / "1" / "manifest.json"
-    before = path.read_bytes()
-    manifest = json.loads(before)
-    manifest["recipe"]["arguments"][1] = "14"
-    try:
-        path.write_text(json.dumps(manifest))
-        status, done = reproduce(code)
-    finally:
-        path.write_bytes(before)
-    assert status == 12
-    assert done["reasons"][0] == "seed torch: recorded 13, rebuilt 14"
+    assert "seed torch: recorded 13, rebuilt 14" in done["reasons"]
     assert "model.onnx: other bytes" in done["reasons"]
