@@ -21,6 +21,7 @@ lint: $(STAMP)
 	$(BIN)/python protos/generate.py --check
 
 test: $(STAMP) lint
+	$(BIN)/python tests/perf_analyzer.py
 	$(BIN)/python -m coverage run -m pytest -m 'not soak and not gpu'
 	$(BIN)/python tests/pure_coverage.py
 

@@ -2,9 +2,9 @@
 
 import sys
 
-from bench import core, overload
+from bench import core, many_models, overload
 
-BENCHMARKS = {"core": core.main, "overload": overload.main}
+BENCHMARKS = {"core": core.main, "many_models": many_models.main, "overload": overload.main}
 
 
 def main(names: list[str]) -> int:

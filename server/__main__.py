@@ -38,6 +38,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="in explicit mode: load this at start; * for all; may be repeated",
     )
+    parser.add_argument(
+        "--allow-client-shm",
+        choices=("true", "false"),
+        nargs="?",
+        const="true",
+        help="whether callers may register files of /dev/shm for inputs and outputs (default false)",
+    )
     parser.add_argument("--drain-delay-s", type=float, help="seconds to go on serving after SIGTERM")
     parser.add_argument("--drain-grace-s", type=float, help="seconds admitted requests then have to finish")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))

@@ -36,6 +36,7 @@ from server.lifecycle.loader import Loader
 from server.lifecycle.manager import Manager
 from server.registry.gates import compare_golden
 from server.registry.golden import load_golden
+from server.registry.labels import read_labels
 from server.registry.lease import lease
 from server.registry.source import LocalDirectory
 from server.registry.watch import changes
@@ -52,6 +53,7 @@ from server.transport.infer import Inference
 from server.transport.listen import bind, open_server
 from server.transport.malformed import Registrar
 from server.transport.servicer import Servicer
+from server.transport.shared_memory import Regions
 
 _log = logging.getLogger("podium")
 _BACKENDS = {"onnx": "server.backends.onnx_session", "fake": "server.backends.fake"}
@@ -82,6 +84,7 @@ def loader_over(verify: Callable[[Any], None], lease: Callable[[Path], Lease] | 
         warm=warm,
         load_golden=load_golden,
         compare_golden=compare_golden,
+        read_labels=read_labels,
         clock=monotonic_ns,
         lease=lease,
     )
@@ -103,7 +106,14 @@ class Server:
         self._draining = False
         self._engines: list[Engine] = []
         limit = InflightLimit(settings.max_inflight_requests, settings.max_inflight_bytes)
-        self._plane = PythonPlane(monotonic_ns, limit, self._deliver, self._start_engine)
+        self._plane = PythonPlane(
+            monotonic_ns,
+            limit,
+            self._deliver,
+            self._start_engine,
+            self._slots_of,
+            density=settings.overload_order == "density",
+        )
         build = distribution_version("podium")
         self._metrics = Metrics(build=build, queues=self._queue_of, devices=_device_readings())
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
@@ -122,8 +132,9 @@ class Server:
         self._health = Health()
         predict = Predict(self._plane, lambda: self._manager.published, settings.default_timeout_us)
         control = Control(self._manager)
-        inference = Inference(predict, HandOver(self._plane.wake))
-        self._servicer = Servicer(inference, control, monotonic_ns, lambda: not self.problems(), build)
+        regions = Regions(allowed=settings.allow_client_shm, max_read_bytes=settings.max_message_bytes)
+        inference = Inference(predict, HandOver(self._plane.wake), regions)
+        self._servicer = Servicer(inference, control, monotonic_ns, lambda: not self.problems(), build, regions)
 
     def problems(self) -> list[str]:
         """Why this server should not be sent requests; empty when it should."""
@@ -199,6 +210,10 @@ class Server:
         )
         self._engines.append(engine)
         engine.start()
+
+    def _slots_of(self, device: str) -> int:
+        """On the CPU a second batch at hand would only be formed too early: gathering it takes the same cores."""
+        return self._settings.device_slots or (1 if device == "cpu" else 2)
 
     def _queue_of(self, key: VersionKey) -> QueueSnapshot | None:
         replica = self._manager.published.ready.get(key)

@@ -195,6 +195,8 @@ def _read_signature(task: LoadTask) -> Signature:
         for override in overrides:
             if override.name not in names:
                 raise LoadFailed(f"model.toml states {kind} '{override.name}', but {FILE} has the {kind}s {names}")
+    if any(tensor.labels is not None for tensor in (*stated.inputs, *stated.outputs)):
+        raise LoadFailed(f"{FILE}: labels belong into model.toml")
     max_batch = DEFAULT_MAX_BATCH if settings.max_batch is None else settings.max_batch
     return Signature(
         task.key.model,

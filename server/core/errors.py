@@ -54,6 +54,10 @@ class BackendDead(BackendFailed):
     """The backend can execute nothing any more: its version must leave READY."""
 
 
+class SharedMemoryFailed(PodiumError):
+    """A caller's shared memory cannot be opened, read or written, or is too small for what belongs into it."""
+
+
 class LoadFailed(PodiumError):
     """A version could not be brought into service; the text says which check failed."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from server.core.tensors import Array
 
@@ -35,12 +36,55 @@ class WireTensor:
     data: bytes | memoryview | Array
 
 
+class Region(Protocol):
+    """Memory that a caller shares with this server. It stays as long as anybody holds this. Units: bytes from its beginning."""
+
+    @property
+    def name(self) -> str:
+        """What callers call it."""
+        ...
+
+    @property
+    def byte_size(self) -> int:
+        """How much of it may be used."""
+        ...
+
+    def read(self, offset: int, byte_size: int) -> bytes:
+        """A copy of a part. Raises: SharedMemoryFailed where it is not there any more."""
+        ...
+
+    def writable(self, offset: int, byte_size: int) -> tuple[tuple[int, int], int, int]:
+        """Where a part lies: its file, and the first byte and the one after the last in it.
+
+        Raises: SharedMemoryFailed where it is not there any more.
+        """
+        ...
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Fill a part. Raises: SharedMemoryFailed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A part of a region, for one tensor. Ownership: whoever holds it holds the region."""
+
+    region: Region
+    offset: int
+    byte_size: int
+
+
+Target = Place | int
+"""What a caller wants done with an output: written to a place, or replaced by so many of its classes."""
+
+
 @dataclass(frozen=True, slots=True)
 class InferRequest:
     """One ModelInfer call. `version` is the caller's string, "" for "whichever serves". Times are monotonic ns.
 
     `outputs` empty means all outputs. `priority` 0 means the model's default; `timeout_us` 0 means none.
     `deadline_ns` is the transport's deadline or None. `streamed`: it came by a stream, and may have any number of answers.
+    `targets` has the outputs that are not simply sent, by name.
     """
 
     model: str
@@ -55,3 +99,4 @@ class InferRequest:
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     caller: Caller = ANONYMOUS
     streamed: bool = False
+    targets: Mapping[str, Target] = field(default_factory=dict)

@@ -20,12 +20,16 @@ class _Table(BaseModel):
 
 
 class TensorSettings(_Table):
-    """Overrides or states one input or output. `shape` leaves the batch dimension out; -1 is free per request."""
+    """Overrides or states one input or output. `shape` leaves the batch dimension out; -1 is free per request.
+
+    `labels`, of outputs only: a file with the names of its classes, one a line, below the version's or the model's folder.
+    """
 
     name: str
     datatype: str | None = None
     shape: tuple[int, ...] | None = None
     optional: bool = False
+    labels: str | None = None
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -33,6 +37,8 @@ class TensorSettings(_Table):
             raise ValueError(f"unknown datatype '{self.datatype}'; one of {', '.join(NUMPY_DTYPES)}")
         if self.shape is not None and any(dim < -1 or dim == 0 for dim in self.shape):
             raise ValueError(f"dimensions of '{self.name}' must be positive, or -1 for one that varies")
+        if self.labels is not None and not {"", ".", ".."}.isdisjoint(self.labels.split("/")):
+            raise ValueError(f"labels of '{self.name}' must be a plain relative path, without '.' and '..'")
         return self
 
 
@@ -53,13 +59,15 @@ class BatchingSettings(_Table):
 class QueueSettings(_Table):
     """Limits and order of one version's queue. Priorities: 1 is the most urgent, `priority_levels` the least.
 
-    `default_timeout_us` None: the server's default; 0: none.
+    `default_timeout_us` None: the server's default; 0: none. `share`: the part of the device's time that goes to this version
+    before any other's turn; 0: none.
     """
 
     max_requests: int = Field(0, ge=0)
     priority_levels: int = Field(0, ge=0, le=1000)
     default_priority: int = Field(0, ge=0)
     default_timeout_us: int | None = Field(None, ge=0)
+    share: float = Field(0.0, ge=0, lt=1)
     allow_timeout_override: bool = True
     early_drop: bool = True
 
@@ -127,13 +135,16 @@ class ModelSettings(_Table):
     queue: QueueSettings = QueueSettings()
     warmup: WarmupSettings = WarmupSettings()
     versions: VersionPolicy | None = None
+    instances: int = Field(1, ge=1, le=64)
     decoupled: bool = False
     load_retries: int = Field(0, ge=0, le=100)
     onnx: OnnxSettings = OnnxSettings()
     fake: FakeSettings = FakeSettings()
 
     @model_validator(mode="after")
-    def _buckets_within(self) -> Self:
+    def _consistent(self) -> Self:
+        if any(tensor.labels is not None for tensor in self.inputs):
+            raise ValueError("labels are for outputs: an input has no classes")
         largest = DEFAULT_MAX_BATCH if self.max_batch is None else self.max_batch
         if self.batching.buckets and self.batching.buckets[-1] > largest:
             raise ValueError(f"buckets must not exceed max_batch, which is {largest}")
@@ -141,7 +152,10 @@ class ModelSettings(_Table):
 
 
 class ServerSettings(_Table):
-    """The server process. Flags of `podium serve` override the file given with `--config`."""
+    """The server process. Flags of `podium serve` override the file given with `--config`.
+
+    `device_slots` 0: 2 on GPUs, 1 on the CPU.
+    """
 
     repository: str
     grpc_address: str = "127.0.0.1:8001"
@@ -157,6 +171,9 @@ class ServerSettings(_Table):
     max_inflight_bytes: int = Field(2**30, gt=0)
     max_inflight_requests: int = Field(100_000, gt=0)
     default_timeout_us: int = Field(0, ge=0)
+    device_slots: int = Field(0, ge=0, le=2)
+    overload_order: Literal["deadline", "density"] = "deadline"
+    allow_client_shm: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -29,7 +29,8 @@ class QueueRules:
 
     Units: `buckets` in rows, ascending, the last is the largest batch. `costs_ns` is the measured time of one execution
     per bucket, 0 where it was not measured. `queue_id` names this queue alone: while a version is being reloaded, its old
-    and its new replica have a queue each. `handle` is the engine's own reference, handed back with every batch and never
+    and its new replica have a queue each. `instances` batches may run at once; `share` is the part of the device's time that
+    the version may claim before others, 0 none. `handle` is the engine's own reference, handed back with every batch and never
     looked into.
     """
 
@@ -45,6 +46,8 @@ class QueueRules:
     queue_delay_ns: int
     handle: Any
     decoupled: bool = False
+    instances: int = 1
+    share: float = 0.0
 
 
 @dataclass(slots=True)
@@ -66,8 +69,8 @@ class Batch:
 
     Shapes: B requests, N rows (`spans[-1]`), P >= N rows after padding. `inputs` `[P, ...]`; `spans` int64 `[B + 1]`: request i
     owns rows `spans[i]:spans[i + 1]`; `arrival_ns`, `deadline_ns` int64 `[B]` (deadline 2**62 where there is none).
-    `fault`: why the rows could not be gathered; there is nothing to run then, only tickets to end. A batch of a decoupled
-    version holds one request.
+    `staged`: taken while the device was still busy. `fault`: why the rows could not be gathered; there is nothing to run
+    then, only tickets to end. A batch of a decoupled version holds one request.
     Ownership: the engine thread that took it, until `finish`; `tickets` is the data plane's and opaque to the engine.
     """
 
@@ -80,6 +83,8 @@ class Batch:
     tickets: Sequence[Any]
     execution: Execution
     fault: BackendFailed | None = None
+    token: int = 0
+    staged: bool = False
 
     @property
     def rows(self) -> int:
@@ -126,7 +131,16 @@ class DataPlane(Protocol):
         ...
 
     def take(self, device: str) -> Batch | None:
-        """Block until a batch for `device` can run, and take it; None after `stop`. The caller holds the device."""
+        """Block until a batch for `device` can run (or be staged behind one that does), and take it; None after `stop`."""
+        ...
+
+    def enter_device(self, batch: Batch) -> None:
+        """Block until a staged batch may run; returns at once for any other."""
+        ...
+
+    def leave_device(self, batch: Batch) -> None:
+        """The batch has run: the device is free for the next one while this one's answers are dealt out. Idempotent, and
+        implied by `finish`."""
         ...
 
     def respond(self, batch: Batch, outputs: Mapping[str, Array]) -> bool:

@@ -1,60 +1,57 @@
 """Which tickets run next on a device, which are refused, and when to look again. **Pure**: the oracle for every data plane.
 
 All queues of one device are planned together, because they share its one executor. Tickets whose rows can be concatenated
-(same version, same non-batch shapes) wait in one *lane*, sorted by (priority, due time, arrival order).
+(same version, same non-batch shapes) wait in one *lane*, sorted by (priority, due time, arrival order). A device runs as many
+batches at once as its version with the most instances has (`executors`), and holds one more staged where it has two *slots*.
 
 The rules, in order (PERFORMANCE.md says which simulations chose them; Nexus, SOSP 2019, for early drop):
 1. admission refuses at once what is predicted to finish after its deadline;
 2. when the device is free, the lane with the most urgent head goes next, and everything waiting in it up to the largest
    batch is taken: work-conserving, never a timer (unless a queue delay is set);
 3. tickets that would be late in that full batch are dropped, and the batch is refilled. Shrinking the batch to save its head
-   instead starves everybody behind it.
+   instead starves everybody behind it;
+4. a version with a share of the device has a claim while it stays within it (see `share`); a share that is not used is
+   everybody's;
+5. with `density`, more work than can be done in time is served by the most answers per device time instead of by the most
+   urgent deadline. That answers a few percent more, all of them of busy versions: quiet ones may get nothing at all.
 """
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from server.core.errors import Expired, Overloaded
 from server.dataplane.costs import CostModel, Estimate
 from server.dataplane.interface import QueueRules
+from server.dataplane.lanes import Key, Lane, Queue, backlog_ns, density, prefix, ripe_at_ns
+from server.dataplane.share import Share
 from server.dataplane.ticket import NO_DEADLINE_NS, Ticket
-
-Key = tuple[int, int, int]
-_SENTINEL = 2**63
-
-
-@dataclass(slots=True)
-class Lane:
-    """Tickets that may share a batch, most urgent first."""
-
-    queue: "Queue"
-    shape_key: object
-    keys: list[Key] = field(default_factory=list)
-    tickets: list[Ticket] = field(default_factory=list)
-    rows: int = 0
-
-
-@dataclass(slots=True)
-class Queue:
-    """One version's waiting tickets, by lane. `open` counts tickets that are admitted and not ended."""
-
-    rules: QueueRules
-    costs: CostModel
-    cap_rows: int
-    lanes: dict[object, Lane] = field(default_factory=dict)
-    waiting: int = 0
-    open: int = 0
-    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Tickets that run now, as one batch. `reason` is why the batch was closed: full, drained, delay or too_large."""
+    """Tickets that run now, as one batch, or next if `staged`. `reason` is why the batch was closed: full, drained, delay or
+    too_large. `token` names it until `executed`."""
 
     queue: Queue
     tickets: list[Ticket]
     rows: int
     reason: str
+    token: int
+    staged: bool
+
+
+@dataclass(slots=True)
+class _Running:
+    """A batch that began at `begun_ns` and takes about `took_ns`; one that is staged has yet to begin."""
+
+    queue: Queue
+    took_ns: int
+    begun_ns: int
+    staged: bool
+
+    @property
+    def until_ns(self) -> int:
+        return self.begun_ns + self.took_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +69,44 @@ class Plan:
     `delivery` estimates how long answers need from the end of an execution until they have left: they too must be in time.
     """
 
-    def __init__(self, delivery: Estimate) -> None:
+    def __init__(self, delivery: Estimate, slots: int = 1, *, density: bool = False) -> None:
+        """`slots` 2: the next batch is gathered while one runs."""
         self.queues: dict[int, Queue] = {}
-        self.running_until_ns = 0
+        self.executors = 1
+        self._slots = slots
+        self._density = density
         self._delivery = delivery
+        self._staging = Estimate()
         self._arrivals = 0
+        self._tokens = 0
+        self._running: dict[int, _Running] = {}
         self._keys: dict[Ticket, tuple[Lane, Key]] = {}
+
+    def threads_with(self, instances: int) -> int:
+        """How many engine threads the device can use, once it has a version of so many instances."""
+        return max(self.executors, instances) + self._slots - 1
+
+    @property
+    def waiting(self) -> int:
+        """Tickets that wait."""
+        return len(self._keys)
 
     def add_queue(self, rules: QueueRules) -> None:
         """Begin to plan for a queue. Raises: ValueError if its id is taken."""
         if rules.queue_id in self.queues:
             raise ValueError(f"queue {rules.queue_id} is open already")
         cap = rules.buckets[-1] if rules.signature.max_batch else 1
-        self.queues[rules.queue_id] = Queue(rules, CostModel(rules.buckets, rules.costs_ns), cap)
+        costs = CostModel(rules.buckets, rules.costs_ns)
+        self.queues[rules.queue_id] = Queue(rules, costs, cap, Share(rules.share))
+        self._count_executors()
+
+    def remove_queue(self, queue_id: int) -> None:
+        """Forget a queue without tickets."""
+        del self.queues[queue_id]
+        self._count_executors()
+
+    def _count_executors(self) -> None:
+        self.executors = max((queue.rules.instances for queue in self.queues.values()), default=1)
 
     def admit(self, ticket: Ticket, now_ns: int) -> None:
         """Let a ticket wait in its queue.
@@ -100,7 +122,7 @@ class Plan:
         self._arrivals += 1
         key = (ticket.priority, ticket.due_ns, self._arrivals)
         lane = queue.lanes.get(ticket.shape_key)
-        if queue.rules.early_drop and ticket.deadline_ns < NO_DEADLINE_NS:
+        if queue.rules.early_drop and ticket.deadline_ns < NO_DEADLINE_NS and not self._density:
             finish_ns, batch_rows = self._predict_finish(queue, lane, key, ticket.rows, now_ns)
             late_ns = finish_ns + self._delivery.predict_ns() - ticket.deadline_ns
             if late_ns > 0 and not queue.costs.on_trial(batch_rows, now_ns):
@@ -125,37 +147,92 @@ class Plan:
         self._left(lane, [ticket])
 
     def decide(self, now_ns: int) -> Decision:
-        """What a free device should do now. Taken and late tickets have left their lanes when this returns."""
+        """What the device should do now. Taken and late tickets have left their lanes when this returns."""
+        executing = sum(not one.staged for one in self._running.values())
+        staged = executing >= self.executors
+        if staged:
+            if not self._keys or len(self._running) - executing >= self._slots - 1:
+                return Decision([], None, None)
+            # as late as it can be: what arrives until then rides along
+            stage_ns = min(one.until_ns for one in self._running.values() if not one.staged) - self._staging.predict_ns()
+            if now_ns < stage_ns:
+                return Decision([], None, stage_ns)
         late: list[Ticket] = []
         while True:
-            lane, wait_until_ns = self._most_urgent(now_ns)
+            lane, wait_until_ns = self._next_lane(now_ns, staged=staged)
             if lane is None:
                 return Decision(late, None, wait_until_ns)
-            release = self._fill(lane, now_ns, late)
+            release = self._fill(lane, now_ns, late, staged=staged)
             if release is not None:
-                self.running_until_ns = now_ns + lane.queue.costs.predict_ns(release.rows)
                 return Decision(late, release, None)
 
-    def _most_urgent(self, now_ns: int) -> tuple[Lane | None, int | None]:
-        """The lane whose head comes first, of those that need not wait; else when the first one will be ripe."""
+    def may_begin(self, token: int) -> bool:
+        """Whether a staged batch may run now."""
+        staged = self._running[token]
+        executing = [one for one in self._running.values() if not one.staged]
+        own = sum(one.queue is staged.queue for one in executing)
+        return len(executing) < self.executors and own < staged.queue.rules.instances
+
+    def begin(self, token: int, now_ns: int, gather_ns: int) -> None:
+        """A staged batch runs from now on; gathering it took `gather_ns`."""
+        self._staging.observe(gather_ns)
+        running = self._running[token]
+        running.staged, running.begun_ns = False, now_ns
+
+    def executed(self, token: int, now_ns: int) -> None:
+        """A batch has left the device. Idempotent."""
+        running = self._running.pop(token, None)
+        if running is not None:
+            running.queue.running -= 1
+            running.queue.share.use(now_ns - running.begun_ns, now_ns)
+
+    def _next_lane(self, now_ns: int, *, staged: bool) -> tuple[Lane | None, int | None]:
+        """The lane that goes next, of those that need not wait; else when the first one will be ripe."""
         best: Lane | None = None
-        best_key: Key = (_SENTINEL, _SENTINEL, _SENTINEL)
+        best_rank: tuple[float, Key] = (2.0, (0, 0, 0))
         wake_ns: int | None = None
+        lanes: list[Lane] = []
         for queue in self.queues.values():
+            if not queue.lanes or queue.running >= queue.rules.instances + staged:
+                continue
+            place = -queue.share.claim(now_ns)
             for lane in queue.lanes.values():
-                ripe_ns = _ripe_at_ns(lane)
+                ripe_ns = ripe_at_ns(lane)
                 if ripe_ns > now_ns:
                     wake_ns = ripe_ns if wake_ns is None else min(wake_ns, ripe_ns)
-                elif lane.keys[0] < best_key:
-                    best, best_key = lane, lane.keys[0]
+                    continue
+                lanes.append(lane)
+                if (place, lane.keys[0]) < best_rank:
+                    best, best_rank = lane, (place, lane.keys[0])
+        if self._density and best is not None and best_rank[0] >= 0 and self._overloaded(lanes, now_ns):
+            level = best.keys[0][0]
+            best = max((lane for lane in lanes if lane.keys[0][0] == level), key=lambda lane: density(lane, now_ns))
         return best, wake_ns
 
-    def _fill(self, lane: Lane, now_ns: int, late: list[Ticket]) -> Release | None:
+    def _overloaded(self, lanes: list[Lane], now_ns: int) -> bool:
+        """Whether what waits takes longer than the most patient of it can wait."""
+        work_ns = sum(backlog_ns(lane, len(lane.tickets)) for lane in lanes) // self.executors
+        return now_ns + work_ns > max(lane.keys[-1][1] for lane in lanes)
+
+    def _free_at_ns(self, now_ns: int) -> list[int]:
+        """When each executor could begin what is decided on next, soonest first."""
+        if not self._running:
+            return [now_ns] * self.executors
+        free = [max(one.until_ns, now_ns) for one in self._running.values() if not one.staged]
+        free += [now_ns] * (self.executors - len(free))
+        for one in self._running.values():
+            if one.staged:
+                free.sort()
+                free[0] += one.took_ns
+        return sorted(free)
+
+    def _fill(self, lane: Lane, now_ns: int, late: list[Ticket], *, staged: bool) -> Release | None:
         """The next batch of a lane; or None, when tickets had to be dropped and another lane may now be more urgent."""
         queue = lane.queue
-        count, rows = (1, lane.tickets[0].rows) if queue.rules.decoupled else _prefix(lane, queue.cap_rows)
+        count, rows = (1, lane.tickets[0].rows) if queue.rules.decoupled else prefix(lane, queue.cap_rows)
         predictive = queue.rules.early_drop and not queue.costs.on_trial(rows, now_ns)
-        finish_ns = now_ns + queue.costs.predict_ns(rows) + self._delivery.predict_ns() if predictive else now_ns
+        took_ns, start_ns = queue.costs.predict_ns(rows), self._free_at_ns(now_ns)[0]
+        finish_ns = start_ns + took_ns + self._delivery.predict_ns() if predictive else now_ns
         tickets = lane.tickets[:count]
         gone = [ticket for ticket in tickets if ticket.deadline_ns <= finish_ns]
         if gone:
@@ -175,7 +252,10 @@ class Plan:
         for ticket in tickets:
             del self._keys[ticket]
         self._left(lane, tickets)
-        return Release(queue, tickets, rows, reason)
+        self._tokens += 1
+        queue.running += 1
+        self._running[self._tokens] = _Running(queue, took_ns, now_ns, staged)
+        return Release(queue, tickets, rows, reason, self._tokens, staged)
 
     def _left(self, lane: Lane, tickets: list[Ticket]) -> None:
         """Settle the counts of tickets that are no longer in their lane, and forget an empty lane (shapes are unbounded)."""
@@ -188,43 +268,23 @@ class Plan:
         """When a ticket with this key would be executed (the running batch, what is more urgent, then its own batch), and the
         rows of that batch.
         """
-        finish_ns = max(now_ns, self.running_until_ns)
+        ahead_ns = 0
+        claim = queue.share.claim(now_ns)
         for other_queue in self.queues.values():
+            more = other_queue.share.claim(now_ns) - claim
+            if more < 0:
+                continue
             for other in other_queue.lanes.values():
-                if other is not lane and other.keys[0] < key:
-                    finish_ns += _backlog_ns(other, bisect_left(other.keys, key))
+                if other is not lane and (more or other.keys[0] < key):
+                    ahead_ns += backlog_ns(other, len(other.tickets) if more else bisect_left(other.keys, key))
+        # the executors this version can use, each behind its part of what is ahead
+        free = [ns + ahead_ns // self.executors for ns in self._free_at_ns(now_ns)[: queue.rules.instances]]
         if lane is None:
-            return finish_ns + queue.costs.predict_ns(rows), rows
+            return free[0] + queue.costs.predict_ns(rows), rows
         before = bisect_left(lane.keys, key)
         rows_before = before * lane.rows // len(lane.tickets)
         full, rest = divmod(rows_before, queue.cap_rows)
-        behind = lane.rows - rows_before
-        own = min(queue.cap_rows, rest + behind + rows)
-        return finish_ns + full * queue.costs.predict_ns(queue.cap_rows) + queue.costs.predict_ns(own), own
-
-
-def _backlog_ns(lane: Lane, tickets: int) -> int:
-    """Predicted time of the first `tickets` tickets of a lane (rows by the lane's mean: exact when all are of one size)."""
-    full, rest = divmod(tickets * lane.rows // len(lane.tickets), lane.queue.cap_rows)
-    costs = lane.queue.costs
-    return full * costs.predict_ns(lane.queue.cap_rows) + (costs.predict_ns(rest) if rest else 0)
-
-
-def _prefix(lane: Lane, cap_rows: int) -> tuple[int, int]:
-    """How many tickets from the head fit into one batch, and their rows. The head alone always fits: it was checked."""
-    rows = 0
-    for count, ticket in enumerate(lane.tickets):
-        if rows + ticket.rows > cap_rows:
-            return count, rows
-        rows += ticket.rows
-    return len(lane.tickets), rows
-
-
-def _ripe_at_ns(lane: Lane) -> int:
-    """When a lane may run: at once, unless a queue delay is set; then when full, waited enough, or its deadlines press."""
-    delay_ns = lane.queue.rules.queue_delay_ns
-    if not delay_ns or lane.rows >= lane.queue.cap_rows:
-        return 0
-    oldest_ns = min(ticket.arrival_ns for ticket in lane.tickets)
-    tightest_ns = min(ticket.deadline_ns for ticket in lane.tickets)
-    return min(oldest_ns + delay_ns, tightest_ns - 2 * lane.queue.costs.predict_ns(lane.queue.cap_rows))
+        rounds, odd = divmod(full, len(free))
+        start_ns = free[odd] + rounds * queue.costs.predict_ns(queue.cap_rows)
+        own = min(queue.cap_rows, rest + lane.rows - rows_before + rows)
+        return start_ns + queue.costs.predict_ns(own), own

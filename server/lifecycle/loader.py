@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from server.backends.base import Backend, BackendFactory, LoadTask
+from server.backends.instances import Instances
 from server.core.clock import Clock
 from server.core.errors import LoadFailed, PodiumError
 from server.core.settings import ModelSettings, buckets_for
@@ -70,7 +71,7 @@ class _Progress:
 
     step: str = "lease"
     lease: Lease | None = field(default=None)
-    backend: Backend | None = field(default=None)
+    opened: list[Backend] = field(default_factory=list)
 
 
 class Loader:
@@ -88,6 +89,7 @@ class Loader:
         warm: Warm,
         load_golden: Callable[[Path], GoldenExamples],
         compare_golden: CompareGolden,
+        read_labels: Callable[[Path, str], Sequence[str]],
         clock: Clock,
         lease: Callable[[Path], Lease] | None = None,
     ) -> None:
@@ -96,11 +98,12 @@ class Loader:
         self._warm = warm
         self._load_golden = load_golden
         self._compare_golden = compare_golden
+        self._read_labels = read_labels
         self._clock = clock
         self._lease = lease
 
     def load(self, found: FoundVersion, settings: ModelSettings) -> Loaded:
-        """Lease, verify, open, warm every batch bucket, compare golden examples.
+        """Lease, verify, open, read labels, warm every batch bucket, compare golden examples.
 
         Raises: LoadFailed with the step that failed and why; nothing stays open or leased.
         """
@@ -108,8 +111,8 @@ class Loader:
         try:
             return self._load(found, settings, progress)
         except Exception as error:
-            if progress.backend is not None:
-                _close(found, progress.backend)
+            for backend in progress.opened:
+                _close(found, backend)
             if progress.lease is not None:
                 progress.lease.release()
             # what is not in the words of the domain is at least named by its type
@@ -124,15 +127,23 @@ class Loader:
         progress.step = "choose backend"
         open_backend = self._backend_for(found.folder, settings)
         progress.step = "open"
-        backend = progress.backend = open_backend(LoadTask(found.key, found.folder, settings))
+        task = LoadTask(found.key, found.folder, settings)
+        for _ in range(settings.instances):
+            progress.opened.append(open_backend(task))
+        progress.step = "labels"
+        named = {spec.name: spec.labels for spec in settings.outputs if spec.labels is not None}
+        labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
         progress.step = "warm up"
-        buckets = buckets_for(backend.signature.max_batch, settings.batching)
-        costs_ns = self._warm(backend, buckets, settings.warmup.runs, self._clock)
+        buckets = buckets_for(progress.opened[0].signature.max_batch, settings.batching)
+        for member in progress.opened:
+            costs_ns = self._warm(member, buckets, settings.warmup.runs, self._clock)
         progress.step = "golden examples"
         golden = None if found.manifest is None else found.manifest.golden
         if golden is not None:
-            self._prove(backend, found.folder, golden)
-        return Loaded(backend, buckets, costs_ns, progress.lease)
+            for member in progress.opened:
+                self._prove(member, found.folder, golden)
+        backend = progress.opened[0] if settings.instances == 1 else Instances(progress.opened)
+        return Loaded(backend, buckets, costs_ns, labels, progress.lease)
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
         name: str | None = settings.backend

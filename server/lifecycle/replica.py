@@ -3,7 +3,8 @@
 Floor 4: a value that the engine, the door and the lifecycle hand each other.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from server.backends.base import Backend
@@ -23,6 +24,7 @@ class Loaded:
     backend: Backend
     buckets: tuple[int, ...]
     costs_ns: tuple[int, ...]
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lease: Lease | None = None
 
 
@@ -30,7 +32,8 @@ class Loaded:
 class Replica:
     """One version in memory on one device. Compared by identity: a reload of the same version is another replica.
 
-    Units: `buckets` in rows, ascending; `costs_ns` per bucket, 0 where it was not measured.
+    Units: `buckets` in rows, ascending; `costs_ns` per bucket, 0 where it was not measured. `labels` by output,
+    then by index.
     Ownership: `backend` is the engine thread's until the queue `queue_id` is idle, then the lifecycle closes it.
     `recorder` is the telemetry's recorder of this version, the same before and after a reload. `lease` on the version's folder
     is released once the backend is closed.
@@ -46,6 +49,7 @@ class Replica:
     device: str
     recorder: Any
     stamp: str
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lease: Lease | None = None
 
 
@@ -62,6 +66,7 @@ def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Re
         device=loaded.backend.device,
         recorder=recorder,
         stamp=serve.found.stamp,
+        labels=loaded.labels,
         lease=loaded.lease,
     )
 
@@ -84,4 +89,6 @@ def queue_rules(replica: Replica) -> QueueRules:
         queue_delay_ns=settings.batching.max_queue_delay_us * NS_PER_US,
         handle=replica,
         decoupled=settings.decoupled,
+        instances=settings.instances,
+        share=settings.queue.share,
     )

@@ -1,4 +1,4 @@
-"""The engine: one thread per device that takes batches, executes them, ends their tickets and counts.
+"""The engine: a thread of a device that takes batches, executes them, ends their tickets and counts.
 
 It holds the device while it asks for work (slot first, batch second), so whatever arrives during one execution rides in the
 next. It decides nothing: which batch comes next is the plan's business.
@@ -23,7 +23,7 @@ _log = logging.getLogger("podium.engine")
 
 
 class Engine(threading.Thread):
-    """The one executor of a device, for all its versions."""
+    """An executor of a device, for all its versions."""
 
     def __init__(
         self,
@@ -56,9 +56,12 @@ class Engine(threading.Thread):
     def _step(self, batch: Batch) -> None:
         replica: Replica = batch.rules.handle
         execution = batch.execution
+        self._plane.enter_device(batch)
         execution.started_ns = self._clock()
         parts = self._execute(replica, batch)
         execution.ran_ns = ran_ns = self._clock()
+        # before the answers are dealt out: they take the interpreter, not the device
+        self._plane.leave_device(batch)
         # what was isolated by running parts again says nothing about the cost of one execution
         whole = len(parts) == 1 and parts[0].error is None
         answered = self._plane.finish(batch, parts, ran_rows=batch.rows if whole else 0, ran_ns=ran_ns - execution.taken_ns)

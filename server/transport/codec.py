@@ -6,16 +6,18 @@ checks the form of a message only; whether the tensors fit a model is `server.co
 follow NVIDIA Triton's (triton-inference-server/server, src/grpc/infer_handler.cc, 2026-08), since clients match on them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from protos.grpc_service_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
-from server.core.errors import BackendFailed, InvalidRequest, NotFound, Unsupported
-from server.core.requests import ANONYMOUS, Caller, InferRequest, ParameterValue, WireTensor
+from server.core.errors import BackendFailed, InvalidRequest, Unsupported
+from server.core.requests import ANONYMOUS, Caller, InferRequest, ParameterValue, Place, Target, WireTensor
 from server.core.signature import Signature
 from server.core.tensors import NUMPY_DTYPES, Array, to_raw
 from server.core.versions import VersionKey
+from server.transport.classification import classify
+from server.transport.places import Memory, NoMemory, fitting, place_of, target_of, write_all
 
 MAX_RESPONSE_BYTES = 2**31 - 1
 """What one protobuf message can hold."""
@@ -39,6 +41,9 @@ _SEQUENCE: dict[str, tuple[str, ...]] = {
     "sequence_end": ("bool_param",),
 }
 _NO_PARAMETERS: Mapping[str, ParameterValue] = {}
+_NO_TARGETS: dict[str, Target] = {}
+_NO_LABELS: Mapping[str, Sequence[str]] = {}
+_NO_MEMORY = NoMemory()
 
 
 def decode(
@@ -48,46 +53,29 @@ def decode(
     caller: Caller = ANONYMOUS,
     *,
     streamed: bool = False,
+    memory: Memory = _NO_MEMORY,
 ) -> InferRequest:
     """What the call asks for. A datatype nobody knows passes with raw contents: the model's check names what it expects.
 
-    Ownership: raw contents become `bytes` of their own, typed contents arrays; nothing refers to `message` afterwards.
-    Raises: InvalidRequest, NotFound (shared memory: no region is registered), Unsupported (sequences, classification).
+    Inputs in shared memory are read here, once: what their owner does to them later changes nothing.
+    Ownership: raw contents become `bytes` of their own, typed contents arrays; nothing refers to `message` afterwards. The
+    request holds the regions that its outputs go to.
+    Raises: InvalidRequest, NotFound and SharedMemoryFailed (shared memory), Unsupported (sequences).
     """
     model = message.model_name
     timeout_us = priority = 0
     parameters = _NO_PARAMETERS
     if message.parameters:
         timeout_us, priority, parameters = _parameters(message)
-    raw = list(message.raw_input_contents)
-    given = len(raw)
-    inputs: list[WireTensor] = []
-    data: bytes | Array
-    for tensor in message.inputs:
-        if tensor.parameters:
-            _refuse_shared_memory(tensor, "input")
-        if tensor.HasField("contents"):
-            if raw:
-                raise InvalidRequest(
-                    f"contents field must not be specified when using raw_input_contents for '{tensor.name}'"
-                    f" for model '{model}'"
-                )
-            data = _typed(tensor, model)
-        elif len(inputs) < given:
-            data = raw[len(inputs)]
-        else:
-            raise InvalidRequest(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
-        inputs.append(WireTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data))
-    if given > len(inputs):
-        raise InvalidRequest(f"expected {len(inputs)} raw_input_contents for the inputs of model '{model}', got {given}")
     outputs: tuple[str, ...] = ()
+    targets = _NO_TARGETS
     if message.outputs:
-        outputs = tuple([_requested(output) for output in message.outputs])
+        outputs, targets = _requested(message, memory)
     return InferRequest(
         model,
         message.model_version,
         message.id,
-        tuple(inputs),
+        _inputs(message, memory),
         outputs,
         arrival_ns,
         deadline_ns,
@@ -96,39 +84,111 @@ def decode(
         parameters,
         caller,
         streamed,
+        targets,
     )
 
 
+def _inputs(message: ModelInferRequest, memory: Memory) -> tuple[WireTensor, ...]:
+    model = message.model_name
+    raw = list(message.raw_input_contents)
+    given = len(raw)
+    # inputs in shared memory have no raw contents: those of the others follow each other
+    used = shared_bytes = 0
+    inputs: list[WireTensor] = []
+    data: bytes | Array
+    for tensor in message.inputs:
+        if tensor.parameters and (place := place_of(tensor, memory)) is not None:
+            shared_bytes += place.byte_size
+            data = _shared(tensor, model, place, shared_bytes, memory)
+        elif tensor.HasField("contents"):
+            if raw:
+                raise InvalidRequest(
+                    f"contents field must not be specified when using raw_input_contents for '{tensor.name}'"
+                    f" for model '{model}'"
+                )
+            data = _typed(tensor, model)
+        elif used < given:
+            data = raw[used]
+            used += 1
+        else:
+            raise InvalidRequest(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
+        inputs.append(WireTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data))
+    if given > used:
+        raise InvalidRequest(f"expected {used} raw_input_contents for the inputs of model '{model}', got {given}")
+    return tuple(inputs)
+
+
+def _requested(message: ModelInferRequest, memory: Memory) -> tuple[tuple[str, ...], dict[str, Target]]:
+    """Outputs by name, and those of them that are not simply sent."""
+    names: list[str] = []
+    targets: dict[str, Target] = {}
+    for output in message.outputs:
+        names.append(output.name)
+        if output.parameters and (target := target_of(output, memory)) is not None:
+            targets[output.name] = target
+    return tuple(names), targets
+
+
 def encode(
-    request_id: str, key: VersionKey, signature: Signature, requested: tuple[str, ...], outputs: Mapping[str, Array]
+    request_id: str,
+    key: VersionKey,
+    signature: Signature,
+    requested: tuple[str, ...],
+    outputs: Mapping[str, Array],
+    targets: Mapping[str, Target] = _NO_TARGETS,
+    labels: Mapping[str, Sequence[str]] = _NO_LABELS,
 ) -> ModelInferResponse:
     """The answer of `key` to one request: `requested` outputs in that order, or all in the model's order.
 
+    Outputs whose target is a place are written there, all of them or, where any output is refused, none; their contents are
+    empty. `labels` are those of classified outputs.
+
     Shapes: `outputs` as the request owns them, with the batch dimension where the model batches; all of them are raw.
     Ownership: the arrays are copied.
-    Raises: BackendFailed where an output is missing, InvalidRequest where the answer is larger than a message can be.
+    Raises: BackendFailed where an output is missing, InvalidRequest where the answer is larger than a message can be,
+    InvalidRequest and SharedMemoryFailed for targets.
     """
     response = ModelInferResponse(model_name=key.model, model_version=str(key.version), id=request_id)
     add = response.outputs.add
     specs = signature.output_names
     contents: list[bytes] = []
+    writes: list[tuple[Place, bytes]] = []
     total = 0
     for name in requested or specs:
         array = outputs.get(name)
         if array is None:
             raise BackendFailed(f"model '{key.model}' gave no output '{name}'")
         datatype = specs[name].datatype
-        add(name=name, datatype=datatype, shape=array.shape)
+        target = targets.get(name) if targets else None
+        if target is not None and isinstance(target, int):
+            array = classify(array, datatype, target, labels.get(name, ()), batching=signature.max_batch > 0)
+            datatype = "BYTES"
+        tensor = add(name=name, datatype=datatype, shape=array.shape)
         dtype = NUMPY_DTYPES[datatype]
         # tobytes is row-major whatever the layout; everything but the plain case is left to the slower general form
         item = array.tobytes() if array.dtype is dtype and datatype != "BYTES" else to_raw(datatype, array)
+        if target is not None and isinstance(target, Place):
+            part = fitting(name, target, len(item))
+            writes.append((part, item))
+            _say_where(tensor, part)
+            item = b""
         total += len(item)
         contents.append(item)
     if total > MAX_RESPONSE_BYTES - 2**20:
         # each of the contents brings a tag and a length of five bytes
         _refuse_large(total + response.ByteSize() + 6 * len(contents))
+    if writes:
+        write_all(writes)
     response.raw_output_contents.extend(contents)
     return response
+
+
+def _say_where(tensor: ModelInferResponse.InferOutputTensor, part: Place) -> None:
+    """The parameters of an output that was written to shared memory: its region, and the part of it that it takes."""
+    tensor.parameters["shared_memory_region"].string_param = part.region.name
+    tensor.parameters["shared_memory_byte_size"].int64_param = part.byte_size
+    if part.offset:
+        tensor.parameters["shared_memory_offset"].int64_param = part.offset
 
 
 def _refuse_large(size_bytes: int) -> None:
@@ -205,23 +265,14 @@ def _not_negative(name: str, parameter: InferParameter, allowed: tuple[str, ...]
     return value
 
 
-def _requested(output: ModelInferRequest.InferRequestedOutputTensor) -> str:
-    if output.parameters:
-        _refuse_shared_memory(output, "output")
-        if "classification" in output.parameters:
-            raise Unsupported(f"output '{output.name}': the classification extension is not supported by this server")
-    return output.name
-
-
-def _refuse_shared_memory(
-    tensor: ModelInferRequest.InferInputTensor | ModelInferRequest.InferRequestedOutputTensor, kind: str
-) -> None:
-    """No region can be registered with this server, so each one asked for is unknown. Other parameters are hints."""
-    if "shared_memory_region" in tensor.parameters:
-        region = _value("shared_memory_region", tensor.parameters["shared_memory_region"], ("string_param",))
-        raise NotFound(f"Unable to find shared memory region: '{region}'")
-    for name in ("shared_memory_offset", "shared_memory_byte_size"):
-        if name in tensor.parameters:
-            raise InvalidRequest(
-                f"'{name}' can not be specified without 'shared_memory_region' parameter for {kind} tensor '{tensor.name}'"
-            )
+def _shared(tensor: ModelInferRequest.InferInputTensor, model: str, place: Place, shared_bytes: int, memory: Memory) -> bytes:
+    """The bytes of an input in shared memory; `shared_bytes` are those of the request up to here."""
+    if tensor.HasField("contents"):
+        raise InvalidRequest(
+            f"unexpected 'content' provided when using shared memory for input tensor '{tensor.name}' for model '{model}'"
+        )
+    if shared_bytes > memory.max_read_bytes:
+        raise InvalidRequest(
+            f"inputs of a request for model '{model}' have more than {memory.max_read_bytes} bytes in shared memory"
+        )
+    return place.region.read(place.offset, place.byte_size)

@@ -24,7 +24,7 @@ _KNOWN: dict[str, frozenset[str]] = {
         | {"dynamic_batching", "instance_group", "default_model_filename"}
     ),
     "ModelInput": frozenset({"name", "data_type", "dims", "optional"}),
-    "ModelOutput": frozenset({"name", "data_type", "dims"}),
+    "ModelOutput": frozenset({"name", "data_type", "dims", "label_filename"}),
     "ModelInstanceGroup": frozenset({"name", "kind", "count", "gpus"}),
     "ModelDynamicBatching": frozenset(
         {"preferred_batch_size", "max_queue_delay_microseconds"}
@@ -61,11 +61,13 @@ def settings_from_config(json_text: str, name: str, base: ModelSettings) -> Mode
     if config.input:
         changed["inputs"] = [{**_tensor(tensor), "optional": tensor.optional} for tensor in config.input]
     if config.output:
-        changed["outputs"] = [_tensor(tensor) for tensor in config.output]
+        changed["outputs"] = [{**_tensor(tensor), "labels": tensor.label_filename or None} for tensor in config.output]
     if config.HasField("version_policy"):
         changed["versions"] = _versions(config)
     if config.HasField("dynamic_batching"):
         _batching(config.dynamic_batching, changed, name)
+    if config.instance_group and config.instance_group[0].count:
+        changed["instances"] = config.instance_group[0].count
     changed["onnx"].update(_instances(config.instance_group, base.onnx))
     try:
         return ModelSettings.model_validate(changed)
@@ -165,12 +167,12 @@ def _batching(batching: ModelDynamicBatching, changed: dict[str, Any], name: str
 
 
 def _instances(groups: Sequence[ModelInstanceGroup], base: OnnxSettings) -> dict[str, Any]:
-    """The device that an instance group asks for: there is one instance of a version, on one device."""
+    """The device that an instance group asks for: all instances of a version are on one device."""
     if not groups:
         return {}
     group = groups[0]
-    if len(groups) > 1 or group.count not in (0, 1) or len(group.gpus) > 1:
-        raise InvalidRequest("config override: 'instance_group' must be one group of one instance on one device")
+    if len(groups) > 1 or len(group.gpus) > 1:
+        raise InvalidRequest("config override: 'instance_group' must be one group on one device")
     if group.kind == ModelInstanceGroup.KIND_GPU:
         # providers that are on a GPU already may say more than "cuda" does
         providers = base.providers if {"cuda", "tensorrt"}.intersection(base.providers) else ("cuda",)

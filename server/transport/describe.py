@@ -107,10 +107,11 @@ def config(
     """
     backend, filename = BACKENDS.get(platform, (platform, ""))
     kind, gpus = _device(device)
+    labels = {output.name: output.labels for output in settings.outputs}
     group = ModelInstanceGroup(
         name=f"{signature.model}_0",
         kind=ModelInstanceGroup.KIND_CPU if kind == "CPU" else ModelInstanceGroup.KIND_GPU,
-        count=1,
+        count=settings.instances,
         gpus=gpus,
     )
     described = ModelConfig(
@@ -123,7 +124,13 @@ def config(
             for spec in signature.inputs
         ],
         output=[
-            ModelOutput(name=spec.name, data_type=DATA_TYPES[spec.datatype], dims=spec.shape) for spec in signature.outputs
+            ModelOutput(
+                name=spec.name,
+                data_type=DATA_TYPES[spec.datatype],
+                dims=spec.shape,
+                label_filename=labels.get(spec.name) or "",
+            )
+            for spec in signature.outputs
         ],
         instance_group=[group],
         default_model_filename=filename,

@@ -16,6 +16,7 @@ from server.lifecycle.replica import Replica
 from server.service.predict import Predict
 from server.transport.codec import decode, encode
 from server.transport.hand_over import HandOver
+from server.transport.places import Memory, NoMemory
 
 
 @dataclass(slots=True)
@@ -29,7 +30,7 @@ class Call:
 
 @dataclass(slots=True)
 class Pending:
-    """An admitted request whose answer is on its way."""
+    """An admitted request whose answer is on its way. It holds the regions of shared memory that its outputs go to."""
 
     request: InferRequest
     replica: Replica
@@ -45,9 +46,10 @@ def call_of(context: Any, arrival_ns: int) -> Call:
 class Inference:
     """Admits messages and answers them. Ownership: the event loop it was made on."""
 
-    def __init__(self, predict: Predict, hand_over: HandOver) -> None:
+    def __init__(self, predict: Predict, hand_over: HandOver, memory: Memory | None = None) -> None:
         self._predict = predict
         self._hand_over = hand_over
+        self._memory = memory or NoMemory()
         self._loop = asyncio.get_running_loop()
 
     def begin(self, message: pb.ModelInferRequest, call: Call, reply: Reply, *, streamed: bool = False) -> Pending:
@@ -55,14 +57,17 @@ class Inference:
 
         Raises: any `PodiumError`; then `reply` gets none, and the refusal has been counted.
         """
-        request = decode(message, call.arrival_ns, call.deadline_ns, call.caller, streamed=streamed)
+        request = decode(message, call.arrival_ns, call.deadline_ns, call.caller, streamed=streamed, memory=self._memory)
         replica, ticket = self._predict.admit(request, reply)
         self._hand_over.arm()
         return Pending(request, replica, ticket)
 
     def encode(self, pending: Pending, outputs: Any) -> pb.ModelInferResponse:
-        """The answer to a request. Raises: BackendFailed, InvalidRequest as `codec.encode` does."""
+        """The answer to a request. Raises: BackendFailed, InvalidRequest, SharedMemoryFailed as `codec.encode` does."""
         request, replica = pending.request, pending.replica
+        if request.targets:
+            labels = replica.labels
+            return encode(request.id, replica.key, replica.signature, request.outputs, outputs, request.targets, labels)
         return encode(request.id, replica.key, replica.signature, request.outputs, outputs)
 
     def leave(self, pending: Pending) -> None:

@@ -14,10 +14,11 @@ from server.core.clock import Clock
 from server.core.errors import InvalidRequest, PodiumError, Unsupported
 from server.core.settings import ModelSettings
 from server.service.control import Control
-from server.transport import describe
+from server.transport import describe, shared_memory_calls
 from server.transport.config_override import settings_from_config
 from server.transport.infer import Inference, call_of
 from server.transport.not_offered import NotOffered
+from server.transport.shared_memory import Regions
 from server.transport.status import code_for
 from server.transport.waiting import WaitingThreads
 
@@ -30,8 +31,20 @@ _WAITING_THREADS = 8
 
 _FILE_PREFIX = "file:"
 
-EXTENSIONS = ("model_repository", "schedule_policy", "model_configuration", "binary_tensor_data", "parameters", "statistics")
-"""What ServerMetadata reports: only what is implemented."""
+EXTENSIONS = (
+    *("classification", "model_repository", "schedule_policy", "model_configuration"),
+    *("binary_tensor_data", "parameters", "statistics"),
+)
+"""What ServerMetadata always reports: only what is implemented."""
+
+
+def _about_memory(respond: Callable[[Regions, Any], Any]) -> Any:
+    """A call about shared memory."""
+
+    async def call(self: "Servicer", request: Any, context: Context) -> Any:
+        return await answer(context, lambda: respond(self.regions, request))
+
+    return call
 
 
 class Servicer(NotOffered):
@@ -44,13 +57,22 @@ class Servicer(NotOffered):
         clock: Clock,
         ready: Callable[[], bool],
         server_version: str,
+        regions: Regions | None = None,
     ) -> None:
         self._inference = inference
         self._control = control
         self._clock = clock
         self._ready = ready
         self._server_version = server_version
+        self.regions = regions or Regions()
         self._waiting = WaitingThreads(_WAITING_THREADS)
+
+    SystemSharedMemoryStatus = _about_memory(shared_memory_calls.system_status)
+    SystemSharedMemoryRegister = _about_memory(shared_memory_calls.system_register)
+    SystemSharedMemoryUnregister = _about_memory(shared_memory_calls.system_unregister)
+    CudaSharedMemoryStatus = _about_memory(shared_memory_calls.cuda_status)
+    CudaSharedMemoryRegister = _about_memory(shared_memory_calls.cuda_register)
+    CudaSharedMemoryUnregister = _about_memory(shared_memory_calls.cuda_unregister)
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         """One inference: answered by exactly one ticket, whatever becomes of the call."""
@@ -71,7 +93,8 @@ class Servicer(NotOffered):
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:  # noqa: N802
         """Name, version and extensions. Clients' own tests expect the name "triton": it names the protocol they speak."""
-        return pb.ServerMetadataResponse(name="triton", version=self._server_version, extensions=EXTENSIONS)
+        extensions = (*EXTENSIONS, "system_shared_memory") if self.regions.allowed else EXTENSIONS
+        return pb.ServerMetadataResponse(name="triton", version=self._server_version, extensions=extensions)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:  # noqa: N802
         """Whether a request to this model would be admitted; an unknown model is not ready, which is no error."""

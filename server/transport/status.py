@@ -18,6 +18,7 @@ CODES: dict[type[BaseException], StatusCode] = {
     errors.Cancelled: StatusCode.CANCELLED,
     errors.Unsupported: StatusCode.UNIMPLEMENTED,
     errors.BackendFailed: StatusCode.INTERNAL,
+    errors.SharedMemoryFailed: StatusCode.INTERNAL,
     errors.LoadFailed: StatusCode.INTERNAL,
     errors.RegistryError: StatusCode.INTERNAL,
 }

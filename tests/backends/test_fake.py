@@ -184,6 +184,10 @@ def test_settings_win_over_the_file(tmp_path: Path) -> None:
         ({"inputs": []}, "fake.json: outputs: Field required"),
         ({**GOOD, "inputs": [{"name": "x", "datatype": "FP31"}]}, "fake.json: inputs.0: Value error, unknown datatype 'FP31'"),
         ({**GOOD, "inputs": [{"name": "x", "shape": [1]}]}, "fake.json: tensor 'x' needs a datatype and a shape"),
+        (
+            {**GOOD, "inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "labels": "l"}]},
+            "fake.json: labels belong into model.toml",
+        ),
         ({**GOOD, "inputs": [{"name": "x", "datatype": "FP32"}]}, "fake.json: tensor 'x' needs a datatype and a shape"),
     ],
 )

@@ -49,6 +49,7 @@ def test_prune_refuses(podium: Shell, capsys: pytest.CaptureFixture[str]) -> Non
         (),
         ("--keep", "1", "--keep-days", "-1"),
         ("--keep", "1", "--keep-days", "nan"),
+        ("--keep", "1", "--keep-days", "x"),
     ):
         with pytest.raises(SystemExit) as ended:
             podium("prune", "demo", *arguments)

@@ -134,6 +134,13 @@ def test_equivalent(workshop: Workshop) -> None:
     assert (code, done["verdict"], done["reasons"]) == (10, "equivalent", ["model.onnx: other bytes"])
 
 
+def test_names_of_classes_beside_the_versions_are_not_needed(workshop: Workshop) -> None:
+    Path("models/demo/model.toml").write_text('instances = 2\n[[outputs]]\nname = "y"\nlabels = "words.txt"\n')
+    Path("models/demo/words.txt").write_text("late\n")
+    workshop.patch.setenv("RECIPE_DRIFT", "1e-6")
+    assert workshop.reproduce()[0] == 10
+
+
 def test_different_names_the_worst_answer_and_the_package(workshop: Workshop) -> None:
     environment = workshop.manifest.environment
     assert environment is not None

@@ -63,6 +63,10 @@ def test_a_model_needs_no_settings_and_a_server_only_its_repository() -> None:
         ({"versions": {"policy": "all", "specific": [1]}}, "'specific' lists versions exactly when policy is"),
         ({"fake": {"t0_us": math.inf}}, "finite number"),
         ({"fake": {"table_us": {1: math.nan}}}, "finite number"),
+        ({"inputs": [{"name": "x", "labels": "x.txt"}]}, "labels are for outputs"),
+        ({"outputs": [{"name": "y", "labels": "../y.txt"}]}, "labels of 'y' must be a plain relative path"),
+        ({"outputs": [{"name": "y", "labels": "/y.txt"}]}, "labels of 'y' must be a plain relative path"),
+        ({"outputs": [{"name": "y", "labels": ""}]}, "labels of 'y' must be a plain relative path"),
         ({"max_batch": -1}, "greater than or equal to 0"),
         ({"backend": "tensorflow"}, "'onnx' or 'fake'"),
     ],
@@ -75,6 +79,7 @@ def test_what_cannot_be_meant_is_refused_with_a_reason(values: dict[str, Any], t
 def test_what_can_be_meant_is_kept() -> None:
     made = model(
         inputs=[{"name": "x", "datatype": "BF16", "shape": [-1, 4], "optional": True}],
+        outputs=[{"name": "y", "labels": "names/of y.txt"}],
         batching={"buckets": [2, 8]},
         queue={"priority_levels": 3, "default_priority": 3},
         versions={"policy": "specific", "specific": [3, 1]},

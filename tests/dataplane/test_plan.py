@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from server.core.errors import Expired, Overloaded
 from server.dataplane.costs import TRIAL_AFTER_NS, Estimate
-from server.dataplane.plan import Plan
+from server.dataplane.plan import Decision, Plan
 from server.dataplane.ticket import NO_DEADLINE_NS, PATIENCE_NS, Ticket
 from tests.dataplane.histories import rules, ticket
 
@@ -19,8 +19,15 @@ def plan_of(*queue_rules: object) -> Plan:
 
 
 def release(plan: Plan, now_ns: int = 0) -> list[Ticket]:
-    decision = plan.decide(now_ns)
-    return decision.release.tickets if decision.release else []
+    """The tickets of the next batch, which takes no time."""
+    return released(plan.decide(now_ns), plan)
+
+
+def released(decision: Decision, plan: Plan) -> list[Ticket]:
+    if decision.release is None:
+        return []
+    plan.executed(decision.release.token, 0)
+    return decision.release.tickets
 
 
 def test_takes_everything_waiting_up_to_the_cap_and_says_why() -> None:
@@ -31,10 +38,12 @@ def test_takes_everything_waiting_up_to_the_cap_and_says_why() -> None:
     first = plan.decide(0).release
     assert first is not None
     assert (first.tickets, first.rows, first.reason) == (tickets[:2], 6, "too_large")
+    plan.executed(first.token, 0)
     second = plan.decide(0).release
     assert second is not None
     assert second.reason == "too_large" or second.reason == "drained"
     assert second.tickets == tickets[2:]
+    plan.executed(second.token, 0)
     assert plan.decide(0).release is None
 
 
@@ -115,15 +124,16 @@ COSTS = (100, 100, 100, 100)
 
 def test_admission_counts_the_running_batch_and_the_backlog() -> None:
     plan = plan_of(rules(costs_ns=COSTS))
-    plan.running_until_ns = 50
+    plan.admit(ticket(rows=8), 0)
+    assert plan.decide(0).release is not None  # runs until 100
     with pytest.raises(Expired, match="predicted to finish"):
-        plan.admit(ticket(deadline_ns=149), 0)
-    plan.admit(ticket(rows=8, deadline_ns=150), 0)
+        plan.admit(ticket(deadline_ns=199), 50)
+    plan.admit(ticket(rows=8, deadline_ns=200), 50)
     with pytest.raises(Expired):
-        plan.admit(ticket(rows=8, deadline_ns=249), 0)
-    plan.admit(ticket(rows=8, deadline_ns=250), 0)
+        plan.admit(ticket(rows=8, deadline_ns=299), 50)
+    plan.admit(ticket(rows=8, deadline_ns=300), 50)
     # more urgent than both: nothing is ahead of it but the running batch
-    plan.admit(ticket(rows=8, deadline_ns=150, priority=-1), 0)
+    plan.admit(ticket(rows=8, deadline_ns=200, priority=-1), 50)
 
 
 def test_admission_counts_more_urgent_work_of_other_versions() -> None:
@@ -147,7 +157,9 @@ def test_early_drop_refuses_what_the_full_batch_would_make_late_and_refills() ->
     assert decision.late == [doomed]
     assert decision.release is not None
     assert decision.release.tickets == others
-    assert plan.running_until_ns == 200
+    plan.admit(ticket(deadline_ns=300), 0)
+    with pytest.raises(Expired):
+        plan.admit(ticket(deadline_ns=299), 0)
 
 
 def test_small_batches_that_run_do_not_keep_a_large_one_refused_for_ever() -> None:
@@ -156,9 +168,11 @@ def test_small_batches_that_run_do_not_keep_a_large_one_refused_for_ever() -> No
     large = None
     for now_ns in range(0, 3 * TRIAL_AFTER_NS, TRIAL_AFTER_NS // 10):
         plan.admit(ticket(rows=1, deadline_ns=now_ns + 1_000), now_ns)
-        assert len(release(plan, now_ns)) == 1
+        small = plan.decide(now_ns).release
+        assert small is not None
+        assert len(small.tickets) == 1
         costs.observe(1, 100, now_ns + 100)
-        plan.running_until_ns = 0
+        plan.executed(small.token, now_ns + 100)
         try:
             large = ticket(rows=8, deadline_ns=now_ns + 1_000)
             plan.admit(large, now_ns)
@@ -212,7 +226,7 @@ def test_queue_delay_waits_until_full_or_old_or_pressed() -> None:
     assert plan.decide(6).wait_until_ns == 105
     decision = plan.decide(105)
     assert decision.release is not None
-    assert (decision.release.tickets, decision.release.reason) == ([first], "delay")
+    assert (released(decision, plan), decision.release.reason) == ([first], "delay")
     pressed = ticket(arrival_ns=200, deadline_ns=260)
     plan.admit(pressed, 200)
     assert plan.decide(200).wait_until_ns == 240
@@ -294,7 +308,7 @@ def test_books_balance_over_any_history(history: list[tuple[object, ...]]) -> No
                 gone = decision.late + (decision.release.tickets if decision.release else [])
                 assert all(one.deadline_ns < NO_DEADLINE_NS for one in decision.late)
                 if decision.release:
-                    taken = decision.release.tickets
+                    taken = released(decision, plan)
                     assert sum(one.rows for one in taken) == decision.release.rows <= 8
                     assert len({(one.queue_id, one.shape_key) for one in taken}) == 1
                     assert all(one.deadline_ns > world.now_ns for one in taken)

@@ -43,7 +43,9 @@ class Runner(threading.Thread):
     def run(self) -> None:
         while (batch := self.plane.take("cpu")) is not None:
             self.batches.append(batch)
+            self.plane.enter_device(batch)
             parts = self.outcome(batch)
+            self.plane.leave_device(batch)
             self.plane.finish(batch, parts, ran_rows=batch.rows, ran_ns=1000)
 
 
@@ -178,14 +180,39 @@ def test_a_quiet_submit_waits_for_wake(plane: PythonPlane) -> None:
     assert (reply.result(10)["Y"] == rows_of(1, 1).arrays["X"] * 10).all()
 
 
-def test_each_device_is_announced_once() -> None:
+def test_a_device_is_announced_once_for_every_thread_it_can_use() -> None:
     seen: list[str] = []
     plane = PythonPlane(monotonic_ns, InflightLimit(10, 100), deliver, seen.append)
     plane.open(rules(1))
     plane.open(rules(2, device="cuda:0"))
     plane.open(rules(3))
+    plane.open(rules(4, instances=2))
     plane.stop()
-    assert seen == ["cpu", "cuda:0"]
+    assert seen == ["cpu", "cuda:0", "cpu"]
+
+
+def test_with_two_slots_the_next_batch_is_gathered_while_one_runs() -> None:
+    plane = PythonPlane(monotonic_ns, InflightLimit(10, 2**30), deliver, slots=lambda device: 2)
+    plane.open(rules(costs_ns=(MS,) * 4))
+    try:
+        first, second = submit(plane, 1, 8)[1], submit(plane, 2, 8)[1]
+        running = plane.take("cpu")
+        staged = plane.take("cpu")
+        assert running is not None
+        assert staged is not None
+        assert (running.staged, staged.staged) == (False, True)
+        entered = threading.Thread(target=plane.enter_device, args=(staged,), daemon=True)
+        entered.start()
+        before_ns = staged.execution.taken_ns
+        plane.leave_device(running)
+        entered.join(10)  # it runs before the answers of the first are dealt out
+        assert not entered.is_alive()
+        assert staged.execution.taken_ns > before_ns  # its requests waited until then
+        for batch, reply in ((running, first), (staged, second)):
+            plane.finish(batch, echo(batch), ran_rows=8, ran_ns=MS)
+            assert reply.result(10)["Y"].shape == (8, 2)
+    finally:
+        plane.stop()
 
 
 def test_finish_says_whose_answer_was_still_wanted(plane: PythonPlane) -> None:
@@ -264,7 +291,7 @@ def test_a_batch_that_cannot_be_gathered_says_so_and_can_be_ended(plane: PythonP
     def no_memory(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr("server.dataplane.python.plane.gather", no_memory)
+    monkeypatch.setattr("server.dataplane.python.batches.gather", no_memory)
     _, reply = submit(plane, 1, rows=3)
     batch = plane.take("cpu")
     assert batch is not None
@@ -332,17 +359,28 @@ ACTIONS = st.lists(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(ACTIONS, st.lists(st.sampled_from(["ok", "fail", "half"]), min_size=1, max_size=6), st.booleans())
+@given(
+    ACTIONS,
+    st.lists(st.sampled_from(["ok", "fail", "half"]), min_size=1, max_size=6),
+    st.booleans(),
+    st.integers(1, 2),
+    st.integers(1, 2),
+)
 def test_every_admitted_ticket_ends_exactly_once(
-    actions: list[tuple[str, int, int | None, int, int]], outcomes: list[str], stop_early: bool
+    actions: list[tuple[str, int, int | None, int, int]], outcomes: list[str], stop_early: bool, slots: int, instances: int
 ) -> None:
-    plane = new_plane()
-    plane.open(rules(1, costs_ns=(50_000,) * 4))
-    plane.open(rules(2, max_batch=0))
+    runners: list[Runner] = []
+    limit = InflightLimit(10_000, 2**30)
     count = iter(range(10**9))
+    executing: dict[int, list[int]] = {1: [], 2: []}
+    most: dict[int, int] = {1: 0, 2: 0}
 
     def outcome(batch: Batch) -> list[Part]:
+        own = executing[batch.rules.queue_id]
+        own.append(1)
+        most[batch.rules.queue_id] = max(most[batch.rules.queue_id], len(own))
         time.sleep(0.0005)
+        own.pop()
         requests = len(batch.spans) - 1
         kind = outcomes[next(count) % len(outcomes)]
         if kind == "fail":
@@ -353,7 +391,13 @@ def test_every_admitted_ticket_ends_exactly_once(
             return [first, Part(middle, requests, None, BackendFailed("chosen"))]
         return echo(batch)
 
-    runner = Runner(plane, outcome)
+    def another_thread(device: str) -> None:
+        runners.append(Runner(shared, outcome))
+
+    shared = plane = PythonPlane(monotonic_ns, limit, deliver, another_thread, lambda device: slots)
+    plane.open(rules(1, costs_ns=(50_000,) * 4, instances=instances))
+    plane.open(rules(2, max_batch=0))
+    assert len(runners) == instances + slots - 1
     admitted: list[tuple[Ticket, CountingReply, int, int]] = []
     cancelled: set[int] = set()
     for tag, (action, rows, budget_ms, priority, queue_id) in enumerate(actions):
@@ -381,8 +425,11 @@ def test_every_admitted_ticket_ends_exactly_once(
             plane.close(queue_id)
             assert plane.wait_idle(queue_id, 10)
     plane.stop()
-    runner.join(10)
-    assert not runner.is_alive()
+    for runner in runners:
+        runner.join(10)
+        assert not runner.is_alive()
+    assert most[1] <= instances
+    assert most[2] <= 1
     assert plane._limit.requests == plane._limit.bytes == 0
     for ticket, reply, tag, rows in admitted:
         assert ticket.state is TicketState.ENDED

@@ -223,6 +223,11 @@ class Plane:
     def finish(self, batch: Batch, parts: Any, *, ran_rows: int, ran_ns: int) -> Any:
         raise AssertionError("the lifecycle finishes no batch")
 
+    def enter_device(self, batch: Batch) -> None:
+        raise AssertionError("the lifecycle executes nothing")
+
+    leave_device = enter_device
+
     def respond(self, batch: Batch, outputs: Any) -> bool:
         raise AssertionError("the lifecycle answers nobody")
 

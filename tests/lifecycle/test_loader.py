@@ -63,6 +63,11 @@ class Scene:
         self.golden_paths.append(path)
         return self.golden
 
+    def read_labels(self, folder: Path, file: str) -> tuple[str, ...]:
+        if file == "lost.txt":
+            raise RegistryError(f"labels '{file}' are neither in the version's folder nor in the model's")
+        return (folder.name, file)
+
     def load(self, found: Version, settings: ModelSettings = SETTINGS) -> Loaded:
         loader = Loader(
             verify=self.verify,
@@ -70,6 +75,7 @@ class Scene:
             warm=self.warm,
             load_golden=self.load_golden,
             compare_golden=compare,
+            read_labels=self.read_labels,
             clock=HandClock(),
             lease=self.leases,
         )
@@ -115,6 +121,7 @@ def test_without_anybody_who_prunes_nothing_is_leased() -> None:
         warm=scene.warm,
         load_golden=scene.load_golden,
         compare_golden=compare,
+        read_labels=scene.read_labels,
         clock=HandClock(),
     )
     assert loader.load(Version(KEY), SETTINGS).lease is None
@@ -125,6 +132,20 @@ def test_examples_are_optional(manifest: Manifest | None) -> None:
     scene = Scene()
     assert scene.load(Version(KEY, manifest=manifest)).backend.device == "cpu"
     assert scene.golden_paths == []
+
+
+def labelled(file: str) -> ModelSettings:
+    return ModelSettings.model_validate(SETTINGS.model_dump() | {"outputs": [{"name": "y", "labels": file}, {"name": "z"}]})
+
+
+def test_labels_are_read_with_the_version() -> None:
+    scene = Scene()
+    found = Version(KEY, folder=Path("somewhere"))
+    assert scene.load(found, labelled("names.txt")).labels == {"y": ("somewhere", "names.txt")}
+    assert scene.load(found).labels == {}
+    with pytest.raises(LoadFailed, match=r"^labels: labels 'lost.txt' are neither in the version's folder nor in the model's$"):
+        scene.load(found, labelled("lost.txt"))
+    assert scene.backends.opened[-1].closed == 1
 
 
 def test_every_failure_names_its_step_and_closes_what_was_opened() -> None:

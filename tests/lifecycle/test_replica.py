@@ -27,6 +27,6 @@ def test_the_data_plane_is_told_all_that_settings_say() -> None:
 def test_a_replica_keeps_the_lease_of_its_load() -> None:
     backend, lease = Backend(VersionKey("m", 3)), Leases()(Path("somewhere"))
     serve = Serve(Version(VersionKey("m", 3), stamp="b"), SETTINGS)
-    mine = replica_of(12, serve, Loaded(backend, (1, 2), (5, 6), lease), Recorder())
+    mine = replica_of(12, serve, Loaded(backend, (1, 2), (5, 6), lease=lease), Recorder())
     assert (mine.lease, mine.backend, mine.stamp) == (lease, backend, "b")
     assert replica_of(12, serve, Loaded(backend, (1, 2), (5, 6)), Recorder()).lease is None

@@ -68,12 +68,14 @@ def with_parameter(name: str, **value: Any) -> pb.ModelInferRequest:
 def in_shared_memory() -> pb.ModelInferRequest:
     message = simple(A | B)
     message.inputs[0].parameters["shared_memory_region"].string_param = "x"
+    message.inputs[0].parameters["shared_memory_byte_size"].int64_param = 64
+    del message.raw_input_contents[0]
     return message
 
 
 def classified() -> pb.ModelInferRequest:
-    message = wanting("OUTPUT0")
-    message.outputs[0].parameters["classification"].int64_param = 3
+    message = infer_message("identity_bytes", {"IN": ("BYTES", [1, 1], b"\1\0\0\0a")})
+    message.outputs.add(name="OUT").parameters["classification"].int64_param = 3
     return message
 
 
@@ -184,8 +186,8 @@ CASES: dict[str, tuple[pb.ModelInferRequest, str, str]] = {
     "shared memory": (in_shared_memory(), "NOT_FOUND", "Unable to find shared memory region: 'x'"),
     "classification": (
         classified(),
-        "UNIMPLEMENTED",
-        "output 'OUTPUT0': the classification extension is not supported by this server",
+        "INVALID_ARGUMENT",
+        "class result not available for output due to unsupported type 'BYTES'",
     ),
     "sequence": (
         with_parameter("sequence_id", int64_param=1),
@@ -304,7 +306,6 @@ def test_other_calls_refuse_with_code_and_text(stub: GRPCInferenceServiceStub, c
 
 def test_what_is_not_built_says_so(stub: GRPCInferenceServiceStub) -> None:
     for ask in (
-        lambda: stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest()),
         lambda: stub.TraceSetting(pb.TraceSettingRequest()),
         lambda: next(iter(stub.ModelStreamInfer(iter([pb.ModelInferRequest()])))),
     ):

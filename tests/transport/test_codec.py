@@ -13,13 +13,14 @@ from tritonclient.grpc._utils import _get_inference_request
 from tritonclient.utils import serialize_byte_tensor
 
 from protos.grpc_service_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
-from server.core.errors import BackendFailed, InvalidRequest, NotFound, PodiumError, Unsupported
-from server.core.requests import InferRequest
+from server.core.errors import BackendFailed, InvalidRequest, NotFound, PodiumError, SharedMemoryFailed, Unsupported
+from server.core.requests import InferRequest, Place, Target
 from server.core.signature import Signature, check
 from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec
 from server.core.versions import VersionKey
 from server.transport import codec
 from server.transport.codec import decode, encode
+from tests.transport.regions import Memory, Region
 
 KEY = VersionKey("m", 3)
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
@@ -270,34 +271,70 @@ def test_sequences_are_refused(name: str, value: dict[str, Any]) -> None:
     assert text == f"parameter '{name}': sequence batching is not supported by this server"
 
 
-def test_shared_memory_regions_are_unknown() -> None:
+def put(tensor: Any, region: str, byte_size: int, offset: int = 0) -> None:
+    tensor.parameters["shared_memory_region"].string_param = region
+    tensor.parameters["shared_memory_byte_size"].int64_param = byte_size
+    if offset:
+        tensor.parameters["shared_memory_offset"].int64_param = offset
+
+
+def test_shared_memory_regions_are_unknown_where_there_are_none() -> None:
     made = one_input()
-    made.inputs[0].parameters["shared_memory_region"].string_param = "r"
-    made.inputs[0].parameters["shared_memory_byte_size"].int64_param = 8
+    put(made.inputs[0], "r", 8)
     assert refusal(made, NotFound) == "Unable to find shared memory region: 'r'"
     made = one_input(raw_input_contents=[b"12345678"])
-    made.outputs.add(name="y").parameters["shared_memory_region"].string_param = "r2"
+    put(made.outputs.add(name="y"), "r2", 8)
     assert refusal(made, NotFound) == "Unable to find shared memory region: 'r2'"
 
 
-def test_shared_memory_parameters_of_the_wrong_form() -> None:
-    made = one_input()
-    made.inputs[0].parameters["shared_memory_region"].int64_param = 4
-    assert refusal(made) == "invalid value type for 'shared_memory_region' parameter, expected string_param."
-    made = one_input(raw_input_contents=[b"12345678"])
-    made.outputs.add(name="y").parameters["shared_memory_offset"].int64_param = 4
-    assert refusal(made) == (
-        "'shared_memory_offset' can not be specified without 'shared_memory_region' parameter for output tensor 'y'"
-    )
+def test_inputs_in_shared_memory_take_no_raw_contents() -> None:
+    made = message(raw_input_contents=[b"raw 1", b"raw 2"])
+    for name in ("a", "b", "c", "d"):
+        made.inputs.add(name=name, datatype="FP32", shape=[1])
+    put(made.inputs[0], "r", 4)
+    put(made.inputs[2], "r", 3, 4)
+    region = Region(b"0123456789")
+    got = decode(made, 5, None, memory=Memory(region))
+    assert [tensor.data for tensor in got.inputs] == [b"0123", b"raw 1", b"456", b"raw 2"]
+    assert got.targets == {}
+    region.data[0] = 0  # what was read was read
+    assert got.inputs[0].data == b"0123"
+    made.raw_input_contents.append(b"surplus")
+    with pytest.raises(InvalidRequest, match="expected 2 raw_input_contents for the inputs of model 'm', got 3"):
+        decode(made, 5, None, memory=Memory(region))
+    del made.raw_input_contents[1:]
+    with pytest.raises(InvalidRequest, match="unable to find data for input tensor 'd' for model 'm' in request"):
+        decode(made, 5, None, memory=Memory(region))
 
 
-def test_classification_is_refused_and_hints_are_not() -> None:
+def test_an_input_is_in_shared_memory_or_in_the_message() -> None:
+    made = typed("FP32", fp32_contents=[1, 2])
+    put(made.inputs[0], "r", 8)
+    with pytest.raises(InvalidRequest) as caught:
+        decode(made, 5, None, memory=Memory(Region(bytes(8))))
+    assert str(caught.value) == ("unexpected 'content' provided when using shared memory for input tensor 'x' for model 'm'")
+
+
+def test_the_inputs_of_a_request_have_a_bound_in_shared_memory_together() -> None:
+    made = message()
+    for name in ("a", "b"):
+        put(made.inputs.add(name=name, datatype="UINT8", shape=[60]), "r", 60)
+    assert len(decode(made, 5, None, memory=Memory(Region(bytes(60)), max_read_bytes=120)).inputs) == 2
+    with pytest.raises(InvalidRequest, match="inputs of a request for model 'm' have more than 119 bytes in shared memory"):
+        decode(made, 5, None, memory=Memory(Region(bytes(60)), max_read_bytes=119))
+
+
+def test_targets_of_outputs_and_hints() -> None:
     made = one_input(raw_input_contents=[b"12345678"])
     made.inputs[0].parameters["content_type"].string_param = "np"
+    made.outputs.add(name="x")
     made.outputs.add(name="y").parameters["binary_data"].bool_param = True
-    assert decoded(made).outputs == ("y",)
-    made.outputs[0].parameters["classification"].int64_param = 3
-    assert refusal(made, Unsupported) == "output 'y': the classification extension is not supported by this server"
+    made.outputs.add(name="z").parameters["classification"].int64_param = 3
+    region = Region(bytes(8))
+    put(made.outputs.add(name="w"), "r", 4, 2)
+    got = decode(made, 5, None, memory=Memory(region))
+    assert got.outputs == ("x", "y", "z", "w")
+    assert got.targets == {"z": 3, "w": Place(region, 2, 4)}
 
 
 SIGNATURE = Signature("m", (), (TensorSpec("a", "FP32", (2,)), TensorSpec("b", "BYTES", ())), 8)
@@ -334,6 +371,54 @@ def test_an_answer_larger_than_a_message_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(codec, "MAX_RESPONSE_BYTES", size - 1)
     with pytest.raises(InvalidRequest, match=r"Response has byte size \d+ which exceeds gRPC's byte size limit"):
         encode("", KEY, SIGNATURE, (), OUTPUTS)
+
+
+def aimed(**targets: Target) -> ModelInferResponse:
+    return encode("", KEY, SIGNATURE, tuple(targets), OUTPUTS, targets, {"a": ("cat", "dog")})
+
+
+def test_outputs_go_to_shared_memory_and_leave_an_empty_entry() -> None:
+    first, second = Region(b"." * 20, "r1", 1), Region(b"." * 12, "r2", 2)
+    answer = aimed(b=Place(first, 3, 17), a=2)
+    assert answer.raw_output_contents[0] == b""
+    assert first.data == b"..." + b"\1\0\0\0x\2\0\0\0\xc3\xa9" + b"." * 6
+    parameters = answer.outputs[0].parameters
+    assert parameters["shared_memory_region"].string_param == "r1"
+    assert parameters["shared_memory_byte_size"].int64_param == 11
+    assert parameters["shared_memory_offset"].int64_param == 3
+    assert (answer.outputs[0].datatype, list(answer.outputs[0].shape)) == ("BYTES", [2])
+    with pytest.raises(SharedMemoryFailed) as caught:
+        aimed(b=Place(second, 0, 12), a=Place(first, 0, 8))
+    assert str(caught.value) == (
+        "shared memory size specified with the request for output 'a' (8 bytes) should be at least 16 bytes to hold the results"
+    )
+    assert second.data == b"." * 12  # none is written where one is refused
+
+
+def test_classified_outputs_are_texts() -> None:
+    answer = aimed(a=1)
+    assert (answer.outputs[0].name, answer.outputs[0].datatype, list(answer.outputs[0].shape)) == ("a", "BYTES", [2, 1])
+    texts = [b"2.000000:1:dog", b"4.000000:1:dog"]
+    assert answer.raw_output_contents[0] == b"".join(bytes([len(text), 0, 0, 0]) + text for text in texts)
+    region = Region(b"." * 20)
+    with pytest.raises(InvalidRequest) as caught:
+        aimed(a=Place(region, 0, 20), b=1)
+    assert str(caught.value) == "class result not available for output due to unsupported type 'BYTES'"
+    assert region.data == b"." * 20
+
+
+def test_outputs_that_overlap_or_whose_place_is_gone_are_not_written() -> None:
+    one, two = Region(b"." * 30, "r1", 7, 0), Region(b"." * 30, "r2", 7, 10)
+    with pytest.raises(InvalidRequest, match="outputs overlap in shared memory: regions 'r1' and 'r2'"):
+        aimed(a=Place(one, 0, 30), b=Place(two, 0, 30))
+    assert one.data + two.data == b"." * 60
+    aimed(a=Place(one, 0, 30), b=Place(two, 6, 20))  # their places overlap, they do not
+    assert one.data[:16] == OUTPUTS["a"].tobytes()
+    other = Region(b"." * 30, "r3", 8, 0)
+    two.lost = True
+    with pytest.raises(SharedMemoryFailed):
+        aimed(a=Place(other, 0, 30), b=Place(two, 0, 30))
+    assert other.data == b"." * 30
 
 
 def whole_messages() -> list[bytes]:

@@ -137,6 +137,8 @@ def test_instance_groups_name_the_device() -> None:
 
     assert onnx() == ((), 0)
     assert onnx(kind="KIND_CPU", count=1) == (("cpu",), 0)
+    assert changed(BASE, instance_group=[{"count": 3}]).instances == 3
+    assert changed(BASE.model_copy(update={"instances": 2}), instance_group=[{"kind": "KIND_CPU"}]).instances == 2
     assert onnx(kind="KIND_GPU", gpus=[1]) == (("cuda",), 1)
     assert onnx(kind="KIND_GPU", base=OnnxSettings(device_id=2)) == (("cuda",), 2)
     assert onnx(kind="KIND_GPU", base=OnnxSettings(providers=("tensorrt", "cuda"))) == (("tensorrt", "cuda"), 0)
@@ -146,7 +148,6 @@ def test_instance_groups_name_the_device() -> None:
     "groups",
     [
         [{}, {}],
-        [{"count": 2}],
         [{"kind": "KIND_GPU", "gpus": [0, 1]}],
         [{"kind": "KIND_CPU", "gpus": [0]}],
         [{"gpus": [0]}],
@@ -180,6 +181,12 @@ def test_text_that_is_no_configuration(text: str) -> None:
         settings_from_config(text, "m", BASE)
 
 
+def test_labels_of_outputs() -> None:
+    got = changed(output=[{"name": "y", "label_filename": "names/y.txt"}, {"name": "z"}]).outputs
+    assert got == (TensorSettings(name="y", labels="names/y.txt"), TensorSettings(name="z"))
+    assert "labels of 'y' must be a plain relative path" in refusal(output=[{"name": "y", "label_filename": "../y.txt"}])
+
+
 def test_the_name_must_be_the_models() -> None:
     assert refusal(name="other") == "config override for model 'm' has the name 'other'"
 
@@ -191,7 +198,7 @@ def test_the_name_must_be_the_models() -> None:
         ({"response_cache": {"enable": True}}, "response_cache"),
         ({"parameters": {"k": {"string_value": "v"}}}, "parameters"),
         ({"input": [{"name": "x", "reshape": {"shape": [1]}}]}, "input.reshape"),
-        ({"output": [{"name": "y", "label_filename": "l"}]}, "output.label_filename"),
+        ({"output": [{"name": "y", "is_shape_tensor": True}]}, "output.is_shape_tensor"),
         ({"dynamic_batching": {"preserve_ordering": True}}, "dynamic_batching.preserve_ordering"),
         ({"dynamic_batching": {"priority_queue_policy": {"1": {}}}}, "dynamic_batching.priority_queue_policy"),
         (

@@ -8,7 +8,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from server.core.settings import BatchingSettings, ModelSettings, QueueSettings, VersionPolicy
+from server.core.settings import BatchingSettings, ModelSettings, QueueSettings, TensorSettings, VersionPolicy
 from server.core.signature import Signature
 from server.core.tensors import NUMPY_DTYPES, TensorSpec
 from server.core.versions import VersionKey
@@ -66,6 +66,8 @@ def test_config_of_a_batching_model() -> None:
         batching=BatchingSettings(max_queue_delay_us=250),
         queue=QueueSettings(max_requests=9, priority_levels=3, default_priority=2, default_timeout_us=700),
         versions=VersionPolicy(policy="latest", count=2),
+        instances=3,
+        outputs=(TensorSettings(name="y", labels="names.txt"), TensorSettings(name="other")),
     )
     got = describe.config(SIGNATURE, settings, "onnxruntime_onnx", "cuda:1", (1, 4, 8))
     assert as_dict(theirs(service_pb2.ModelConfigResponse, got)) == {
@@ -79,8 +81,8 @@ def test_config_of_a_batching_model() -> None:
                 {"name": "x", "data_type": "TYPE_FP32", "dims": ["-1", "4"]},
                 {"name": "s", "data_type": "TYPE_STRING", "optional": True},
             ],
-            "output": [{"name": "y", "data_type": "TYPE_BF16", "dims": ["2"]}],
-            "instance_group": [{"name": "m_0", "kind": "KIND_GPU", "count": 1, "gpus": [1]}],
+            "output": [{"name": "y", "data_type": "TYPE_BF16", "dims": ["2"], "label_filename": "names.txt"}],
+            "instance_group": [{"name": "m_0", "kind": "KIND_GPU", "count": 3, "gpus": [1]}],
             "default_model_filename": "model.onnx",
             "dynamic_batching": {
                 "preferred_batch_size": [1, 4, 8],

@@ -400,7 +400,7 @@ def test_every_call_that_is_not_offered_says_so_quietly(caplog: pytest.LogCaptur
     async def main() -> None:
         door = Door()
         names = [name for name in vars(NotOffered) if not name.startswith("_")]
-        assert len(names) == 9
+        assert len(names) == 3
         for name in names:
             told = await door.ended(lambda context, name=name: getattr(door.servicer, name)(None, context))  # type: ignore[misc]
             assert told == (grpc.StatusCode.UNIMPLEMENTED.name, "this server does not implement this call")
@@ -410,6 +410,33 @@ def test_every_call_that_is_not_offered_says_so_quietly(caplog: pytest.LogCaptur
 
     run(main)
     assert caplog.records == []
+
+
+def test_where_memory_is_not_shared_the_calls_about_it_say_so() -> None:
+    told = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
+
+    async def main() -> None:
+        door = Door()
+        for kind in ("System", "Cuda"):
+            for verb in ("Register", "Unregister"):
+                request = getattr(pb, f"{kind}SharedMemory{verb}Request")()
+                call = getattr(door.servicer, f"{kind}SharedMemory{verb}")
+                assert await door.ended(lambda context, call=call, it=request: call(it, context)) == ("UNIMPLEMENTED", told)  # type: ignore[misc]
+            status: Any = getattr(door.servicer, f"{kind}SharedMemoryStatus")
+            request = getattr(pb, f"{kind}SharedMemoryStatusRequest")
+            context: Any = Context()
+            assert not (await status(request(), context)).regions
+            one = request(name="r")
+            assert await door.ended(lambda context, it=one, call=status: call(it, context)) == (  # type: ignore[misc]
+                "NOT_FOUND",
+                f"Unable to find {kind.lower()} shared memory region: 'r'",
+            )
+        anywhere: Any = Context()
+        metadata = await door.servicer.ServerMetadata(pb.ServerMetadataRequest(), anywhere)
+        assert "classification" in metadata.extensions
+        assert "system_shared_memory" not in metadata.extensions
+
+    run(main)
 
 
 @pytest.mark.parametrize("error", [Expired, BackendFailed, ValueError])

@@ -37,6 +37,7 @@ def test_every_error_has_a_code_of_its_own_or_of_a_parent() -> None:
         (errors.Unsupported("x"), StatusCode.UNIMPLEMENTED),
         (errors.BackendFailed("x"), StatusCode.INTERNAL),
         (errors.BackendDead("x"), StatusCode.INTERNAL),
+        (errors.SharedMemoryFailed("x"), StatusCode.INTERNAL),
         (errors.LoadFailed("x"), StatusCode.INTERNAL),
         (errors.RegistryError("x"), StatusCode.INTERNAL),
     ],

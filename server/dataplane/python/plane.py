@@ -8,7 +8,6 @@ Answers leave through `deliver`, once per batch and outside the lock.
 """
 
 import heapq
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.core.clock import NS_PER_S, Clock
-from server.core.errors import BackendFailed, Expired, PodiumError, ShuttingDown
+from server.core.errors import Expired, PodiumError, ShuttingDown
 from server.core.tensors import Array
 from server.dataplane.costs import TRIAL_AFTER_NS, Estimate
-from server.dataplane.interface import Batch, Execution, Part, QueueClosed, QueueRules, QueueSnapshot
+from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
 from server.dataplane.limit import InflightLimit
-from server.dataplane.plan import Plan, Release
-from server.dataplane.rows import gather, scatter
+from server.dataplane.plan import Plan
+from server.dataplane.python.batches import batch_of
+from server.dataplane.rows import scatter
 from server.dataplane.ticket import NO_DEADLINE_NS, Reply, StreamReply, Ticket, TicketState
 
 Answer = tuple[Reply, Any]
@@ -39,7 +39,6 @@ class Further:
 
 
 _MIN_TIMER_NS = 1_000_000  # a timer tick per millisecond at most: the GIL is shared with the door
-_log = logging.getLogger("podium.dataplane")
 
 
 def settle(answers: Sequence[Answer]) -> None:
@@ -66,10 +65,14 @@ class PythonPlane:
         limit: InflightLimit,
         deliver: Callable[[Sequence[Answer], int | None], None],
         on_device: Callable[[str], None] = lambda device: None,
+        slots: Callable[[str], int] = lambda device: 1,
+        *,
+        density: bool = False,
     ) -> None:
         """`deliver` gets answers with the instant their execution ended, or None where nothing was executed; whoever delivers
-        tells `observe_delivery` how long that took. `on_device` is called once per device, before its first queue admits
-        anything: it needs an engine from now on.
+        tells `observe_delivery` how long that took. `on_device` is called once for every engine thread that a device needs
+        from now on, the first time before its first queue admits anything. `slots` says how many batches a device may have
+        at hand: 2 to gather one while another runs. `density`: see `Plan`.
         """
         self._clock = clock
         self._limit = limit
@@ -77,6 +80,7 @@ class PythonPlane:
         self._on_device = on_device
         self._lock = threading.Lock()
         self._changed: dict[str, threading.Condition] = {}
+        self._begins: dict[str, threading.Condition] = {}
         self._idle = threading.Condition(self._lock)
         self._timer_changed = threading.Condition(self._lock)
         self._plans: dict[str, Plan] = {}
@@ -84,7 +88,10 @@ class PythonPlane:
         self._delivered_ns = 0
         self._devices: dict[int, str] = {}
         self._running: dict[int, int] = {}
-        self._sleeping: set[str] = set()
+        self._slots = slots
+        self._density = density
+        self._threads: dict[str, int] = {}
+        self._sleeping: dict[str, int] = {}
         self._deadlines: list[tuple[int, int, Ticket]] = []
         self._sequence = 0
         self._stopped = False
@@ -114,7 +121,6 @@ class PythonPlane:
             if ticket.deadline_ns < NO_DEADLINE_NS:
                 self._watch_deadline(ticket)
             if wake and device in self._sleeping:
-                self._sleeping.discard(device)
                 self._changed[device].notify()
 
     def wake(self) -> None:
@@ -122,7 +128,6 @@ class PythonPlane:
         with self._lock:
             for device in self._sleeping:
                 self._changed[device].notify()
-            self._sleeping.clear()
 
     def observe_delivery(self, took_ns: int) -> None:
         """Learn how long the answers of an executed batch needed to leave."""
@@ -152,9 +157,10 @@ class PythonPlane:
     def open(self, rules: QueueRules) -> None:
         """See `DataPlane.open`."""
         with self._lock:
-            known = rules.device in self._plans
             plan = self._plan(rules.device)
-        if not known:
+            have, need = self._threads.get(rules.device, 0), plan.threads_with(rules.instances)
+            self._threads[rules.device] = max(have, need)
+        for _ in range(have, need):
             self._on_device(rules.device)
         with self._lock:
             plan.add_queue(rules)
@@ -177,15 +183,42 @@ class PythonPlane:
                     for ticket in decision.release.tickets:
                         ticket.move(TicketState.TAKEN)
                     self._running[decision.release.queue.rules.queue_id] += 1
+                    if plan.waiting and device in self._sleeping:
+                        # another executor may be free, or time to stage the next batch
+                        self._changed[device].notify()
                 elif not late:
-                    self._sleeping.add(device)
-                    wake_ns = decision.wait_until_ns
-                    self._changed[device].wait(None if wake_ns is None else max(wake_ns - now_ns, 0) / NS_PER_S)
-                    self._sleeping.discard(device)
+                    self._sleep(device, decision.wait_until_ns, now_ns)
             if late:
                 self._deliver(late, None)
             if decision.release is not None:
-                return _batch(decision.release, parts, now_ns)
+                return batch_of(decision.release, parts, now_ns)
+
+    def enter_device(self, batch: Batch) -> None:
+        """See `DataPlane.enter_device`."""
+        if not batch.staged:
+            return
+        execution = batch.execution
+        gather_ns = self._clock() - execution.taken_ns
+        with self._lock:
+            plan = self._plans[batch.rules.device]
+            # even when the plane stops: what runs before it ends, and this one has been taken
+            self._begins[batch.rules.device].wait_for(lambda: plan.may_begin(batch.token))
+            now_ns = self._clock()
+            plan.begin(batch.token, now_ns, gather_ns)
+        # until now its requests waited for the device, as those do that were not taken yet
+        execution.taken_ns = now_ns - gather_ns
+
+    def leave_device(self, batch: Batch) -> None:
+        """See `DataPlane.leave_device`."""
+        with self._lock:
+            self._leave_device(batch)
+
+    def _leave_device(self, batch: Batch) -> None:
+        device = batch.rules.device
+        self._plans[device].executed(batch.token, self._clock())
+        self._begins[device].notify_all()
+        if device in self._sleeping:
+            self._changed[device].notify()
 
     def respond(self, batch: Batch, outputs: Mapping[str, Array]) -> bool:
         """See `DataPlane.respond`."""
@@ -216,7 +249,7 @@ class PythonPlane:
         ended_ns = self._clock()
         with self._lock:
             plan = self._plans[rules.device]
-            plan.running_until_ns = 0
+            self._leave_device(batch)
             if ran_rows:
                 plan.queues[rules.queue_id].costs.observe(ran_rows, ran_ns, ended_ns)
             for index, ticket in enumerate(tickets):
@@ -246,7 +279,8 @@ class PythonPlane:
             queue = self._plans[device].queues[queue_id]
             if not self._idle.wait_for(lambda: queue.open == 0 and self._running[queue_id] == 0, timeout_s):
                 return False
-            del self._plans[device].queues[queue_id], self._devices[queue_id], self._running[queue_id]
+            self._plans[device].remove_queue(queue_id)
+            del self._devices[queue_id], self._running[queue_id]
             return True
 
     def snapshot(self, queue_id: int) -> QueueSnapshot | None:
@@ -283,9 +317,17 @@ class PythonPlane:
 
     def _plan(self, device: str) -> Plan:
         if device not in self._plans:
-            self._plans[device] = Plan(self._delivery)
+            self._plans[device] = Plan(self._delivery, self._slots(device), density=self._density)
             self._changed[device] = threading.Condition(self._lock)
+            self._begins[device] = threading.Condition(self._lock)
         return self._plans[device]
+
+    def _sleep(self, device: str, wake_ns: int | None, now_ns: int) -> None:
+        self._sleeping[device] = self._sleeping.get(device, 0) + 1
+        self._changed[device].wait(None if wake_ns is None else max(wake_ns - now_ns, 0) / NS_PER_S)
+        self._sleeping[device] -= 1
+        if not self._sleeping[device]:
+            del self._sleeping[device]
 
     def _end(self, ticket: Ticket) -> Reply:
         """End a ticket that has left its lane and settle every count. Each ticket comes here exactly once."""
@@ -332,29 +374,3 @@ class PythonPlane:
                     self._timer_changed.wait(None if wait_ns is None else max(wait_ns, _MIN_TIMER_NS) / NS_PER_S)
             if answers:
                 self._deliver(answers, None)
-
-
-def _batch(release: Release, parts: Sequence[Mapping[str, Array]], taken_ns: int) -> Batch:
-    """The batch of a release; with a fault and without rows where they could not be gathered."""
-    rules, tickets = release.queue.rules, release.tickets
-    padded_rows = release.queue.costs.bucket_rows(release.rows) if rules.padding else release.rows
-    spans = np.zeros(len(tickets) + 1, dtype=np.int64)
-    np.cumsum([ticket.rows for ticket in tickets], out=spans[1:])
-    inputs: dict[str, Array] = {}
-    fault: BackendFailed | None = None
-    try:
-        inputs = gather(parts, release.rows, padded_rows)
-    except Exception as error:  # noqa: BLE001 - whatever it was (no memory, say), these tickets are taken and must be answered
-        _log.exception("a batch could not be gathered", extra={"model": str(rules.key), "rows": release.rows})
-        fault = BackendFailed(f"the batch could not be gathered: {type(error).__name__}")
-    return Batch(
-        rules=rules,
-        inputs=inputs,
-        spans=spans,
-        arrival_ns=np.array([ticket.arrival_ns for ticket in tickets], dtype=np.int64),
-        deadline_ns=np.array([ticket.deadline_ns for ticket in tickets], dtype=np.int64),
-        execution=Execution(taken_ns, rows=release.rows),
-        released=release.reason,
-        tickets=tickets,
-        fault=fault,
-    )
