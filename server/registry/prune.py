@@ -45,26 +45,31 @@ def prune(root: Path, name: str, rules: Rules, *, apply: bool, now: datetime | N
     Raises: RegistryError where the model cannot be understood, and nothing was removed then; OSError from the disk.
     """
     folder = root / name
-    with locked(folder):
-        model = LocalDirectory(root, 0.0).scan().get(name)
-        if model is None or model.folder != folder.resolve():
-            raise RegistryError(f"the folder of model '{name}' is not in the repository itself")
-        with _held(model) as holds:
-            shelf = Shelf(
-                parents={number: _parent(found) for number, found in model.versions.items()},
-                # read again, and not the scan's: the scan takes what it cannot understand for no aliases
-                aliases=read_aliases(folder),
-                history=read_history(folder),
-                leased=model.versions.keys() - holds.keys(),
-                unreadable=[number for number, found in model.versions.items() if _unreadable(found.folder, found.manifest)],
-            )
-            kept = reasons_to_keep(shelf, rules, now or datetime.now(UTC))
-            going = [version for version, why in kept.items() if not why] if apply else []
-            hidden = [(_hide(model, version), holds.pop(version)) for version in going]
-    # the lock is not held for what takes time: nobody finds these folders any more
-    for path, held in hidden:
-        shutil.rmtree(path, ignore_errors=True)
-        held.release()
+    hidden: list[tuple[Path, Hold]] = []
+    try:
+        with locked(folder):
+            model = LocalDirectory(root, 0.0).scan().get(name)
+            if model is None or model.folder != folder.resolve():
+                raise RegistryError(f"the folder of model '{name}' is not in the repository itself")
+            with _held(model) as holds:
+                shelf = Shelf(
+                    parents={number: _parent(found) for number, found in model.versions.items()},
+                    # read again, and not the scan's: the scan takes what it cannot understand for no aliases
+                    aliases=read_aliases(folder),
+                    history=read_history(folder),
+                    leased=model.versions.keys() - holds.keys(),
+                    unreadable=[
+                        number for number, found in model.versions.items() if _unreadable(found.folder, found.manifest)
+                    ],
+                )
+                kept = reasons_to_keep(shelf, rules, now or datetime.now(UTC))
+                for version in [version for version, why in kept.items() if apply and not why]:
+                    hidden.append((_hide(model, version), holds.pop(version)))
+    finally:
+        # without the model's lock, because it takes time, and nobody finds these folders any more; after a failure as well
+        for path, held in hidden:
+            shutil.rmtree(path, ignore_errors=True)
+            held.release()
     if apply:
         _remove_abandoned(folder)
     return [Decision(name, version, why, model.versions[version].size_bytes) for version, why in kept.items()]

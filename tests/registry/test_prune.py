@@ -1,5 +1,6 @@
 """Pruning: what goes is gone whole, what is needed stays, whatever kills or races it."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from server.core.errors import RegistryError
 from server.registry.aliases import set_alias
-from server.registry.durable import locked
+from server.registry.durable import append_line, locked
 from server.registry.keeping import Rules
 from server.registry.lease import lease
 from server.registry.manifest import ManifestFields
@@ -263,3 +264,21 @@ def test_the_journal_is_one_json_object_per_line(root: Path) -> None:
     assert [(line["version"], sorted(line)) for line in lines] == [
         (version, ["at", "parent", "version", "who"]) for version in (1, 2)
     ]
+
+
+def test_a_disk_that_refuses_half_way_leaves_whole_versions(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = append_line
+
+    def full(path: Path, line: str) -> None:
+        if '"version":2' in line:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("server.registry.prune.append_line", full)
+        with pytest.raises(OSError, match="No space left"):
+            prune(root, "demo", RULES, apply=True)
+    assert versions(root) == [2, 3]
+    assert not list((root / "demo").glob(".pruned-*"))
+    prune(root, "demo", RULES, apply=True)
+    assert versions(root) == [3]
