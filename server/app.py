@@ -32,11 +32,13 @@ from server.dataplane.interface import QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.plane import Answer, PythonPlane, settle
 from server.lifecycle.cache import AnswerCache
+from server.lifecycle.found import Lease
 from server.lifecycle.loader import Loader
 from server.lifecycle.manager import Manager
 from server.registry.gates import compare_golden
 from server.registry.golden import load_golden
 from server.registry.labels import read_labels
+from server.registry.lease import lease
 from server.registry.source import LocalDirectory
 from server.registry.watch import changes
 from server.service.control import Control
@@ -78,6 +80,20 @@ def backend_factory(name: str) -> BackendFactory:
     return open_backend
 
 
+def loader_over(verify: Callable[[Any], None], lease: Callable[[Path], Lease] | None) -> Loader:
+    """A loader with every backend of this installation: what a server loads with, and what proves a rebuilt version."""
+    return Loader(
+        verify=verify,
+        backends={name: backend_factory(name) for name in _BACKENDS},
+        warm=warm,
+        load_golden=load_golden,
+        compare_golden=compare_golden,
+        read_labels=read_labels,
+        clock=monotonic_ns,
+        lease=lease,
+    )
+
+
 def _onnxruntimes() -> list[str]:
     """Which of the distributions that bring the package `onnxruntime` are installed."""
     return [name for name in ("onnxruntime", "onnxruntime-gpu") if any(Distribution.discover(name=name))]
@@ -115,19 +131,10 @@ class Server:
             consumers=self._consumers.readings,
         )
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
-        loader = Loader(
-            verify=source.verify,
-            backends={name: backend_factory(name) for name in _BACKENDS},
-            warm=warm,
-            load_golden=load_golden,
-            compare_golden=compare_golden,
-            read_labels=read_labels,
-            clock=monotonic_ns,
-        )
         watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
         self._manager = Manager(
             source=source,
-            loader=loader,
+            loader=loader_over(source.verify, lease),
             plane=self._plane,
             metrics=self._metrics,
             mode=settings.control_mode,

@@ -1,6 +1,7 @@
 """The recipe: from the data package to a served file, and from there into the repository.
 
-`python -m models.flight_delay.build --out FOLDER` writes the file; with `--register` it becomes the next version instead.
+`python -m models.flight_delay.build --out FOLDER` writes every file of a version, and `facts.json`, what the recipe says of
+them; with `--register` they become the next version instead.
 Trained on January to May; June chooses the epoch and is what the metrics are measured on; July to December are never
 looked at. Two builds with the same arguments on one kind of machine write the same bytes.
 """
@@ -36,7 +37,10 @@ from server.core.errors import PodiumError
 from server.core.tensors import Array
 from server.core.versions import VersionKey
 from server.registry.durable import write_atomically
+from server.registry.environment import completed
+from server.registry.golden import GOLDEN_FILE, save_golden
 from server.registry.manifest import ManifestFields
+from server.registry.rebuild import FACTS_FILE
 from server.registry.resolve import DEFAULT_ALIAS
 
 AGREEMENT = 1e-5
@@ -45,13 +49,14 @@ AGREEMENT = 1e-5
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What one build leaves behind.
+    """What one build leaves behind: `files` are those of a version, by their path in it, golden examples included.
 
     `facts` are the fields of the manifest that the recipe knows (`data`, `seeds`, `hyperparameters`, `metrics`, `recipe`):
     equal for equal builds. Shapes: golden arrays are `[examples.ROWS, 1]`. Units: `train_s`, `total_s` in seconds.
     """
 
     model_file: Path
+    files: dict[str, Path]
     facts: dict[str, Any]
     golden_inputs: dict[str, Array]
     golden_outputs: dict[str, Array]
@@ -60,7 +65,7 @@ class BuildResult:
 
 
 def build(out: Path, settings: Settings | None = None, *, limit_rows: int | None = None) -> BuildResult:
-    """Train, export, measure, and write `model.onnx` into `out`.
+    """Train, export, measure, and write the files of a version and `facts.json` into `out`.
 
     `limit_rows` takes that many evenly spaced rows of either side: a quick build whose metrics say little.
     Raises: ValueError where the exported file does not answer as the trained network does.
@@ -88,13 +93,17 @@ def build(out: Path, settings: Settings | None = None, *, limit_rows: int | None
         "metrics": measure(content, rows, valid, fitted) | {"torch_onnx_max_difference": difference},
         "recipe": {"command": COMMAND, "arguments": recipe_arguments(settings, limit_rows)},
     }
+    golden_outputs = export.predict(content, golden_inputs)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / MODEL_FILE, content)
+    save_golden(out / GOLDEN_FILE, golden_inputs, golden_outputs)
+    write_atomically(out / FACTS_FILE, (json.dumps(facts, indent=2) + "\n").encode())
     return BuildResult(
         model_file=out / MODEL_FILE,
+        files={name: out / name for name in (MODEL_FILE, GOLDEN_FILE)},
         facts=facts,
         golden_inputs=golden_inputs,
-        golden_outputs=export.predict(content, golden_inputs),
+        golden_outputs=golden_outputs,
         train_s=train_s,
         total_s=time.monotonic() - began,
     )
@@ -152,15 +161,17 @@ def ensure_registered(
     with TemporaryDirectory(prefix="podium-build-") as folder:
         built = build(Path(folder), settings, limit_rows=limit_rows)
         seen = {"code": wanted.code, "environment": wanted.environment}
-        fields = ManifestFields.model_validate(built.facts).model_copy(update=seen)
-        key = register_build(repository, built.model_file, fields, (built.golden_inputs, built.golden_outputs), alias)
+        fields = completed(ManifestFields.model_validate(built.facts).model_copy(update=seen), ROOT, None)
+        key = register_build(repository, built.files, fields, alias)
     return Registered(key, built, reason)
 
 
 def main(arguments: list[str]) -> int:
     """Build into `--out` and print the facts as JSON, or register and say which version it became."""
     parser = argparse.ArgumentParser(prog=COMMAND, description="Build the flight delay model.")
-    parser.add_argument("--out", type=Path, default=Path("build/flight_delay"), help="folder for model.onnx")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/flight_delay"), help="folder for the files of a version, and facts.json"
+    )
     parser.add_argument("--register", action="store_true", help="write the next version of the repository instead")
     parser.add_argument("--repository", type=Path, default=ROOT / "models", help="default: %(default)s")
     parser.add_argument("--alias", default=DEFAULT_ALIAS, help="which alias moves to the new version (default: %(default)s)")

@@ -5,13 +5,11 @@ Everything goes through the registry's own functions: a version is whole or not 
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from models.flight_delay.facts import difference
 from server.core.errors import NotFound, RegistryError
-from server.core.tensors import Array
 from server.core.versions import VersionKey
-from server.registry.golden import GOLDEN_FILE, save_golden
+from server.registry.golden import GOLDEN_FILE
 from server.registry.manifest import ManifestFields
 from server.registry.register import GoldenSource, register
 from server.registry.resolve import DEFAULT_ALIAS, resolve_version
@@ -60,28 +58,25 @@ def reusable(repository: Path, wanted: ManifestFields, alias: str) -> tuple[Vers
 
 def register_build(
     repository: Path,
-    model_file: Path,
+    files: Mapping[str, Path],
     fields: ManifestFields,
-    golden: tuple[Mapping[str, Array], Mapping[str, Array]],
     alias: str,
 ) -> VersionKey:
     """Register a build as the next version, child of the present champion, and move `alias` to it.
 
-    `golden` holds the inputs and outputs of the golden examples. The repository is created where it is not there.
+    `files` are those of the version by their path in it, golden examples among them. The repository is created where it is not
+    there.
     Raises: PodiumError for what the registry refuses; OSError from the disk.
     """
     champion = find(repository)
     parent = None if champion is None else champion.key.version
-    with TemporaryDirectory(prefix="podium-golden-") as folder:
-        examples = Path(folder) / GOLDEN_FILE
-        save_golden(examples, *golden)
-        repository.mkdir(parents=True, exist_ok=True)
-        return register(
-            repository,
-            MODEL,
-            {MODEL_FILE: model_file},
-            fields.model_copy(update={"parent": parent}),
-            golden=GoldenSource(examples, GOLDEN_RTOL, GOLDEN_ATOL),
-            aliases=[alias],
-            settings_file=_HERE / SETTINGS_FILE,
-        )
+    repository.mkdir(parents=True, exist_ok=True)
+    return register(
+        repository,
+        MODEL,
+        {path: file for path, file in files.items() if path != GOLDEN_FILE},
+        fields.model_copy(update={"parent": parent}),
+        golden=GoldenSource(files[GOLDEN_FILE], GOLDEN_RTOL, GOLDEN_ATOL),
+        aliases=[alias],
+        settings_file=_HERE / SETTINGS_FILE,
+    )

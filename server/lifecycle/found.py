@@ -102,6 +102,14 @@ class FoundModel(Protocol):
         ...
 
 
+class Lease(Protocol):
+    """Keeps a version's folder from being removed: `server.registry.lease.Hold`."""
+
+    def release(self) -> None:
+        """Give it back. Idempotent."""
+        ...
+
+
 class Given(Protocol):
     """A model whose files came with its Load: `server.registry.given.Given`."""
 

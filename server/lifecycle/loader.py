@@ -19,7 +19,7 @@ from server.core.clock import Clock
 from server.core.errors import LoadFailed, PodiumError
 from server.core.settings import ModelSettings, buckets_for
 from server.core.tensors import Array, TensorSpec
-from server.lifecycle.found import FoundVersion, GoldenRef
+from server.lifecycle.found import FoundVersion, GoldenRef, Lease
 from server.lifecycle.replica import Loaded
 
 MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "fake.json": "fake"}
@@ -70,14 +70,16 @@ class CompareGolden(Protocol):
 class _Progress:
     """Where a load is, so that a failure can say so and give back what was opened."""
 
-    step: str = "verify digests"
+    step: str = "lease"
+    lease: Lease | None = field(default=None)
     opened: list[Backend] = field(default_factory=list)
 
 
 class Loader:
     """Brings one version into memory. Used by one thread at a time.
 
-    `backends` has a factory per name of `ModelSettings.backend`.
+    `backends` has a factory per name of `ModelSettings.backend`. `lease` keeps a folder from being pruned before anything of
+    it is read, for as long as the version is in memory; without it nothing does.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Loader:
         compare_golden: CompareGolden,
         read_labels: Callable[[Path, str], Sequence[str]],
         clock: Clock,
+        lease: Callable[[Path], Lease] | None = None,
     ) -> None:
         self._verify = verify
         self._backends = backends
@@ -98,11 +101,12 @@ class Loader:
         self._compare_golden = compare_golden
         self._read_labels = read_labels
         self._clock = clock
+        self._lease = lease
 
     def load(self, found: FoundVersion, settings: ModelSettings) -> Loaded:
-        """Verify, open, read labels, warm every batch bucket, compare golden examples.
+        """Lease, verify, open, read labels, warm every batch bucket, compare golden examples.
 
-        Raises: LoadFailed with the step that failed and why; nothing stays open.
+        Raises: LoadFailed with the step that failed and why; nothing stays open or leased.
         """
         progress = _Progress()
         try:
@@ -110,11 +114,16 @@ class Loader:
         except Exception as error:
             for backend in progress.opened:
                 _close(found, backend)
+            if progress.lease is not None:
+                progress.lease.release()
             # what is not in the words of the domain is at least named by its type
             why = str(error) if isinstance(error, PodiumError) else f"{type(error).__name__}: {error}"
             raise LoadFailed(f"{progress.step}: {why}") from error
 
     def _load(self, found: FoundVersion, settings: ModelSettings, progress: _Progress) -> Loaded:
+        if self._lease is not None:
+            progress.lease = self._lease(found.folder)
+        progress.step = "verify digests"
         self._verify(found)
         progress.step = "choose backend"
         open_backend = self._backend_for(found.folder, settings)
@@ -122,12 +131,12 @@ class Loader:
         task = LoadTask(found.key, found.folder, settings)
         for _ in range(settings.instances):
             progress.opened.append(open_backend(task))
+        tried = [_as_one_answer(member, settings) for member in progress.opened]
         progress.step = "labels"
         named = {spec.name: spec.labels for spec in settings.outputs if spec.labels is not None}
         labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
         progress.step = "warm up"
         buckets = buckets_for(progress.opened[0].signature.max_batch, settings.batching)
-        tried = [_as_one_answer(member, settings) for member in progress.opened]
         for member in tried:
             costs_ns = self._warm(member, buckets, settings.warmup.runs, self._clock)
         progress.step = "golden examples"
@@ -136,7 +145,7 @@ class Loader:
             for member in tried:
                 self._prove(member, found.folder, golden)
         backend = progress.opened[0] if settings.instances == 1 else Instances(progress.opened)
-        return Loaded(backend, buckets, costs_ns, labels)
+        return Loaded(backend, buckets, costs_ns, labels, progress.lease)
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
         name: str | None = settings.backend

@@ -14,6 +14,7 @@ from server.core.signature import Signature
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueRules
 from server.lifecycle.cache import AnswerCache
+from server.lifecycle.found import Lease
 from server.lifecycle.policy import Serve
 
 
@@ -25,6 +26,7 @@ class Loaded:
     buckets: tuple[int, ...]
     costs_ns: tuple[int, ...]
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    lease: Lease | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +37,8 @@ class Replica:
     then by index.
     Ownership: `backend` is the engine thread's until the queue `queue_id` is idle, then the lifecycle closes it.
     `recorder` is the telemetry's recorder of this version, the same before and after a reload. `cache` (None: the model has
-    none) is the door's, and goes with the replica: what another load would answer is not known from it.
+    none) is the door's, and goes with the replica: what another load would answer is not known from it. `lease` on the
+    version's folder is released once the backend is closed.
     """
 
     queue_id: int
@@ -50,6 +53,7 @@ class Replica:
     stamp: str
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     cache: AnswerCache | None = None
+    lease: Lease | None = None
 
 
 def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Replica:
@@ -67,6 +71,7 @@ def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Re
         stamp=serve.found.stamp,
         labels=loaded.labels,
         cache=AnswerCache(serve.settings.cache.max_bytes) if serve.settings.cache.max_bytes else None,
+        lease=loaded.lease,
     )
 
 

@@ -60,6 +60,8 @@ class Retirement:
             replica.backend.close()
         except Exception:  # noqa: BLE001 - one backend that cannot be closed must not stop the others
             _log.exception("%s: closing its backend failed", replica.key)
+        if replica.lease is not None:
+            replica.lease.release()
         key = replica.key
         with self._lock:
             self._leaving.remove(replica)

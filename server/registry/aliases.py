@@ -4,9 +4,7 @@ Floor 2. Moves are atomic and serialised across processes, and every move leaves
 which version deserves a name.
 """
 
-import getpass
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from server.core.errors import InvalidRequest, NotFound, RegistryError
 from server.registry.durable import append_line, locked, write_atomically
+from server.registry.environment import current_user
 from server.registry.manifest import Version, faults
 from server.registry.names import AliasMove, check_alias_name
 
@@ -97,7 +96,7 @@ def _write(model_folder: Path, alias: str, before: int | None, after: int | None
         del aliases[alias]
     else:
         aliases[alias] = after
-    move = AliasMove(at=datetime.now(UTC), who=_who(), alias=alias, before=before, after=after)
+    move = AliasMove(at=datetime.now(UTC), who=current_user(), alias=alias, before=before, after=after)
     # the line first: a crash in between leaves a move that was announced and not made (the next line's `before` shows it),
     # which is better than one that was made and never announced
     append_line(model_folder / HISTORY_FILE, move.model_dump_json())
@@ -108,10 +107,3 @@ def _existing(model_folder: Path) -> Path:
     if not model_folder.is_dir():
         raise NotFound(f"there is no model '{model_folder.name}' in the repository")
     return model_folder
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have a number and no name
-        return f"uid {os.getuid()}"

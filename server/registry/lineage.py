@@ -4,23 +4,28 @@ Floor 2: puts together what the scan, the manifest and the alias history say. Ne
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict
 
 from server.core.versions import VersionKey
 from server.registry.manifest import FileDigest, Manifest, missing_to_rebuild
-from server.registry.names import AliasMove
+from server.registry.names import AliasMove, Pruned
+from server.registry.status import Deployment, deployment
 
 NO_MANIFEST = "everything: the version has no manifest"
 
 
 class Ancestor(BaseModel):
-    """One step up the parent chain. `known` is False where the version is not in the repository, or has no manifest."""
+    """One step up the parent chain. `known` is False where the version is not in the repository, or has no manifest; `pruned`
+    says who removed it and when.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: int
     known: bool
+    pruned: Pruned | None = None
 
 
 class Lineage(BaseModel):
@@ -37,6 +42,7 @@ class Lineage(BaseModel):
     version: int
     folder: str
     aliases: tuple[str, ...]
+    deployment: Deployment
     moves: tuple[AliasMove, ...]
     verified: str | None
     files: dict[str, FileDigest]
@@ -53,9 +59,10 @@ def trace(
     verified: str | None,
     files: Mapping[str, FileDigest],
     history: Sequence[AliasMove] = (),
+    pruned: Mapping[int, Pruned] = MappingProxyType({}),
 ) -> Lineage:
     """The lineage of a version. `manifests` holds every version of the model that is in the repository, `history` every move
-    of its aliases.
+    of its aliases, oldest first, and `pruned` the versions that were removed.
     """
     manifest = manifests.get(key.version)
     return Lineage(
@@ -63,25 +70,33 @@ def trace(
         version=key.version,
         folder=folder,
         aliases=tuple(sorted(alias for alias, version in aliases.items() if version == key.version)),
+        deployment=deployment(key.version, manifest, aliases, history),
         moves=tuple(move for move in history if key.version in (move.before, move.after)),
         verified=verified,
         files=dict(files),
         manifest=manifest,
-        ancestors=ancestors(key.version, manifests),
+        ancestors=ancestors(key.version, manifests, pruned),
         missing=(NO_MANIFEST,) if manifest is None else tuple(missing_to_rebuild(manifest)),
     )
 
 
-def ancestors(version: int, manifests: Mapping[int, Manifest | None]) -> tuple[Ancestor, ...]:
-    """The parent, its parent and so on, until one has none or is not known. A circle ends where it closes."""
+def ancestors(
+    version: int, manifests: Mapping[int, Manifest | None], pruned: Mapping[int, Pruned] = MappingProxyType({})
+) -> tuple[Ancestor, ...]:
+    """The parent, its parent and so on, until one has none or is not known. A circle ends where it closes.
+
+    The record of a removal knows the parent too, so the chain goes on behind a version that was pruned.
+    """
     chain: list[Ancestor] = []
     seen = {version}
-    manifest = manifests.get(version)
-    while manifest is not None and manifest.parent is not None and manifest.parent not in seen:
-        parent = manifest.parent
+    above: Manifest | Pruned | None = manifests.get(version)
+    while above is not None and above.parent is not None and above.parent not in seen:
+        parent = above.parent
         seen.add(parent)
         manifest = manifests.get(parent)
-        chain.append(Ancestor(version=parent, known=manifest is not None))
+        removal = None if parent in manifests else pruned.get(parent)
+        chain.append(Ancestor(version=parent, known=manifest is not None, pruned=removal))
+        above = manifest or removal
     return tuple(chain)
 
 
@@ -91,6 +106,7 @@ def render(lineage: Lineage) -> str:
     lines = [
         ("model", f"{lineage.model}:{lineage.version}"),
         ("aliases", ", ".join(lineage.aliases) or "none"),
+        ("status", _status(lineage.deployment)),
         ("folder", lineage.folder),
         ("verified", _verified(lineage)),
     ]
@@ -150,7 +166,14 @@ def _verified(lineage: Lineage) -> str:
     return "yes, every file has the digest of its manifest"
 
 
+def _status(found: Deployment) -> str:
+    since = f" since {found.since.isoformat(timespec='seconds')}" if found.since is not None else ""
+    return f"{found.status}{since}" + (f"  by {found.by}" if found.by is not None else "")
+
+
 def _ancestor(ancestor: Ancestor) -> str:
+    if ancestor.pruned is not None:
+        return f"{ancestor.version} (pruned {ancestor.pruned.at.isoformat(timespec='seconds')} by {ancestor.pruned.who})"
     return f"{ancestor.version}" if ancestor.known else f"{ancestor.version} (not in the repository, or without manifest)"
 
 

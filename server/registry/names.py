@@ -14,6 +14,9 @@ from server.core.errors import InvalidRequest
 INCOMING_PREFIX = ".incoming-"
 """How the hidden folder of a version that is still being registered begins."""
 
+PRUNED_PREFIX = ".pruned-"
+"""How the hidden folder of a version that is being removed begins."""
+
 _MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)
 # 18 digits stay inside int64, which is what a version is on the wire; "01" would be a second spelling of 1
@@ -39,6 +42,17 @@ class AliasMove(BaseModel):
     alias: str
     before: int | None
     after: int | None
+
+
+class Pruned(BaseModel):
+    """One removal of a version, a line of its model's `pruned.log`; written before the removal."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: AwareDatetime
+    who: str
+    version: int
+    parent: int | None
 
 
 def check_model_name(name: str) -> None:

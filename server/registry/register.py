@@ -33,6 +33,7 @@ from server.registry.manifest import (
     path_fault,
 )
 from server.registry.names import INCOMING_PREFIX, check_alias_name, check_model_name, version_number
+from server.registry.prune import read_pruned
 from server.registry.source import SETTINGS_FILE, parse_settings
 
 
@@ -179,12 +180,14 @@ def _check_free(folder: Path, version: int | None) -> None:
     # anything of that name counts, also a link or a file: rename would silently replace an empty folder
     if version is not None and os.path.lexists(folder / str(version)):
         raise AlreadyExists(f"{folder.name}:{version} exists already; a version is never overwritten")
+    if version is not None and version in read_pruned(folder):
+        raise AlreadyExists(f"{folder.name}:{version} was there and has been pruned; a number is never used again")
 
 
 def _next_version(folder: Path) -> int:
     # versions that only an alias still names count: champion must not move because a number was used again
     taken = [number for child in folder.iterdir() if (number := version_number(child.name)) is not None]
-    return max([*taken, *read_aliases(folder).values()], default=0) + 1
+    return max([*taken, *read_aliases(folder).values(), *read_pruned(folder)], default=0) + 1
 
 
 def _write_settings(path: Path, data: bytes) -> None:

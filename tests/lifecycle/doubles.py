@@ -127,6 +127,31 @@ class Backend:
             raise self.close_fault
 
 
+class Leases:
+    """Leases of version folders; `out` are those that were not given back."""
+
+    def __init__(self) -> None:
+        self.taken: list[Path] = []
+        self.out: list[Path] = []
+        self.fault = ""
+
+    def __call__(self, folder: Path) -> "Leased":
+        if self.fault:
+            raise RegistryError(self.fault)
+        self.taken.append(folder)
+        self.out.append(folder)
+        return Leased(self, folder)
+
+
+@dataclass
+class Leased:
+    leases: Leases
+    folder: Path
+
+    def release(self) -> None:
+        self.leases.out.remove(self.folder)
+
+
 class Backends:
     """A `BackendFactory` that keeps what it opened; `faults` says which versions cannot be opened and why."""
 

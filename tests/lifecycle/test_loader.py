@@ -15,7 +15,7 @@ from server.core.tensors import Array, TensorSpec
 from server.core.versions import VersionKey
 from server.lifecycle.loader import Loader, run_golden
 from server.lifecycle.replica import Loaded
-from tests.lifecycle.doubles import SETTINGS, Backend, Backends, Golden, HandClock, Manifest, Version
+from tests.lifecycle.doubles import SETTINGS, Backend, Backends, Golden, HandClock, Leases, Manifest, Version
 
 KEY = VersionKey("m", 1)
 
@@ -44,11 +44,14 @@ class Scene:
         self.golden_paths: list[Path] = []
         self.warmed: list[tuple[tuple[int, ...], int]] = []
         self.corrupt = ""
+        self.leases = Leases()
         self.warm_fault: Exception | None = None
         self.tried: base.Backend | None = None
         self.known: dict[str, Backends] = {"fake": self.backends}
 
     def verify(self, found: Any) -> None:
+        # nothing of a version is read before it is leased
+        assert self.leases.out[-1] == found.folder
         if self.corrupt:
             raise RegistryError(self.corrupt)
 
@@ -77,6 +80,7 @@ class Scene:
             compare_golden=compare,
             read_labels=self.read_labels,
             clock=HandClock(),
+            lease=self.leases,
         )
         return loader.load(found, settings)
 
@@ -93,6 +97,37 @@ def test_a_load_warms_every_bucket_and_proves_the_examples() -> None:
     assert scene.backends.opened[0].ran == [(3, 2)]
     task = scene.backends.tasks[0]
     assert (task.key, task.folder, task.settings) == (KEY, Path("somewhere"), SETTINGS)
+
+
+def test_a_version_is_leased_for_as_long_as_it_is_in_memory() -> None:
+    scene = Scene()
+    loaded = scene.load(Version(KEY, folder=Path("somewhere")))
+    assert scene.leases.out == [Path("somewhere")]
+    assert loaded.lease is not None
+    loaded.lease.release()
+    assert scene.leases.out == []
+
+
+def test_a_version_that_cannot_be_leased_is_not_read() -> None:
+    scene = Scene()
+    scene.leases.fault = "version 1 was removed"
+    with pytest.raises(LoadFailed, match=r"^lease: version 1 was removed$"):
+        scene.load(Version(KEY))
+    assert scene.backends.tasks == []
+
+
+def test_without_anybody_who_prunes_nothing_is_leased() -> None:
+    scene = Scene()
+    loader = Loader(
+        verify=lambda found: None,
+        backends=scene.known,
+        warm=scene.warm,
+        load_golden=scene.load_golden,
+        compare_golden=compare,
+        read_labels=scene.read_labels,
+        clock=HandClock(),
+    )
+    assert loader.load(Version(KEY), SETTINGS).lease is None
 
 
 @pytest.mark.parametrize("manifest", [None, Manifest(None)])
@@ -147,6 +182,24 @@ def test_every_failure_names_its_step_and_closes_what_was_opened() -> None:
     assert scene.backends.opened[0].closed == 1
 
 
+@pytest.mark.parametrize("step", ["verify", "choose", "open", "warm", "golden"])
+def test_a_failed_load_leaves_no_lease(step: str) -> None:
+    scene = Scene()
+    if step == "verify":
+        scene.corrupt = "digest differs"
+    elif step == "choose":
+        scene.known = {}
+    elif step == "open":
+        scene.backends.faults[KEY] = "not a model"
+    elif step == "warm":
+        scene.warm_fault = MemoryError("out of memory")
+    else:
+        scene.golden.outputs["y"] += 1
+    with pytest.raises(LoadFailed):
+        scene.load(Version(KEY, manifest=Manifest(Golden())))
+    assert (len(scene.leases.taken), scene.leases.out) == (1, [])
+
+
 def test_a_backend_that_cannot_even_be_closed_does_not_hide_why_the_load_failed(caplog: pytest.LogCaptureFixture) -> None:
     scene = Scene()
 
@@ -158,6 +211,7 @@ def test_a_backend_that_cannot_even_be_closed_does_not_hide_why_the_load_failed(
     with pytest.raises(LoadFailed, match=r"^warm up: no kernel$"):
         scene.load(Version(KEY))
     assert "stuck" in caplog.text
+    assert scene.leases.out == []
 
 
 def test_the_file_names_the_backend_where_settings_do_not(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,7 +7,7 @@ from server.core.settings import ModelSettings
 from server.core.versions import VersionKey
 from server.lifecycle.policy import Serve
 from server.lifecycle.replica import Loaded, queue_rules, replica_of
-from tests.lifecycle.doubles import replica, version
+from tests.lifecycle.doubles import SETTINGS, Backend, Leases, Recorder, Version, replica, version
 
 
 def test_the_data_plane_is_told_all_that_settings_say() -> None:
@@ -37,3 +38,11 @@ def test_a_load_brings_a_cache_of_its_own_where_the_settings_want_one(max_bytes:
         return
     assert [each.cache.max_bytes for each in made if each.cache is not None] == [max_bytes] * 2
     assert made[0].cache is not made[1].cache
+
+
+def test_a_replica_keeps_the_lease_of_its_load() -> None:
+    backend, lease = Backend(VersionKey("m", 3)), Leases()(Path("somewhere"))
+    serve = Serve(Version(VersionKey("m", 3), stamp="b"), SETTINGS)
+    mine = replica_of(12, serve, Loaded(backend, (1, 2), (5, 6), lease=lease), Recorder())
+    assert (mine.lease, mine.backend, mine.stamp) == (lease, backend, "b")
+    assert replica_of(12, serve, Loaded(backend, (1, 2), (5, 6)), Recorder()).lease is None

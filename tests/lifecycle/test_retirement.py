@@ -1,3 +1,6 @@
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from server.core.versions import State, VersionKey
@@ -5,7 +8,7 @@ from server.lifecycle.policy import Identity
 from server.lifecycle.replica import Replica, queue_rules
 from server.lifecycle.retirement import Retirement
 from server.lifecycle.table import Table
-from tests.lifecycle.doubles import SETTINGS, Backend, HandClock, Metrics, Plane, replica
+from tests.lifecycle.doubles import SETTINGS, Backend, HandClock, Leases, Metrics, Plane, replica
 
 KEY = VersionKey("m", 1)
 
@@ -77,3 +80,19 @@ def test_one_backend_that_cannot_be_closed_does_not_stop_the_others(caplog: pyte
     assert "jammed" in caplog.text
     assert (len(scene.retirement), new_backend.closed) == (0, 1)
     assert scene.table.actual()[KEY].state is State.UNAVAILABLE
+
+
+@pytest.mark.parametrize("close_fault", [None, RuntimeError("jammed")])
+def test_a_lease_is_given_back_once_the_backend_is_closed(close_fault: Exception | None) -> None:
+    scene = Scene()
+    leases = Leases()
+    bare, backend = scene.serve(1)
+    backend.close_fault = close_fault
+    mine = replace(bare, lease=leases(Path("somewhere")))
+    scene.plane.begin(1)
+    scene.retirement.leave(mine)
+    scene.retirement.close_idle()
+    assert leases.out == [Path("somewhere")]
+    scene.plane.end(1)
+    scene.retirement.close_idle()
+    assert (backend.closed, leases.out) == (1, [])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from server.core.versions import VersionKey
 from server.registry.lineage import Ancestor, Lineage, ancestors, render, trace
 from server.registry.manifest import Manifest
-from server.registry.names import AliasMove
+from server.registry.names import AliasMove, Pruned
 
 SHA = "ab" * 32
 BARE: dict[str, Any] = {
@@ -49,6 +49,7 @@ def test_a_complete_version() -> None:
     assert render(lineage(manifest(FULL))).splitlines() == [
         "model            demo:3",
         "aliases          blue, champion",
+        "status           champion",
         "folder           models/demo/3",
         "verified         yes, every file has the digest of its manifest",
         "created          2025-03-01T10:00:00+00:00",
@@ -130,6 +131,35 @@ def test_the_document_reads_back() -> None:
 def test_a_parent_is_known_by_its_manifest(parent: int, known: bool) -> None:
     manifests = {2: manifest(BARE, version=2), 3: manifest(BARE, parent=parent)}
     assert ancestors(3, manifests) == (Ancestor(version=parent, known=known),)
+
+
+def test_the_chain_goes_on_behind_what_was_pruned() -> None:
+    manifests: dict[int, Manifest | None] = {
+        1: manifest(BARE, version=1),
+        3: manifest(BARE, parent=2),
+        4: manifest(BARE, version=4, parent=3),
+    }
+    removed = Pruned(at=datetime(2026, 11, 2, tzinfo=UTC), who="ann", version=2, parent=1)
+    # announced, and cut off before it was done: the version is there
+    announced = Pruned(at=datetime(2026, 11, 3, tzinfo=UTC), who="bob", version=3, parent=2)
+    pruned = {2: removed, 3: announced}
+    assert ancestors(4, manifests, pruned) == (
+        Ancestor(version=3, known=True),
+        Ancestor(version=2, known=False, pruned=removed),
+        Ancestor(version=1, known=True),
+    )
+    found = trace(VersionKey("demo", 4), "f", manifests, {}, None, {}, (), pruned)
+    assert "3 <- 2 (pruned 2026-11-02T00:00:00+00:00 by ann) <- 1\n" in render(found)
+    assert Lineage.model_validate_json(found.model_dump_json()) == found
+
+
+def test_the_status_says_since_when_and_by_whom() -> None:
+    history = [AliasMove(at=datetime(2026, 11, 1, tzinfo=UTC), who="ann", alias="champion", before=None, after=3)]
+    found = trace(VersionKey("demo", 3), "f", {3: manifest(FULL)}, {"champion": 3}, None, {}, history)
+    assert any(
+        line.split() == ["status", "champion", "since", "2026-11-01T00:00:00+00:00", "by", "ann"]
+        for line in render(found).splitlines()
+    )
 
 
 @given(st.dictionaries(st.integers(1, 6), st.integers(1, 6)))

@@ -11,6 +11,7 @@ from models.flight_delay.build import BuildResult
 from models.flight_delay.data import Flights
 from models.flight_delay.training import Settings
 from server.core.settings import ModelSettings, buckets_for
+from server.registry.manifest import ManifestFields, parse_fields
 
 
 def test_two_builds_give_the_same_bytes_and_facts(tmp_path: Path) -> None:
@@ -18,7 +19,12 @@ def test_two_builds_give_the_same_bytes_and_facts(tmp_path: Path) -> None:
     assert one.model_file.read_bytes() == other.model_file.read_bytes()
     assert one.facts == other.facts
     assert np.array_equal(one.golden_outputs["probability"], other.golden_outputs["probability"])
-    assert [path.name for path in one.model_file.parent.iterdir()] == ["model.onnx"]
+    written = sorted(path.name for path in one.model_file.parent.iterdir())
+    assert written == sorted([*one.files, "facts.json"])
+    assert {"model.onnx", "golden.npz"} <= set(one.files)
+    for name in written:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes(), name
+    assert parse_fields((tmp_path / "one" / "facts.json").read_bytes()) == ManifestFields.model_validate(one.facts)
 
 
 def test_the_model_beats_both_baselines_in_june(built: BuildResult) -> None:
