@@ -52,7 +52,11 @@ from server.transport.malformed import Registrar
 from server.transport.servicer import Servicer
 
 _log = logging.getLogger("podium")
-_BACKENDS = {"onnx": "server.backends.onnx_session", "fake": "server.backends.fake"}
+_BACKENDS = {
+    "onnx": "server.backends.onnx_session",
+    "torch": "server.backends.torch_program",
+    "fake": "server.backends.fake",
+}
 _STOP_MODELS_S = 10.0
 
 

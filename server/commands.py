@@ -24,7 +24,7 @@ from server.registry.resolve import resolve, resolve_version
 from server.registry.source import FoundModel, FoundVersion, LocalDirectory
 
 DEFAULT_LOCK_FILE = Path("constraints.txt")
-MODEL_FILES = {".onnx": "model.onnx", ".json": "fake.json"}
+MODEL_FILES = {".onnx": "model.onnx", ".pt2": "program.pt2", ".json": "fake.json"}
 """The name under which a version holds its model file, by the suffix of the file that is registered."""
 
 _NO_WAIT_S = 0.0
@@ -71,7 +71,7 @@ def _add_register(subparsers: "_SubParsersAction[ArgumentParser]") -> None:
     parser = subparsers.add_parser("register", help="write a version into the repository, whole or not at all")
     _add_repository(parser)
     parser.add_argument("--name", required=True, help="model")
-    parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="model file: .onnx, or .json (fake backend)")
+    parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="model file: .onnx, .pt2 (torch.export), or .json (fake backend)")
     parser.add_argument(
         "--file", action="append", default=[], type=_file_argument, metavar="REL=PATH", help="another file of the version"
     )

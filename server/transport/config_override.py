@@ -34,7 +34,14 @@ _KNOWN: dict[str, frozenset[str]] = {
 }
 """Fields with a meaning here, per message. A message that is not listed is understood whole."""
 
-_SETTINGS_BACKENDS = {"onnxruntime": "onnx", "onnxruntime_onnx": "onnx", "fake": "fake"}
+_SETTINGS_BACKENDS = {
+    "onnxruntime": "onnx",
+    "onnxruntime_onnx": "onnx",
+    "pytorch": "torch",
+    "pytorch_libtorch": "torch",
+    "fake": "fake",
+}
+_FILENAMES = {_SETTINGS_BACKENDS[backend]: filename for backend, filename in BACKENDS.values()}
 _DATATYPES: dict[int, str | None] = {DataType.TYPE_INVALID: None} | {number: name for name, number in DATA_TYPES.items()}
 
 
@@ -66,7 +73,11 @@ def settings_from_config(json_text: str, name: str, base: ModelSettings) -> Mode
         changed["versions"] = _versions(config)
     if config.HasField("dynamic_batching"):
         _batching(config.dynamic_batching, changed, name)
-    changed["onnx"].update(_instances(config.instance_group, base.onnx))
+    device = _instances(config.instance_group, base.onnx)
+    if changed["backend"] == "torch":
+        changed["torch"].update(_torch_device(device))
+    else:
+        changed["onnx"].update(device)
     try:
         return ModelSettings.model_validate(changed)
     except ValidationError as error:
@@ -118,11 +129,12 @@ def _backend(config: ModelConfig) -> str | None:
 
 def _check_filename(config: ModelConfig, backend: str | None) -> None:
     """The file's name is fixed: saying it is no change, saying another one is an error."""
-    _, filename = BACKENDS["onnxruntime_onnx"]
-    if config.default_model_filename and (config.default_model_filename != filename or backend == "fake"):
+    names = list(_FILENAMES.values()) if backend is None else [_FILENAMES[backend]] if backend in _FILENAMES else []
+    if config.default_model_filename and config.default_model_filename not in names:
+        fixed = " or ".join(f"'{name}'" for name in names) or "fixed"
         raise InvalidRequest(
             f"config override sets 'default_model_filename' to '{config.default_model_filename}', which this server does"
-            f" not implement: the file of an ONNX model is '{filename}'"
+            f" not implement: the file of this model is {fixed}"
         )
 
 
@@ -178,3 +190,10 @@ def _instances(groups: Sequence[ModelInstanceGroup], base: OnnxSettings) -> dict
     if group.kind not in (ModelInstanceGroup.KIND_CPU, ModelInstanceGroup.KIND_AUTO) or group.gpus:
         raise InvalidRequest("config override: 'instance_group' must be of KIND_CPU, KIND_GPU or KIND_AUTO; gpus need KIND_GPU")
     return {"providers": ("cpu",)} if group.kind == ModelInstanceGroup.KIND_CPU else {}
+
+
+def _torch_device(device: dict[str, Any]) -> dict[str, Any]:
+    """What `_instances` found, in the words of `[torch]`."""
+    if not device:
+        return {}
+    return {"device": "cuda", "device_id": device["device_id"]} if "device_id" in device else {"device": "cpu"}
