@@ -19,6 +19,7 @@ from server.registry.source import SETTINGS_FILE, FoundVersion, LocalDirectory
 
 MODEL = "flight_delay"
 MODEL_FILE = "model.onnx"
+PROGRAM_FILE = "program.pt2"
 GOLDEN_RTOL, GOLDEN_ATOL = 1e-5, 1e-6
 """How far another machine's answer to a golden example may be: float32 sums in another order differ in the last bits."""
 
@@ -67,6 +68,7 @@ def register_build(
 ) -> VersionKey:
     """Register a build as the next version, child of the present champion, and move `alias` to it.
 
+    Beside `model_file` lies the same network as a torch program; which of the two is served is for `model.toml` to say.
     `golden` holds the inputs and outputs of the golden examples. The repository is created where it is not there.
     Raises: PodiumError for what the registry refuses; OSError from the disk.
     """
@@ -79,7 +81,7 @@ def register_build(
         return register(
             repository,
             MODEL,
-            {MODEL_FILE: model_file},
+            {MODEL_FILE: model_file, PROGRAM_FILE: model_file.with_name(PROGRAM_FILE)},
             fields.model_copy(update={"parent": parent}),
             golden=GoldenSource(examples, GOLDEN_RTOL, GOLDEN_ATOL),
             aliases=[alias],
