@@ -71,6 +71,8 @@ class _Call:
     named_fills: tuple[tuple[str, int], ...]
     results: tuple[Result, ...]
     drops: tuple[int, ...]
+    slot: int | None
+    """Where the answer goes, if it is one tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +194,9 @@ class TorchBackend:
                 array = self._tables[name].look_up(array, codes)
             # torch warns about memory that may not be written to, which no operator here would do
             tensor = torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
-            values[slot] = (tensor.view(torch.bfloat16) if is_bfloat16 else tensor).to(self._device)
-            borrowed.add(values[slot].untyped_storage().data_ptr())
+            borrowed.add(tensor.data_ptr())
+            tensor = tensor.view(torch.bfloat16) if is_bfloat16 else tensor
+            values[slot] = tensor if self.device == "cpu" else tensor.to(self._device)
         for call in self._calls:
             _step(call, values)
         return {name: _to_array(values[slot], wanted, name, half, borrowed) for name, slot, wanted, half in self._outputs}
@@ -223,7 +226,15 @@ def _step(call: _Call, values: list[Any]) -> None:
     if call.named_fills:
         keywords = keywords | {name: values[slot] for name, slot in call.named_fills}
     answer = call.function(*arguments, **keywords)
-    results = call.results
+    if call.slot is not None:
+        values[call.slot] = answer
+    else:
+        _spread(answer, call.results, values)
+    for slot in call.drops:
+        values[slot] = None
+
+
+def _spread(answer: Any, results: tuple[Result, ...], values: list[Any]) -> None:
     answers = (answer,) if len(results) == 1 else answer or ()
     for result, given in zip(results, answers, strict=True):
         if result.is_list:
@@ -233,8 +244,6 @@ def _step(call: _Call, values: list[Any]) -> None:
             if result.number and not isinstance(given, int | float):
                 raise TypeError("the program takes a tensor for a number")
             values[result.slots[0]] = given
-    for slot in call.drops:
-        values[slot] = None
 
 
 def _to_array(tensor: Any, wanted: Any, name: str, is_bfloat16: bool, borrowed: set[int]) -> Array:
@@ -379,7 +388,10 @@ def _call(step: Step, device: Any, gone: tuple[int, ...]) -> _Call:
             raise LoadFailed(f"{step.operator}: '{name[:40]}' is a list of values given by keyword, which is not read")
         else:
             keywords[name] = _constant(argument, device)
-    return _Call(function, arguments, keywords, tuple(fills), tuple(lists), tuple(named_fills), step.results, gone)
+    results = step.results
+    plain = len(results) == 1 and len(results[0].slots) == 1 and not results[0].is_list and not results[0].number
+    slot = results[0].slots[0] if plain else None
+    return _Call(function, arguments, keywords, tuple(fills), tuple(lists), tuple(named_fills), results, gone, slot)
 
 
 def _constant(argument: Argument, device: Any) -> Any:
