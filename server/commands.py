@@ -71,7 +71,13 @@ def _add_register(subparsers: "_SubParsersAction[ArgumentParser]") -> None:
     parser = subparsers.add_parser("register", help="write a version into the repository, whole or not at all")
     _add_repository(parser)
     parser.add_argument("--name", required=True, help="model")
-    parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="model file: .onnx, .pt2 (torch.export), or .json (fake backend)")
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="model file: .onnx, .pt2 (torch.export), or .json (fake backend)",
+    )
     parser.add_argument(
         "--file", action="append", default=[], type=_file_argument, metavar="REL=PATH", help="another file of the version"
     )

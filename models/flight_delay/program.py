@@ -59,9 +59,7 @@ def _names(fitted: Fitted) -> dict[str, Any]:
     return {
         "inputs": [spec.name for spec in INPUTS],
         "outputs": [spec.name for spec in OUTPUTS],
-        "vocabularies": {
-            name: {"codes": _codes(fitted.vocabularies[name]), "unknown": UNKNOWN} for name in CATEGORIES
-        },
+        "vocabularies": {name: {"codes": _codes(fitted.vocabularies[name]), "unknown": UNKNOWN} for name in CATEGORIES},
     }
 
 

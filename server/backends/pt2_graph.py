@@ -102,6 +102,12 @@ class Slots:
         """The number of a name. Raises: LoadFailed for one that is not made yet."""
         return self._find(self._numbers, name, where)
 
+    def is_number(self, argument: Argument) -> bool:
+        """Whether an argument is a number, now or when it was made."""
+        if isinstance(argument, Value):
+            return argument.slot in self._numbers.values()
+        return isinstance(argument, int | float)
+
     def _find(self, names: Mapping[str, int], name: object, where: str) -> Value:
         found = names.get(text(name, where))
         return refuse(where, f"the value {name!r} is read but not made before") if found is None else Value(found)
@@ -154,7 +160,7 @@ def _step(target: str, node: object, slots: Slots, where: str) -> Step:
         refuse(where, "an argument is given twice")
     results = tuple(_result(output, slots, where) for output in sequence(field(node, "outputs", where), where))
     if aten is None:
-        if any(isinstance(argument, str | tuple | TorchWord | None) for _, argument in positional):
+        if any(not slots.is_number(argument) for _, argument in positional):
             refuse(where, "arithmetic takes numbers only")
         if len(results) != 1 or not results[0].number:
             refuse(where, "arithmetic gives one number")

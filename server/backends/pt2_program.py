@@ -155,9 +155,7 @@ def _tensor_name(argument: object, where: str) -> str:
     return text(field(content, "name", where), where)
 
 
-def _tensor(
-    argument: object, shapes: Mapping[str, tuple[str, tuple[Dim, ...]]], slots: Slots, where: str
-) -> ProgramTensor:
+def _tensor(argument: object, shapes: Mapping[str, tuple[str, tuple[Dim, ...]]], slots: Slots, where: str) -> ProgramTensor:
     name = _tensor_name(argument, where)
     slot = slots.tensor({"name": name}, where).slot
     if name not in shapes or not shapes[name][0]:

@@ -265,7 +265,9 @@ def _check_sizes(free: tuple[_FreeDim, ...], inputs: Mapping[str, Array]) -> Non
             raise BackendFailed(f"dimension {dim.axis} of input '{dim.name}' is {size}; others like it are {sizes[dim.symbol]}")
         if size < dim.least or (dim.most is not None and size > dim.most):
             most = "any size" if dim.most is None else str(dim.most)
-            raise BackendFailed(f"dimension {dim.axis} of input '{dim.name}' is {size}; the program takes {dim.least} to {most}")
+            raise BackendFailed(
+                f"dimension {dim.axis} of input '{dim.name}' is {size}; the program takes {dim.least} to {most}"
+            )
 
 
 def _device(settings: TorchSettings) -> Any:
@@ -315,9 +317,7 @@ def _count(sizes: tuple[int, ...]) -> int:
     return count
 
 
-def _bind(
-    task: LoadTask, program: Program, names: ProgramNames, weights: Mapping[int, Any], device: Any
-) -> TorchBackend:
+def _bind(task: LoadTask, program: Program, names: ProgramNames, weights: Mapping[int, Any], device: Any) -> TorchBackend:
     inputs = _renamed(program.inputs, names.inputs, "input")
     outputs = _renamed(program.outputs, names.outputs, "output")
     tables = vocabularies(names, {tensor.name: tensor.type for tensor in inputs}, OWN)
@@ -352,7 +352,9 @@ def _signature(
     most = min((limit[1] for limit in limits if limit[1] is not None), default=signature.max_batch)
     if settings.max_batch is not None:
         if least > _SMALLEST_RANGE or most < signature.max_batch:
-            raise LoadFailed(f"model.toml states max_batch = {settings.max_batch}, but the program takes {least} to {most} rows")
+            raise LoadFailed(
+                f"model.toml states max_batch = {settings.max_batch}, but the program takes {least} to {most} rows"
+            )
         return signature
     if least > _SMALLEST_RANGE or most < 1:
         return without_batching(signature)
