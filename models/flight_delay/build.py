@@ -1,8 +1,9 @@
 """The recipe: from the data package to served files, and from there into the repository.
 
-`python -m models.flight_delay.build --out FOLDER` writes the network twice, as `model.onnx` and as `program.pt2`; with `--register` it becomes the next version instead.
-Trained on January to May; June chooses the epoch and is what the metrics are measured on; July to December are never
-looked at. Two builds with the same arguments on one kind of machine write the same bytes.
+`python -m models.flight_delay.build --out FOLDER` writes the network twice, as `model.onnx` and as `program.pt2`; with
+`--register` it becomes the next version instead. Trained on January to May; June chooses the epoch and is what the metrics
+are measured on; July to December are never looked at. Two builds with the same arguments on one kind of machine write the
+same bytes.
 """
 
 import argparse

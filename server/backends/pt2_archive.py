@@ -75,7 +75,8 @@ class Pt2Archive:
     def tensor_bytes(self, name: str) -> bytearray:
         """The bytes of a stored tensor. Ownership: the caller's."""
         content = bytearray(self._info(name).file_size)
-        with _damage(f"record '{name}'"), self._zip.open(self._info(name)) as record:
+        with _damage(f"record '{name}'"), self._zip.open(self._info(name)) as opened:
+            record: Any = opened  # typeshed does not know that it reads into memory that is there
             view, done = memoryview(content), 0
             while done < len(content) and (count := record.readinto(view[done:])):
                 done += count
@@ -128,5 +129,5 @@ def _damage(what: str) -> Iterator[None]:
         raise LoadFailed("the file is missing from the version's folder") from None
     except LoadFailed:
         raise
-    except Exception as error:  # damaged headers make zipfile raise nearly anything, struct.error and NotImplementedError too
+    except Exception as error:  # noqa: BLE001 - damaged headers make zipfile raise nearly anything, struct.error too
         raise LoadFailed(f"{what} cannot be read: {str(error)[:_SHOWN] or type(error).__name__}") from None

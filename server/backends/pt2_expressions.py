@@ -14,11 +14,12 @@ _SHOWN_CHARACTERS = 80
 _SYMBOL = re.compile(r"[suzf]\d{1,9}|zuf\d{1,9}")
 _DIGITS = re.compile(r"-?[\d.]{1,64}(?:e[+-]?\d{1,4})?")
 _ASSUMPTION = re.compile(r"[a-z][a-z_]{0,31}")
-_FUNCTIONS = frozenset(
-    "Symbol Integer Rational Float Add Mul Pow Mod Min Max Abs FloorDiv CleanDiv CeilDiv ModularIndexing Where PythonMod floor ceiling"
-    " CeilToInt FloorToInt TruncToInt TruncToFloat RoundToInt ToFloat IntTrueDiv FloatTrueDiv Identity Eq Ne Lt Le Gt Ge Not And"
-    " Or Equality Unequality StrictLessThan LessThan StrictGreaterThan GreaterThan Piecewise ExprCondPair".split()
-)
+_FUNCTION_NAMES = """
+    Symbol Integer Rational Float Add Mul Pow Mod Min Max Abs FloorDiv CleanDiv CeilDiv ModularIndexing Where PythonMod floor
+    ceiling CeilToInt FloorToInt TruncToInt TruncToFloat RoundToInt ToFloat IntTrueDiv FloatTrueDiv Identity Eq Ne Lt Le Gt Ge
+    Not And Or Equality Unequality StrictLessThan LessThan StrictGreaterThan GreaterThan Piecewise ExprCondPair
+"""
+_FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 _WORDS = frozenset({"true", "false", "int_oo", "oo", "true_", "false_"})
 _SHAPES = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare)
 _SIGNS = (ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context)

@@ -86,33 +86,31 @@ def _bounded(function: Callable[..., Number]) -> Callable[..., Number]:
     return bounded
 
 
-NUMBERS: Mapping[str, Callable[..., Number]] = {
-    name: _bounded(function)
-    for name, function in {
-        "_operator.add": operator.add,
-        "_operator.sub": operator.sub,
-        "_operator.mul": operator.mul,
-        "_operator.floordiv": operator.floordiv,
-        "_operator.truediv": operator.truediv,
-        "_operator.mod": operator.mod,
-        "_operator.neg": operator.neg,
-        "_operator.eq": operator.eq,
-        "_operator.ne": operator.ne,
-        "_operator.lt": operator.lt,
-        "_operator.le": operator.le,
-        "_operator.gt": operator.gt,
-        "_operator.ge": operator.ge,
-        "_operator.and_": operator.and_,
-        "_operator.or_": operator.or_,
-        "torch.sym_max": max,
-        "torch.sym_min": min,
-        "torch.sym_float": float,
-        "torch.sym_not": operator.not_,
-        "math.ceil": math.ceil,
-        "math.floor": math.floor,
-        "math.trunc": math.trunc,
-    }.items()
+_ARITHMETIC: Mapping[str, Callable[..., Number]] = {
+    "_operator.add": operator.add,
+    "_operator.sub": operator.sub,
+    "_operator.mul": operator.mul,
+    "_operator.floordiv": operator.floordiv,
+    "_operator.truediv": operator.truediv,
+    "_operator.mod": operator.mod,
+    "_operator.neg": operator.neg,
+    "_operator.eq": operator.eq,
+    "_operator.ne": operator.ne,
+    "_operator.lt": operator.lt,
+    "_operator.le": operator.le,
+    "_operator.gt": operator.gt,
+    "_operator.ge": operator.ge,
+    "_operator.and_": operator.and_,
+    "_operator.or_": operator.or_,
+    "torch.sym_max": max,
+    "torch.sym_min": min,
+    "torch.sym_float": float,
+    "torch.sym_not": operator.not_,
+    "math.ceil": math.ceil,
+    "math.floor": math.floor,
+    "math.trunc": math.trunc,
 }
+NUMBERS = {name: _bounded(function) for name, function in _ARITHMETIC.items()}
 """Arithmetic with sizes, by the program's word for it. Each takes and gives plain numbers of at most 64 bits: no power and no
 shift, by which a few letters ask for gigabytes."""
 

@@ -1,4 +1,4 @@
-"""Exported programs (`program.pt2`, written by `torch.export.save`), executed by torch. Floor 2: the one file that imports torch.
+"""Programs that `torch.export.save` wrote (`program.pt2`), executed by torch. Floor 2: the one file that imports torch.
 
 torch itself is never given the file: `torch.export.load` runs code that a file may bring along. `pt2_archive.py` and
 `pt2_program.py` read it as data; here its steps are bound to operators by name and called one after the other. Never compiles,
@@ -21,40 +21,21 @@ import torch
 
 from server.backends.base import LoadTask
 from server.backends.onnx_errors import is_fatal, reason
-from server.backends.onnx_signature import read_signature, without_batching
+from server.backends.onnx_signature import without_batching
 from server.backends.probe import rows_mix
 from server.backends.pt2_archive import CONSTANTS, CONSTANTS_CONFIG, OWN, PROGRAM, WEIGHTS, WEIGHTS_CONFIG, Pt2Archive
 from server.backends.pt2_graph import Argument, Result, Step, TorchWord, Value, drops
 from server.backends.pt2_operators import NUMBERS
 from server.backends.pt2_program import Program, ProgramTensor, Stored, read_program, read_stored
+from server.backends.pt2_signature import check_sizes, free_dims, program_signature
 from server.backends.vocabulary import ProgramNames, Vocabulary, read_names, renamed, vocabularies
 from server.core.errors import BackendDead, BackendFailed, LoadFailed
-from server.core.settings import ModelSettings, TorchSettings
+from server.core.settings import TorchSettings
 from server.core.signature import Signature
 from server.core.tensors import Array
 
 FILE = "program.pt2"
-DATATYPES = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-    "bfloat16": "BF16",
-    "bytes": "BYTES",
-}
-"""torch's words and the protocol's; "bytes" is an integer input with a vocabulary."""
-
 _LOG = logging.getLogger("podium.backends")
-_SMALLEST_RANGE = 2
-"""torch writes 2 as the least size wherever it did not look at smaller ones; it is no promise that they fail."""
 # glibc only: elsewhere freed memory returns by the allocator's own rules
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
@@ -73,17 +54,6 @@ class _Call:
     drops: tuple[int, ...]
     slot: int | None
     """Where the answer goes, if it is one tensor."""
-
-
-@dataclass(frozen=True, slots=True)
-class _FreeDim:
-    """A dimension that is free per request, its symbol, and the sizes that the program was exported for."""
-
-    name: str
-    axis: int
-    symbol: str
-    least: int
-    most: int | None
 
 
 def open_backend(task: LoadTask) -> "TorchBackend":
@@ -150,10 +120,10 @@ class TorchBackend:
             (name.name, tensor.slot, getattr(torch, tensor.type), name.datatype == "BF16")
             for name, tensor in zip(signature.outputs, program.outputs, strict=True)
         ]
-        self._free = _free_dims(signature, program)
+        self._free = free_dims(signature, program)
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in weights.values()}
         self._weight_storages = frozenset(storages)
-        self._bytes = sum(storages.values())
+        self._bytes = int(sum(storages.values()))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See `Backend.run`. BYTES inputs are looked up in the file's vocabularies."""
@@ -162,7 +132,7 @@ class TorchBackend:
             if torch.get_num_threads() != self._threads:
                 torch.set_num_threads(self._threads)
             if self._free:
-                _check_sizes(self._free, inputs)
+                check_sizes(self._free, inputs)
             with torch.inference_mode():
                 outputs = self._execute(inputs)
         except BackendFailed:
@@ -257,19 +227,6 @@ def _to_array(tensor: Any, wanted: Any, name: str, is_bfloat16: bool, borrowed: 
     return array
 
 
-def _check_sizes(free: tuple[_FreeDim, ...], inputs: Mapping[str, Array]) -> None:
-    sizes: dict[str, int] = {}
-    for dim in free:
-        size = inputs[dim.name].shape[dim.axis]
-        if size != sizes.setdefault(dim.symbol, size):
-            raise BackendFailed(f"dimension {dim.axis} of input '{dim.name}' is {size}; others like it are {sizes[dim.symbol]}")
-        if size < dim.least or (dim.most is not None and size > dim.most):
-            most = "any size" if dim.most is None else str(dim.most)
-            raise BackendFailed(
-                f"dimension {dim.axis} of input '{dim.name}' is {size}; the program takes {dim.least} to {most}"
-            )
-
-
 def _device(settings: TorchSettings) -> Any:
     if settings.device == "cpu":
         return torch.device("cpu")
@@ -322,7 +279,7 @@ def _bind(task: LoadTask, program: Program, names: ProgramNames, weights: Mappin
     outputs = _renamed(program.outputs, names.outputs, "output")
     tables = vocabularies(names, {tensor.name: tensor.type for tensor in inputs}, OWN)
     offered = [replace(tensor, type="bytes") if tensor.name in tables else tensor for tensor in inputs]
-    signature = _signature(task.key.model, offered, outputs, task.settings, program.ranges)
+    signature = program_signature(task.key.model, offered, outputs, task.settings, program.ranges, FILE)
     keep = {*weights, *(tensor.slot for tensor in (*program.inputs, *program.outputs))}
     gone = drops(program.steps, keep)
     calls = [_call(step, device, slots) for step, slots in zip(program.steps, gone, strict=True)]
@@ -333,43 +290,6 @@ def _bind(task: LoadTask, program: Program, names: ProgramNames, weights: Mappin
 def _renamed(tensors: tuple[ProgramTensor, ...], given: list[str], kind: str) -> list[ProgramTensor]:
     names = renamed([tensor.name for tensor in tensors], given, kind, OWN)
     return [replace(tensor, name=name) for tensor, name in zip(tensors, names, strict=True)]
-
-
-def _signature(
-    model: str,
-    inputs: list[ProgramTensor],
-    outputs: list[ProgramTensor],
-    settings: ModelSettings,
-    ranges: Mapping[str, tuple[int, int | None]],
-) -> Signature:
-    """As for ONNX files; and no batch is larger than the program was exported for."""
-    signature = read_signature(model, inputs, outputs, settings, FILE, DATATYPES)
-    if not signature.max_batch:
-        return signature
-    symbols = {tensor.shape[0] for tensor in inputs}
-    limits = [ranges[symbol] for symbol in symbols if isinstance(symbol, str) and symbol in ranges]
-    least = max((limit[0] for limit in limits), default=0)
-    most = min((limit[1] for limit in limits if limit[1] is not None), default=signature.max_batch)
-    if settings.max_batch is not None:
-        if least > _SMALLEST_RANGE or most < signature.max_batch:
-            raise LoadFailed(
-                f"model.toml states max_batch = {settings.max_batch}, but the program takes {least} to {most} rows"
-            )
-        return signature
-    if least > _SMALLEST_RANGE or most < 1:
-        return without_batching(signature)
-    return replace(signature, max_batch=min(signature.max_batch, most))
-
-
-def _free_dims(signature: Signature, program: Program) -> tuple[_FreeDim, ...]:
-    first = 1 if signature.max_batch else 0
-    found = []
-    for spec, tensor in zip(signature.inputs, program.inputs, strict=True):
-        for axis, dim in enumerate(tensor.shape[first:], first):
-            if isinstance(dim, str):
-                least, most = program.ranges.get(dim, (0, None))
-                found.append(_FreeDim(spec.name, axis, dim, 0 if least <= _SMALLEST_RANGE else least, most))
-    return tuple(found)
 
 
 def _call(step: Step, device: Any, gone: tuple[int, ...]) -> _Call:

@@ -35,7 +35,7 @@ class Small(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here (py
 SMALL_EXAMPLES = (torch.zeros((4, 1), dtype=torch.int64), torch.zeros((4, 2)))
 
 
-def exported(module: Any, examples: Sequence[Any], dynamic: Any = None, *, decompose: bool = True, **extra: str) -> bytes:
+def exported(module: Any, examples: Sequence[Any], dynamic: Any = None, *, decompose: bool = True, **extra: Any) -> bytes:
     """A module as the bytes of a program; `extra` are extra files, `podium` for podium.json."""
     files = {f"{name}.json": text for name, text in extra.items()}
     buffer = io.BytesIO()
@@ -49,7 +49,8 @@ def exported(module: Any, examples: Sequence[Any], dynamic: Any = None, *, decom
 
 @cache
 def small(**extra: str) -> bytes:
-    return exported(Small(), SMALL_EXAMPLES, ({0: ROWS}, {0: ROWS}), **extra)
+    extras: dict[str, Any] = dict(extra)
+    return exported(Small(), SMALL_EXAMPLES, ({0: ROWS}, {0: ROWS}), **extras)
 
 
 def records(content: bytes) -> dict[str, bytes]:

@@ -58,7 +58,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("expression", HOSTILE)
 def test_programs_are_no_expressions(expression: str) -> None:
-    with pytest.raises(LoadFailed, match="is no arithmetic over|characters; at most"):
+    with pytest.raises(LoadFailed, match=r"is no arithmetic over|characters; at most"):
         symbol(expression)
 
 

@@ -36,8 +36,8 @@ valid = (folder / "program.pt2").read_bytes()
 found = records(valid)
 inputs = {"codes": np.zeros((2, 1), np.int64), "numbers": np.zeros((2, 2), np.float32)}
 chance = random.Random(11)
-SCRAPS = [None, True, -1, 0, 2**63, 10**30, 0.5, "", "x", "NaN", "__class__", "s0", [], {}, [[]], {"as_int": -1}, {"as_none": True},
-          {"name": "sigmoid"}, "torch.ops.aten.add.Tensor", "../../x", "weight_1"]
+SCRAPS = [None, True, -1, 0, 2**63, 10**30, 0.5, "", "x", "NaN", "__class__", "s0", [], {}, [[]], {"as_int": -1},
+          {"as_none": True}, {"name": "sigmoid"}, "torch.ops.aten.add.Tensor", "../../x", "weight_1"]
 
 def places(value, path=()):
     yield path

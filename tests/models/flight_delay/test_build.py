@@ -18,7 +18,8 @@ def test_two_builds_give_the_same_bytes_and_facts(tmp_path: Path) -> None:
     assert one.model_file.read_bytes() == other.model_file.read_bytes()
     assert one.facts == other.facts
     assert np.array_equal(one.golden_outputs["probability"], other.golden_outputs["probability"])
-    assert [path.name for path in one.model_file.parent.iterdir()] == ["model.onnx"]
+    assert sorted(path.name for path in one.model_file.parent.iterdir()) == ["model.onnx", "program.pt2"]
+    assert (tmp_path / "one/program.pt2").read_bytes() == (tmp_path / "other/program.pt2").read_bytes()
 
 
 def test_the_model_beats_both_baselines_in_june(built: BuildResult) -> None:
