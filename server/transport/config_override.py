@@ -73,11 +73,11 @@ def settings_from_config(json_text: str, name: str, base: ModelSettings) -> Mode
         changed["versions"] = _versions(config)
     if config.HasField("dynamic_batching"):
         _batching(config.dynamic_batching, changed, name)
-    device = _instances(config.instance_group, base.onnx)
     if changed["backend"] == "torch":
-        changed["torch"].update(_torch_device(device))
+        here = base.onnx.model_copy(update={"device_id": base.torch.device_id})
+        changed["torch"].update(_torch_device(_instances(config.instance_group, here)))
     else:
-        changed["onnx"].update(device)
+        changed["onnx"].update(_instances(config.instance_group, base.onnx))
     try:
         return ModelSettings.model_validate(changed)
     except ValidationError as error:
