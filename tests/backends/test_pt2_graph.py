@@ -131,3 +131,8 @@ def test_operators_that_learn_while_they_answer_are_refused() -> None:
             step(node("torch.ops.aten.dropout.default", *inputs))
     with pytest.raises(LoadFailed, match="'running_mean' must be None"):
         step(node("torch.ops.aten.instance_norm.default", ("running_mean", {"as_tensor": T})))
+
+
+def test_operators_that_are_not_listed_are_refused() -> None:
+    with pytest.raises(LoadFailed, match=r"^nodes\[0\] \(os\.system\): this operator is not among"):
+        step(node("os.system"))

@@ -33,3 +33,16 @@ def test_free_dimensions_are_those_with_a_symbol() -> None:
     small: dict[str, Array] = {"x": np.zeros((1, 2, 1, 4), np.float32)}
     with pytest.raises(BackendFailed, match="dimension 1 of input 'x' is 2; the program takes 3 to any size"):
         check_sizes((length,), small)
+    free = free_dims(alone, program)
+    check_sizes(free, {"x": np.zeros((4, 4, 1, 4), np.float32)})
+    with pytest.raises(BackendFailed, match="dimension 1 of input 'x' is 4; others like it are 5"):
+        check_sizes((free[1], free[1]), _Changing())
+
+
+class _Changing(dict[str, Array]):
+    """An input whose size is another one every time it is looked at, as two inputs of one symbol may differ."""
+
+    def __missing__(self, name: str) -> Array:
+        self.seen = getattr(self, "seen", 6) - 1
+        found: Array = np.zeros((4, self.seen, 1, 4), np.float32)
+        return found
