@@ -60,7 +60,11 @@ from server.transport.shared_memory import Regions
 from server.transport.streams import Streams
 
 _log = logging.getLogger("podium")
-_BACKENDS = {"onnx": "server.backends.onnx_session", "fake": "server.backends.fake"}
+_BACKENDS = {
+    "onnx": "server.backends.onnx_session",
+    "torch": "server.backends.torch_program",
+    "fake": "server.backends.fake",
+}
 _STOP_MODELS_S = 10.0
 
 

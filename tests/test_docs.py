@@ -36,6 +36,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[warmup]": settings.WarmupSettings,
     "[versions]": settings.VersionPolicy,
     "[onnx]": settings.OnnxSettings,
+    "[torch]": settings.TorchSettings,
     "[fake]": settings.FakeSettings,
 }
 

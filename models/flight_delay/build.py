@@ -1,9 +1,9 @@
-"""The recipe: from the data package to a served file, and from there into the repository.
+"""The recipe: from the data package to served files, and from there into the repository.
 
-`python -m models.flight_delay.build --out FOLDER` writes every file of a version, and `facts.json`, what the recipe says of
-them; with `--register` they become the next version instead.
-Trained on January to May; June chooses the epoch and is what the metrics are measured on; July to December are never
-looked at. Two builds with the same arguments on one kind of machine write the same bytes.
+`python -m models.flight_delay.build --out FOLDER` writes every file of a version, the network twice among them, as `model.onnx`
+and as `program.pt2`, and `facts.json`, what the recipe says of them; with `--register` they become the next version instead.
+Trained on January to May; June chooses the epoch and is what the metrics are measured on; July to December are never looked at.
+Two builds with the same arguments on one kind of machine write the same bytes.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from models.flight_delay import export, metrics
+from models.flight_delay import export, metrics, program
 from models.flight_delay.data import Flights, load
 from models.flight_delay.examples import as_rows, choose
 from models.flight_delay.facts import (
@@ -31,7 +31,7 @@ from models.flight_delay.facts import (
     recipe_arguments,
 )
 from models.flight_delay.model import Fitted, encode, fit
-from models.flight_delay.registration import MODEL_FILE, register_build, reusable
+from models.flight_delay.registration import MODEL_FILE, PROGRAM_FILE, register_build, reusable
 from models.flight_delay.training import Settings, predict, train
 from server.core.errors import PodiumError
 from server.core.tensors import Array
@@ -44,7 +44,8 @@ from server.registry.rebuild import FACTS_FILE
 from server.registry.resolve import DEFAULT_ALIAS
 
 AGREEMENT = 1e-5
-"""Largest difference allowed between torch's and ONNX Runtime's probability on any June row (measured: below 1e-6)."""
+"""Largest difference allowed between the probability of ONNX Runtime and that of torch, or of the torch program, on any June
+row (measured: below 1e-6)."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def build(out: Path, settings: Settings | None = None, *, limit_rows: int | None
     """Train, export, measure, and write the files of a version and `facts.json` into `out`.
 
     `limit_rows` takes that many evenly spaced rows of either side: a quick build whose metrics say little.
-    Raises: ValueError where the exported file does not answer as the trained network does.
+    Raises: ValueError where an exported file does not answer as the trained network does.
     """
     settings = settings or Settings()
     began = time.monotonic()
@@ -80,27 +81,34 @@ def build(out: Path, settings: Settings | None = None, *, limit_rows: int | None
     trained = train(rows, valid, fitted, settings)
     train_s = time.monotonic() - training_began
     content = export.to_onnx(trained.model, fitted)
-    difference = float(np.abs(answers(content, valid) - predict(trained.model, valid, fitted)).max())
-    if not difference <= AGREEMENT:
+    program_content = program.to_program(trained.model, fitted)
+    served = answers(content, valid)
+    differences = {
+        "torch_onnx_max_difference": _distance(served, predict(trained.model, valid, fitted)),
+        "program_onnx_max_difference": _distance(served, program.predict(program_content, valid, fitted)),
+    }
+    if not max(differences.values()) <= AGREEMENT:
         raise ValueError(
-            f"the exported file answers up to {difference:.1e} away from the network; at most {AGREEMENT:.0e} is allowed"
+            f"the exported files answer up to {max(differences.values()):.1e} away from the network;"
+            f" at most {AGREEMENT:.0e} is allowed"
         )
     golden_inputs = choose(june)
     facts = {
         "data": data_facts(rows, valid, flights.unlabelled),
         "seeds": {"torch": settings.seed},
         "hyperparameters": hyperparameters(settings) | {"best_epoch": trained.best_epoch},
-        "metrics": measure(content, rows, valid, fitted) | {"torch_onnx_max_difference": difference},
+        "metrics": measure(content, rows, valid, fitted) | differences,
         "recipe": {"command": COMMAND, "arguments": recipe_arguments(settings, limit_rows)},
     }
     golden_outputs = export.predict(content, golden_inputs)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / MODEL_FILE, content)
+    write_atomically(out / PROGRAM_FILE, program_content)
     save_golden(out / GOLDEN_FILE, golden_inputs, golden_outputs)
     write_atomically(out / FACTS_FILE, (json.dumps(facts, indent=2) + "\n").encode())
     return BuildResult(
         model_file=out / MODEL_FILE,
-        files={name: out / name for name in (MODEL_FILE, GOLDEN_FILE)},
+        files={name: out / name for name in (MODEL_FILE, PROGRAM_FILE, GOLDEN_FILE)},
         facts=facts,
         golden_inputs=golden_inputs,
         golden_outputs=golden_outputs,
@@ -128,6 +136,10 @@ def measure(content: bytes, rows: Flights, valid: Flights, fitted: Fitted) -> di
     }
     measured = {name: metrics.measure(valid.late, values) for name, values in predictions.items()}
     return {f"{name}_{key}": value for name, values in measured.items() for key, value in values.items()}
+
+
+def _distance(one: metrics.Floats, other: metrics.Floats) -> float:
+    return float(np.abs(one - other).max())
 
 
 def _limited(flights: Flights, limit_rows: int | None) -> Flights:

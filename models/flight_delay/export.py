@@ -27,7 +27,7 @@ _OPSET = 18
 _IR_VERSION = 10
 _ML_DOMAIN, _ML_OPSET = "ai.onnx.ml", 2
 _CODE_SUFFIX = "_code"
-_TORCH_DTYPES = {"BYTES": torch.int64, "INT32": torch.int32, "FP32": torch.float32}
+TORCH_DTYPES = {"BYTES": torch.int64, "INT32": torch.int32, "FP32": torch.float32}
 
 
 def to_onnx(model: DelayModel, fitted: Fitted) -> bytes:
@@ -51,7 +51,7 @@ def predict(content: bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
 def _network(model: DelayModel) -> Any:
     """The torch part. Two example rows: with one, the exporter would take the batch dimension for a constant."""
     model.eval()
-    examples = tuple(torch.ones((2, 1), dtype=_TORCH_DTYPES[spec.datatype]) for spec in INPUTS)
+    examples = tuple(torch.ones((2, 1), dtype=TORCH_DTYPES[spec.datatype]) for spec in INPUTS)
     rows = torch.export.Dim("rows")
     names = [spec.name + _CODE_SUFFIX if spec.name in CATEGORIES else spec.name for spec in INPUTS]
     with _silent():

@@ -17,6 +17,7 @@ from server.registry.source import SETTINGS_FILE, FoundVersion, LocalDirectory
 
 MODEL = "flight_delay"
 MODEL_FILE = "model.onnx"
+PROGRAM_FILE = "program.pt2"
 GOLDEN_RTOL, GOLDEN_ATOL = 1e-5, 1e-6
 """How far another machine's answer to a golden example may be: float32 sums in another order differ in the last bits."""
 
@@ -64,8 +65,8 @@ def register_build(
 ) -> VersionKey:
     """Register a build as the next version, child of the present champion, and move `alias` to it.
 
-    `files` are those of the version by their path in it, golden examples among them. The repository is created where it is not
-    there.
+    `files` are those of the version by their path in it, golden examples among them; which of the two model files is served is
+    for `model.toml` to say. The repository is created where it is not there.
     Raises: PodiumError for what the registry refuses; OSError from the disk.
     """
     champion = find(repository)

@@ -1,11 +1,11 @@
-"""What an ONNX file accepts and answers, merged with what `model.toml` states. **Pure.** Floor 2, beside its one user.
+"""What an ONNX file or a torch program accepts and answers, merged with what `model.toml` states. **Pure.** Floor 2.
 
 The file decides; settings may narrow it (fix a free dimension, name the largest batch) but never contradict it. Graph inputs
 that have an initializer are weights with a default (files before IR version 4 list every weight so); they are not offered.
 Never opens a file: it reads the names, types and shapes that a session reports.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -34,7 +34,7 @@ DATATYPES = {
 
 
 class FileTensor(Protocol):
-    """An input or output as onnxruntime's `NodeArg` shows it.
+    """An input or output as onnxruntime's `NodeArg` shows it, or `pt2_program.ProgramTensor`.
 
     Shapes: a free dimension is its symbol, or None without one. `[]` is a scalar *or* a tensor of unknown rank:
     onnxruntime does not tell the two apart.
@@ -57,9 +57,14 @@ class FileTensor(Protocol):
 
 
 def read_signature(
-    model: str, inputs: Sequence[FileTensor], outputs: Sequence[FileTensor], settings: ModelSettings, file: str
+    model: str,
+    inputs: Sequence[FileTensor],
+    outputs: Sequence[FileTensor],
+    settings: ModelSettings,
+    file: str,
+    datatypes: Mapping[str, str] = DATATYPES,
 ) -> Signature:
-    """The signature of a file under its settings, in the file's order of tensors.
+    """The signature of a file under its settings, in the file's order of tensors. `datatypes`: by the file's word for a type.
 
     `settings.max_batch` None: batching exactly when every input and output has a free first dimension, no two inputs name
     theirs differently, and the batch's symbol names no other dimension. 0: no batching. Above 0: the file must allow it.
@@ -72,8 +77,8 @@ def read_signature(
     max_batch = _max_batch(inputs, outputs, settings, stated_shapes, file)
     return Signature(
         model,
-        tuple(_spec("input", tensor, stated_inputs.get(tensor.name), max_batch > 0, file) for tensor in inputs),
-        tuple(_spec("output", tensor, stated_outputs.get(tensor.name), max_batch > 0, file) for tensor in outputs),
+        tuple(_spec("input", tensor, stated_inputs.get(tensor.name), max_batch > 0, file, datatypes) for tensor in inputs),
+        tuple(_spec("output", tensor, stated_outputs.get(tensor.name), max_batch > 0, file, datatypes) for tensor in outputs),
         max_batch,
     )
 
@@ -141,8 +146,10 @@ def _fixed(dim: int | str | None) -> bool:
     return isinstance(dim, int) and dim >= 0
 
 
-def _spec(kind: str, tensor: FileTensor, stated: TensorSettings | None, batching: bool, file: str) -> TensorSpec:
-    datatype = DATATYPES.get(tensor.type)
+def _spec(
+    kind: str, tensor: FileTensor, stated: TensorSettings | None, batching: bool, file: str, datatypes: Mapping[str, str]
+) -> TensorSpec:
+    datatype = datatypes.get(tensor.type)
     if datatype is None:
         raise LoadFailed(f"{kind} '{tensor.name}' of {file} is a {tensor.type}, which cannot be served")
     full = tuple(dim if isinstance(dim, int) and dim >= 0 else -1 for dim in tensor.shape)

@@ -15,8 +15,11 @@ from server.registry.names import check_model_name
 from server.registry.register import GoldenSource, register
 from server.registry.resolve import resolve_version
 
-MODEL_FILES = {".onnx": "model.onnx", ".json": "fake.json"}
+MODEL_FILES = {".onnx": "model.onnx", ".pt2": "program.pt2", ".json": "fake.json"}
 """The name under which a version holds its model file, by the suffix of the file that is registered."""
+
+
+MODEL_HELP = "model file: .onnx, .pt2 (torch.export), or .json (fake backend)"
 
 
 def add_register(subparsers: "_SubParsersAction[ArgumentParser]") -> None:
@@ -24,7 +27,13 @@ def add_register(subparsers: "_SubParsersAction[ArgumentParser]") -> None:
     parser = subparsers.add_parser("register", help="write a version into the repository, whole or not at all")
     add_repository(parser)
     parser.add_argument("--name", required=True, help="model")
-    parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="model file: .onnx, or .json (fake backend)")
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="model file: .onnx, .pt2 (torch.export), or .json (fake backend)",
+    )
     parser.add_argument(
         "--file", action="append", default=[], type=_file_argument, metavar="REL=PATH", help="another file of the version"
     )

@@ -118,6 +118,14 @@ class OnnxSettings(_Table):
     gpu_memory_limit_bytes: int = Field(0, ge=0)
 
 
+class TorchSettings(_Table):
+    """Where and how a torch program runs. `intra_op_threads` 0: one per CPU that this process may run on."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    device_id: int = Field(0, ge=0)
+    intra_op_threads: int = Field(0, ge=0, le=1024)
+
+
 class FakeSettings(_Table):
     """The calibrated fake backend: a batch of b rows takes `t0_us + row_us * b`, or its entry in `table_us`.
 
@@ -139,7 +147,7 @@ class ModelSettings(_Table):
     `decoupled`: a request may have any number of answers; it comes by a stream and runs by itself.
     """
 
-    backend: Literal["onnx", "fake"] | None = None
+    backend: Literal["onnx", "torch", "fake"] | None = None
     max_batch: int | None = Field(None, ge=0, le=65_536)
     inputs: tuple[TensorSettings, ...] = ()
     outputs: tuple[TensorSettings, ...] = ()
@@ -152,6 +160,7 @@ class ModelSettings(_Table):
     decoupled: bool = False
     load_retries: int = Field(0, ge=0, le=100)
     onnx: OnnxSettings = OnnxSettings()
+    torch: TorchSettings = TorchSettings()
     fake: FakeSettings = FakeSettings()
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from server.core.tensors import Array, TensorSpec
 from server.lifecycle.found import FoundVersion, GoldenRef, Lease
 from server.lifecycle.replica import Loaded
 
-MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "fake.json": "fake"}
+MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "program.pt2": "torch", "fake.json": "fake"}
 """Which file in a version's folder says which backend, where settings do not."""
 
 _log = logging.getLogger(__name__)

@@ -37,7 +37,14 @@ _KNOWN: dict[str, frozenset[str]] = {
 DEFAULT_CACHE_BYTES = 64 * 2**20
 """Bound of a response cache that a configuration enables for a model without one: the protocol's field has no size."""
 
-_SETTINGS_BACKENDS = {"onnxruntime": "onnx", "onnxruntime_onnx": "onnx", "fake": "fake"}
+_SETTINGS_BACKENDS = {
+    "onnxruntime": "onnx",
+    "onnxruntime_onnx": "onnx",
+    "pytorch": "torch",
+    "pytorch_libtorch": "torch",
+    "fake": "fake",
+}
+_FILENAMES = {_SETTINGS_BACKENDS[backend]: filename for backend, filename in BACKENDS.values()}
 _DATATYPES: dict[int, str | None] = {DataType.TYPE_INVALID: None} | {number: name for name, number in DATA_TYPES.items()}
 
 
@@ -75,7 +82,11 @@ def settings_from_config(json_text: str, name: str, base: ModelSettings) -> Mode
         changed["cache"]["max_bytes"] = (base.cache.max_bytes or DEFAULT_CACHE_BYTES) if config.response_cache.enable else 0
     if config.HasField("model_transaction_policy"):
         changed["decoupled"] = config.model_transaction_policy.decoupled
-    changed["onnx"].update(_instances(config.instance_group, base.onnx))
+    if changed["backend"] == "torch":
+        here = base.onnx.model_copy(update={"device_id": base.torch.device_id})
+        changed["torch"].update(_torch_device(_instances(config.instance_group, here)))
+    else:
+        changed["onnx"].update(_instances(config.instance_group, base.onnx))
     try:
         return ModelSettings.model_validate(changed)
     except ValidationError as error:
@@ -127,11 +138,12 @@ def _backend(config: ModelConfig) -> str | None:
 
 def _check_filename(config: ModelConfig, backend: str | None) -> None:
     """The file's name is fixed: saying it is no change, saying another one is an error."""
-    _, filename = BACKENDS["onnxruntime_onnx"]
-    if config.default_model_filename and (config.default_model_filename != filename or backend == "fake"):
+    names = list(_FILENAMES.values()) if backend is None else [_FILENAMES[backend]] if backend in _FILENAMES else []
+    if config.default_model_filename and config.default_model_filename not in names:
+        fixed = " or ".join(f"'{name}'" for name in names) or "fixed"
         raise InvalidRequest(
             f"config override sets 'default_model_filename' to '{config.default_model_filename}', which this server does"
-            f" not implement: the file of an ONNX model is '{filename}'"
+            f" not implement: the file of this model is {fixed}"
         )
 
 
@@ -187,3 +199,10 @@ def _instances(groups: Sequence[ModelInstanceGroup], base: OnnxSettings) -> dict
     if group.kind not in (ModelInstanceGroup.KIND_CPU, ModelInstanceGroup.KIND_AUTO) or group.gpus:
         raise InvalidRequest("config override: 'instance_group' must be of KIND_CPU, KIND_GPU or KIND_AUTO; gpus need KIND_GPU")
     return {"providers": ("cpu",)} if group.kind == ModelInstanceGroup.KIND_CPU else {}
+
+
+def _torch_device(device: dict[str, Any]) -> dict[str, Any]:
+    """What `_instances` found, in the words of `[torch]`."""
+    if not device:
+        return {}
+    return {"device": "cuda", "device_id": device["device_id"]} if "device_id" in device else {"device": "cpu"}

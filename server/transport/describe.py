@@ -40,7 +40,10 @@ DATA_TYPES: dict[str, DataType.ValueType] = {
 }
 """Protocol datatypes in the words of the model configuration."""
 
-BACKENDS: dict[str, tuple[str, str]] = {"onnxruntime_onnx": ("onnxruntime", "model.onnx")}
+BACKENDS: dict[str, tuple[str, str]] = {
+    "onnxruntime_onnx": ("onnxruntime", "model.onnx"),
+    "pytorch_libtorch": ("pytorch", "program.pt2"),
+}
 """Backend and file name that clients know a platform by; any other platform is its own backend and has no file."""
 
 Duration = tuple[int, int]

@@ -66,7 +66,7 @@ def test_a_model_for_the_fake_backend_is_registered_under_its_name(podium: Shell
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--model", "trained.bin"), "trained.bin is no model file: its name must end in .onnx or .json"),
+        (("--model", "trained.bin"), "trained.bin is no model file: its name must end in .onnx or .pt2 or .json"),
         (("--model", "missing.onnx"), "missing.onnx is not a file"),
         (("--file", "model.onnx=trained.onnx"), "file 'model.onnx' is given twice"),
         (("--name", "../demo"), "path traversal"),

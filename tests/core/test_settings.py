@@ -68,7 +68,7 @@ def test_a_model_needs_no_settings_and_a_server_only_its_repository() -> None:
         ({"outputs": [{"name": "y", "labels": "/y.txt"}]}, "labels of 'y' must be a plain relative path"),
         ({"outputs": [{"name": "y", "labels": ""}]}, "labels of 'y' must be a plain relative path"),
         ({"max_batch": -1}, "greater than or equal to 0"),
-        ({"backend": "tensorflow"}, "'onnx' or 'fake'"),
+        ({"backend": "tensorflow"}, "'onnx', 'torch' or 'fake'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_a_reason(values: dict[str, Any], text: str) -> None:

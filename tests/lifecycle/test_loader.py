@@ -218,7 +218,7 @@ def test_the_file_names_the_backend_where_settings_do_not(tmp_path: Path) -> Non
     scene = Scene()
     bare = ModelSettings()
     found = replace(Version(KEY), folder=tmp_path)
-    with pytest.raises(LoadFailed, match=r"holds none of model\.onnx, fake\.json; set 'backend'"):
+    with pytest.raises(LoadFailed, match=r"holds none of model\.onnx, program\.pt2, fake\.json; set 'backend'"):
         scene.load(found, bare)
     (tmp_path / "fake.json").touch()
     assert scene.load(found, bare).buckets == (1, 2, 4)

@@ -16,7 +16,7 @@ import pytest
 from models.flight_delay import build, client, data, demo, replay, report
 from models.flight_delay.data import Flights
 from models.flight_delay.facts import ROOT, difference
-from models.flight_delay.registration import MODEL, MODEL_FILE, find
+from models.flight_delay.registration import MODEL, MODEL_FILE, PROGRAM_FILE, find
 from models.flight_delay.report import Judged
 from models.flight_delay.server_process import ServerFailed, ServerProcess
 from models.flight_delay.training import Settings
@@ -101,7 +101,7 @@ def test_registering_twice_gives_a_child_with_the_same_bytes(tmp_path: Path) -> 
     second = _manifest(tmp_path)
     assert (first.version, first.parent, second.version, second.parent) == (1, None, 2, 1)
     assert first.files == second.files
-    assert set(second.files) == {MODEL_FILE, GOLDEN_FILE}
+    assert set(second.files) == {MODEL_FILE, PROGRAM_FILE, GOLDEN_FILE}
     assert second.golden is not None
     assert (tmp_path / MODEL / "model.toml").read_bytes() == (ROOT / "models" / MODEL / "model.toml").read_bytes()
     assert second.recipe == Recipe(

@@ -86,6 +86,19 @@ def test_backends() -> None:
     assert "'default_model_filename'" in refusal(backend="fake", default_model_filename="model.onnx")
 
 
+def test_torch_programs_have_their_own_words_file_and_device() -> None:
+    base = ModelSettings(backend="torch")
+    assert changed(backend="pytorch", platform="pytorch_libtorch", default_model_filename="program.pt2", base=base) == base
+    assert "is 'program.pt2'" in refusal(backend="pytorch", default_model_filename="model.onnx")
+    assert changed(default_model_filename="program.pt2", base=ModelSettings()) == ModelSettings()
+    on_gpu = changed(instance_group=[{"kind": "KIND_GPU", "gpus": [1]}], base=base)
+    assert (on_gpu.torch.device, on_gpu.torch.device_id, on_gpu.onnx) == ("cuda", 1, base.onnx)
+    again = changed(instance_group=[{"kind": "KIND_GPU"}], base=on_gpu)
+    assert again.torch.device_id == 1
+    assert changed(instance_group=[{"kind": "KIND_CPU"}], base=on_gpu).torch.device == "cpu"
+    assert changed(instance_group=[{"kind": "KIND_AUTO"}], base=on_gpu) == on_gpu
+
+
 def test_tensors_replace_the_settings_of_that_side() -> None:
     got = changed(
         input=[{"name": "x", "data_type": "TYPE_STRING", "dims": [-1, 3], "optional": True}, {"name": "z"}],
