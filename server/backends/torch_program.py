@@ -6,7 +6,7 @@ never keeps a caller's arrays, and never shows paths of this machine to a caller
 
 What a batch costs (torch 2.13 and onnxruntime 1.31 on CPU, the flight delay model, one thread, us per call with 1/16/64 rows;
 2026-11-21, a shared machine): torch 257/288/331, onnxruntime 52/66/116. Fifty small operators cost 4 to 5 us each to call from
-Python; a program of few large ones is as fast as torch is. Importing torch takes 1.7 s, once; reading this program 4 ms.
+Python; a program of few large ones is as fast as torch is. Importing torch takes 1.7 s, once; reading this program 8 ms.
 """
 
 import ctypes
