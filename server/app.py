@@ -25,8 +25,8 @@ from protos.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_ser
 from server.backends.base import Backend, BackendFactory, LoadTask
 from server.backends.warm import warm
 from server.core.clock import monotonic_ns
-from server.core.errors import LoadFailed, Unsupported
-from server.core.settings import ServerSettings
+from server.core.errors import LoadFailed, PodiumError, Unsupported
+from server.core.settings import ServerSettings, TraceSettings
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueSnapshot
 from server.dataplane.limit import InflightLimit
@@ -43,17 +43,22 @@ from server.service.predict import Predict
 from server.telemetry import logs
 from server.telemetry.metrics import Metrics
 from server.telemetry.readings import DeviceReading
+from server.telemetry.trace_file import TraceFile
+from server.telemetry.trace_writer import TraceSink
+from server.telemetry.tracer import Tracer
 from server.transport.hand_over import HandOver
 from server.transport.health import Health
 from server.transport.http import split_address, start_http
 from server.transport.infer import Inference
 from server.transport.listen import bind, open_server
 from server.transport.malformed import Registrar
+from server.transport.runtime_settings import RuntimeSettings
 from server.transport.servicer import Servicer
 
 _log = logging.getLogger("podium")
 _BACKENDS = {"onnx": "server.backends.onnx_session", "fake": "server.backends.fake"}
 _STOP_MODELS_S = 10.0
+_LAST_TRACES_S = 2.0
 
 
 def backend_factory(name: str) -> BackendFactory:
@@ -80,8 +85,9 @@ def _onnxruntimes() -> list[str]:
 class Server:
     """A serving process. Ownership: the event loop that runs `run`."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, log: logs.LogControl, tracer: Tracer) -> None:
         self._settings = settings
+        self._tracer = tracer
         self._loop = asyncio.get_running_loop()
         self._leaving = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -90,7 +96,7 @@ class Server:
         limit = InflightLimit(settings.max_inflight_requests, settings.max_inflight_bytes)
         self._plane = PythonPlane(monotonic_ns, limit, self._deliver, self._start_engine)
         build = distribution_version("podium")
-        self._metrics = Metrics(build=build, queues=self._queue_of, devices=_device_readings())
+        self._metrics = Metrics(build=build, queues=self._queue_of, devices=_device_readings(), traces=tracer.reading)
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
         loader = Loader(
             verify=source.verify,
@@ -115,8 +121,9 @@ class Server:
         self._health = Health()
         predict = Predict(self._plane, lambda: self._manager.published, settings.default_timeout_us)
         control = Control(self._manager)
-        inference = Inference(predict, HandOver(self._plane.wake))
-        self._servicer = Servicer(inference, control, monotonic_ns, lambda: not self.problems(), build)
+        inference = Inference(predict, HandOver(self._plane.wake), tracer)
+        runtime = RuntimeSettings(tracer, log, control.is_ready)
+        self._servicer = Servicer(inference, control, monotonic_ns, lambda: not self.problems(), build, runtime)
 
     def problems(self) -> list[str]:
         """Why this server should not be sent requests; empty when it should."""
@@ -145,6 +152,7 @@ class Server:
             await self._leaving.wait()
             return await self._drain(server)
         finally:
+            await asyncio.to_thread(self._tracer.close, _LAST_TRACES_S)
             await http.cleanup()
 
     async def _drain(self, server: grpc.aio.Server) -> bool:
@@ -222,10 +230,27 @@ def _device_readings() -> Callable[[], Sequence[DeviceReading]]:
     return readings
 
 
+def open_trace_sink(settings: TraceSettings) -> TraceSink | None:
+    """Where traces go; None where nobody said. Raises: Unsupported for what cannot work on this machine."""
+    if settings.mode == "opentelemetry":
+        try:
+            module = importlib.import_module("server.telemetry.otel")
+        except ImportError as error:
+            raise Unsupported(f"mode 'opentelemetry' needs the extra 'tracing', which is not installed: {error}") from error
+        sink: TraceSink = module.open_sink(settings)
+        return sink
+    if not settings.file:
+        return None
+    path = Path(settings.file)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise Unsupported(f"'{path}' cannot be written")
+    return TraceFile(path)
+
+
 def serve(settings: ServerSettings) -> int:
     """Run a server until it is told to leave. The exit status: 0 after a drain, 1 when it could not start, 2 for settings
     that can never work."""
-    logs.configure(settings.log_level)
+    log = logs.configure(settings.log_level)
     try:
         split_address(settings.http_address)
     except ValueError as error:
@@ -234,9 +259,14 @@ def serve(settings: ServerSettings) -> int:
     if settings.data_plane == "native":
         sys.stderr.write("podium: the native data plane is not part of this build; use --data-plane python\n")
         return 1
+    try:
+        tracer = Tracer(settings.trace, open_trace_sink(settings.trace))
+    except PodiumError as error:
+        sys.stderr.write(f"podium serve: trace: {error}\n")
+        return 1
 
     async def main() -> bool:
-        return await Server(settings).run()
+        return await Server(settings, log, tracer).run()
 
     try:
         ended = asyncio.run(main())

@@ -14,8 +14,10 @@ from server.core.requests import ANONYMOUS, Caller, InferRequest
 from server.dataplane.ticket import Reply, Ticket
 from server.lifecycle.replica import Replica
 from server.service.predict import Predict
+from server.telemetry.tracer import Tracer
 from server.transport.codec import decode, encode
 from server.transport.hand_over import HandOver
+from server.transport.tracing import NO_TRACER, record, traced_caller
 
 
 @dataclass(slots=True)
@@ -36,16 +38,20 @@ class Pending:
     ticket: Ticket
 
 
-def call_of(context: Any, arrival_ns: int) -> Call:
-    """The call that a context belongs to."""
+def call_of(context: Any, arrival_ns: int, tracer: Tracer = NO_TRACER) -> Call:
+    """The call that a context belongs to. Its metadata is read only where somebody wants to know."""
     remaining_s = context.time_remaining()
-    return Call(arrival_ns, None if remaining_s is None else arrival_ns + int(remaining_s * NS_PER_S))
+    call = Call(arrival_ns, None if remaining_s is None else arrival_ns + int(remaining_s * NS_PER_S))
+    if tracer.propagates:
+        call.caller = traced_caller(call.caller, context.invocation_metadata())
+    return call
 
 
 class Inference:
     """Admits messages and answers them. Ownership: the event loop it was made on."""
 
-    def __init__(self, predict: Predict, hand_over: HandOver) -> None:
+    def __init__(self, predict: Predict, hand_over: HandOver, tracer: Tracer = NO_TRACER) -> None:
+        self.tracer = tracer
         self._predict = predict
         self._hand_over = hand_over
         self._loop = asyncio.get_running_loop()
@@ -73,6 +79,24 @@ class Inference:
         """Count an admitted request that was answered by an error."""
         self._predict.count_refusal(pending.replica, error)
 
+    def finished(
+        self,
+        message: pb.ModelInferRequest,
+        call: Call,
+        pending: Pending | None,
+        error: BaseException | None = None,
+        outputs: Any = None,
+        *,
+        method: str = "ModelInfer",
+    ) -> None:
+        """Trace a message that has ended, if it is chosen. To be called once for each, and only while `tracer.on`.
+
+        `pending` None: it was not admitted. `outputs` of its one answer, where it had one.
+        """
+        chosen = self.tracer.choose(message.model_name, call.caller)
+        if chosen is not None:
+            record(self.tracer, chosen, method, message, call.arrival_ns, pending, error, outputs)
+
     async def once(self, message: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         """One request, one answer: by exactly one ticket, whatever becomes of the call.
 
@@ -81,6 +105,7 @@ class Inference:
         reply: asyncio.Future[Any] = self._loop.create_future()
         hand_over = self._hand_over
         hand_over.callers += 1
+        pending: Pending | None = None
         try:
             pending = self.begin(message, call, reply)
             try:
@@ -91,7 +116,14 @@ class Inference:
             except PodiumError as error:
                 self.count_refusal(pending, error)
                 raise
-            return self.encode(pending, outputs)
+            response = self.encode(pending, outputs)
+            if self.tracer.on:
+                self.finished(message, call, pending, outputs=outputs)
+            return response
+        except BaseException as error:
+            if self.tracer.on:
+                self.finished(message, call, pending, error)
+            raise
         finally:
             hand_over.callers -= 1
             # the reply has the error, whose traceback leads here: a circle that would hold the request, and all its tensors,

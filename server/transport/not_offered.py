@@ -1,4 +1,4 @@
-"""Calls of the service that this server does not offer: shared memory, tracing, log settings and streams.
+"""Calls of the service that this server does not offer: shared memory and streams.
 
 Floor 6. The generated base class would answer UNIMPLEMENTED too, but by an exception that gRPC logs as an error with its
 traceback: clients such as perf_analyzer make some of these calls as a matter of course, and a stranger could fill the log.
@@ -25,5 +25,3 @@ class NotOffered(GRPCInferenceServiceServicer):
     CudaSharedMemoryStatus = _refuse
     CudaSharedMemoryRegister = _refuse
     CudaSharedMemoryUnregister = _refuse
-    TraceSetting = _refuse
-    LogSettings = _refuse

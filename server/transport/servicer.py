@@ -18,6 +18,7 @@ from server.transport import describe
 from server.transport.config_override import settings_from_config
 from server.transport.infer import Inference, call_of
 from server.transport.not_offered import NotOffered
+from server.transport.runtime_settings import RuntimeSettings
 from server.transport.status import code_for
 from server.transport.waiting import WaitingThreads
 
@@ -30,7 +31,16 @@ _WAITING_THREADS = 8
 
 _FILE_PREFIX = "file:"
 
-EXTENSIONS = ("model_repository", "schedule_policy", "model_configuration", "binary_tensor_data", "parameters", "statistics")
+EXTENSIONS = (
+    "model_repository",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+)
 """What ServerMetadata reports: only what is implemented."""
 
 
@@ -44,18 +54,20 @@ class Servicer(NotOffered):
         clock: Clock,
         ready: Callable[[], bool],
         server_version: str,
+        runtime_settings: RuntimeSettings,
     ) -> None:
         self._inference = inference
         self._control = control
         self._clock = clock
         self._ready = ready
         self._server_version = server_version
+        self._runtime_settings = runtime_settings
         self._waiting = WaitingThreads(_WAITING_THREADS)
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         """One inference: answered by exactly one ticket, whatever becomes of the call."""
         try:
-            return await self._inference.once(request, call_of(context, self._clock()))
+            return await self._inference.once(request, call_of(context, self._clock(), self._inference.tracer))
         except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
             await abort(context, error)
         finally:
@@ -154,6 +166,14 @@ class Servicer(NotOffered):
             return pb.RepositoryModelUnloadResponse()
 
         return await answer_on_thread(context, self._waiting, respond)
+
+    async def TraceSetting(self, request: pb.TraceSettingRequest, context: Context) -> pb.TraceSettingResponse:  # noqa: N802
+        """Change what is traced, of one model or of all; the settings in force then."""
+        return await answer(context, lambda: self._runtime_settings.trace(request))
+
+    async def LogSettings(self, request: pb.LogSettingsRequest, context: Context) -> pb.LogSettingsResponse:  # noqa: N802
+        """Change what is logged; the settings in force then."""
+        return await answer(context, lambda: self._runtime_settings.log(request))
 
 
 def _one_repository(name: str) -> None:
