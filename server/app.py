@@ -150,9 +150,9 @@ class Server:
             self._manager.start()
             _log.info("serving", extra={"grpc": address, "http": settings.http_address, "plane": self._plane.kind})
             await self._leaving.wait()
-            return await self._drain(server)
+            drained = await self._drain(server)
+            return await asyncio.to_thread(self._tracer.close, _LAST_TRACES_S) and drained
         finally:
-            await asyncio.to_thread(self._tracer.close, _LAST_TRACES_S)
             await http.cleanup()
 
     async def _drain(self, server: grpc.aio.Server) -> bool:

@@ -59,7 +59,7 @@ def attributes(holder: Any) -> dict[str, Any]:
 def collecting(address: str = "127.0.0.1:0") -> Iterator[Collector]:
     collector = Collector()
     server = grpc.server(ThreadPoolExecutor(4))
-    add_TraceServiceServicer_to_server(collector, server)
+    add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]  # generated without types
     collector.address = f"http://127.0.0.1:{server.add_insecure_port(address)}"
     server.start()
     try:

@@ -1,11 +1,13 @@
+import logging
+import sys
 from pathlib import Path
 
 import pytest
 
 from server import app
 from server.backends.base import LoadTask
-from server.core.errors import LoadFailed
-from server.core.settings import ModelSettings
+from server.core.errors import LoadFailed, Unsupported
+from server.core.settings import ModelSettings, ServerSettings, TraceSettings
 from server.core.versions import VersionKey
 
 
@@ -27,3 +29,29 @@ def test_a_backend_that_is_not_installed_says_so(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(app._BACKENDS, "onnx", "server.backends.there_is_no_such_file")
     with pytest.raises(LoadFailed, match="backend 'onnx' is not installed here: No module named"):
         app.backend_factory("onnx")(task(tmp_path))
+
+
+def test_tracing_without_its_packages_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "server.telemetry.otel", None)  # importing it fails, as without the extra
+    trace = TraceSettings(mode="opentelemetry")
+    with pytest.raises(Unsupported, match="mode 'opentelemetry' needs the extra 'tracing', which is not installed"):
+        app.open_trace_sink(trace)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        assert app.serve(ServerSettings(repository=str(tmp_path), trace=trace)) == 1
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    assert "podium serve: trace: mode 'opentelemetry' needs the extra 'tracing'" in capsys.readouterr().err
+
+
+def test_a_trace_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
+    assert app.open_trace_sink(TraceSettings()) is None
+    assert app.open_trace_sink(TraceSettings(file=str(tmp_path / "traces.json"))) is not None
+    for file in (tmp_path, tmp_path / "gone" / "traces.json"):
+        with pytest.raises(Unsupported, match="cannot be written"):
+            app.open_trace_sink(TraceSettings(file=str(file)))
+    assert list(tmp_path.iterdir()) == []

@@ -41,13 +41,21 @@ class OtlpSink:
         self._resource = Resource.create({SERVICE_NAME: settings.service_name, **settings.resource})
         self._ids = RandomIdGenerator()
         self._endpoint = settings.otlp_endpoint
+        self._abandoned = False
         # one offset for the life of the process: the instants of a trace keep their order and their distances
         self._wall_ns = time.time_ns() - monotonic_ns()
 
     def write(self, traces: Sequence[Trace]) -> None:
         """Send. Raises: OSError where the collector did not take them."""
         spans = [span for trace in traces for span in self._spans(trace)]
-        if self._exporter.export(spans) is not SpanExportResult.SUCCESS:
+        try:
+            result = self._exporter.export(spans)
+        except ValueError as error:
+            if not self._abandoned:
+                raise
+            # gRPC's word for a channel that was closed just before the call
+            raise OSError(f"the collector at {self._endpoint} was given up") from error
+        if result is not SpanExportResult.SUCCESS:
             raise OSError(f"the collector at {self._endpoint} did not take them")
 
     def close(self) -> None:
@@ -56,6 +64,7 @@ class OtlpSink:
 
     def abandon(self) -> None:
         """End an export that waits for its collector."""
+        self._abandoned = True
         self._exporter.shutdown(timeout_millis=0)
 
     def _spans(self, trace: Trace) -> Iterator[ReadableSpan]:

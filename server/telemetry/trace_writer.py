@@ -74,14 +74,14 @@ class TraceWriter:
         with self._changed:
             return TraceReading(self._written, self._dropped)
 
-    def close(self, timeout_s: float) -> None:
-        """Write what waits, as far as that is done within the time. Idempotent."""
+    def close(self, timeout_s: float) -> bool:
+        """Write what waits, as far as that is done within the time; False if the thread is still inside its sink. Idempotent."""
         with self._changed:
             self._closing.set()
             self._changed.notify()
             thread = self._thread
         if thread is None:
-            return
+            return True
         thread.join(timeout_s)
         if thread.is_alive():
             with self._changed:
@@ -90,6 +90,7 @@ class TraceWriter:
             self._sink.abandon()
             thread.join(_LAST_WORD_S)
             _log.warning("traces were given up at the end", extra={"dropped": self.reading().dropped})
+        return not thread.is_alive()
 
     def _run(self) -> None:
         while batch := self._take():

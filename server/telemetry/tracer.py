@@ -91,11 +91,10 @@ class Tracer:
         """How many traces were written, and how many were lost."""
         return TraceReading() if self._writer is None else self._writer.reading()
 
-    def close(self, timeout_s: float) -> None:
-        """Write what waits, as far as that is done within the time; nothing is traced any more."""
+    def close(self, timeout_s: float) -> bool:
+        """Write what waits, as far as that is done within the time; nothing is traced any more. False if a thread of it is left."""
         self.on = self.propagates = False
-        if self._writer is not None:
-            self._writer.close(timeout_s)
+        return self._writer is None or self._writer.close(timeout_s)
 
     def _look(self) -> None:
         quotas = self._layers.quotas()

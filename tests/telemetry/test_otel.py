@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -156,3 +156,17 @@ def test_what_cannot_be_sent_is_an_error() -> None:
     with pytest.raises(OSError, match=r"the collector at http://127\.0\.0\.1:1 did not take them"):
         sink.write([trace()])
     sink.close()
+
+
+def test_a_channel_that_was_closed_under_an_export_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = sink_to("http://127.0.0.1:1")
+
+    def export(spans: Sequence[object]) -> None:
+        raise ValueError("Cannot invoke RPC on closed channel!")
+
+    monkeypatch.setattr(sink._exporter, "export", export)
+    with pytest.raises(ValueError, match="closed channel"):
+        sink.write([trace()])
+    sink.abandon()
+    with pytest.raises(OSError, match="was given up"):
+        sink.write([trace()])

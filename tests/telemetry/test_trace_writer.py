@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ def test_traces_arrive_in_order_and_the_rest_at_the_end() -> None:
     assert all(writer.put(trace(number)) for number in range(1, 501))
     until(lambda: len(sink.numbers) == 500, "the first burst")
     assert all(writer.put(trace(number)) for number in range(501, 2001))
-    writer.close(60)
+    assert writer.close(60)
     assert sink.numbers == list(range(1, 2001))
     assert sink.closed
     assert max(map(len, sink.batches)) <= 512
@@ -33,7 +34,7 @@ def test_many_threads(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink()
     writer = TraceWriter(sink, 100_000, 1000)
     threads = [
-        threading.Thread(target=lambda first=first: [writer.put(trace(first + step)) for step in range(1000)])  # type: ignore[misc]
+        threading.Thread(target=lambda first=first: [writer.put(trace(first + step)) for step in range(1000)])
         for first in range(0, 8000, 1000)
     ]
     for thread in threads:
@@ -63,7 +64,7 @@ def test_tensors_are_bounded_by_their_bytes() -> None:
     sink = Sink()
     sink.gate.clear()
     writer = TraceWriter(sink, 100, 1000)
-    arrays = [b"x" * 400, np.zeros(50, np.float64), np.array([b"y" * 400], dtype=object)]
+    arrays: list[Any] = [b"x" * 400, np.zeros(50, np.float64), np.array([b"y" * 400], dtype=object)]
     heavy = [
         trace(number, tensors=(TracedTensor(QUEUE_INPUT, "x", "BYTES", (1,), data),)) for number, data in enumerate(arrays)
     ]
@@ -124,4 +125,16 @@ def test_without_a_trace_there_is_no_thread() -> None:
     before = threading.active_count()
     writer = TraceWriter(Sink(), 100, 1000)
     assert threading.active_count() == before
-    writer.close(60)
+    assert writer.close(60)
+
+
+def test_a_sink_that_cannot_be_ended_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = Sink()
+    sink.gate.clear()
+    monkeypatch.setattr(sink, "abandon", lambda: None)
+    writer = TraceWriter(sink, 100, 1000)
+    writer.put(trace(1))
+    assert sink.entered.wait(60)
+    assert not writer.close(0.01)
+    sink.gate.set()
+    assert writer.close(60)

@@ -23,6 +23,10 @@ def to_collector(**settings: object) -> Tracer:
     return Tracer(TraceSettings.model_validate({"mode": "opentelemetry", "level": ["TIMESTAMPS"], **settings}), Sink())
 
 
+def state(tracer: Tracer) -> tuple[bool, bool]:
+    return tracer.on, tracer.propagates
+
+
 def test_by_default_nothing_is_on_and_nobody_can_turn_it_on() -> None:
     tracer = Tracer()
     assert (tracer.on, tracer.propagates) == (False, False)
@@ -36,19 +40,19 @@ def test_by_default_nothing_is_on_and_nobody_can_turn_it_on() -> None:
 
 def test_it_is_on_while_somebody_may_be_traced() -> None:
     tracer = to_file(rate=2, count=2)
-    assert (tracer.on, tracer.propagates) == (True, False)
+    assert state(tracer) == (True, False)
     assert [tracer.choose("m", ANONYMOUS) is not None for _ in range(4)] == [False, True, False, True]
-    assert not tracer.on
+    assert state(tracer) == (False, False)
     assert tracer.values("")["trace_count"] == ["0"]
     tracer.change("m", {"trace_count": ["1"]})
-    assert tracer.on
+    assert state(tracer) == (True, False)
     assert tracer.choose("other", ANONYMOUS) is None
     tracer.change("m", {"trace_level": ["OFF"]})
-    assert not tracer.on
+    assert state(tracer) == (False, False)
     tracer.change("m", {"trace_level": []})
-    assert tracer.on
+    assert state(tracer) == (True, False)
     tracer.close(0)
-    assert not tracer.on
+    assert state(tracer) == (False, False)
 
 
 def test_a_model_may_have_rules_of_its_own() -> None:

@@ -33,7 +33,7 @@ class Predict:
     def admit(self, request: Any, reply: asyncio.Future[Any]) -> tuple[Any, Ticket]:
         if isinstance(self._outcome, NotFound):
             raise self._outcome
-        ticket = Ticket(CheckedRows({"x": np.zeros((1, 2), np.float32)}, 1, ("k",)), reply, request.arrival_ns)
+        ticket = Ticket(CheckedRows({"x": np.zeros((1, 2), np.float32)}, 1, (("x", (2,)),)), reply, request.arrival_ns)
         if isinstance(self._outcome, Expired):
             reply.set_exception(self._outcome)
         else:
