@@ -75,7 +75,10 @@ class TraceWriter:
             return TraceReading(self._written, self._dropped)
 
     def close(self, timeout_s: float) -> bool:
-        """Write what waits, as far as that is done within the time; False if the thread is still inside its sink. Idempotent."""
+        """Write what waits, as far as that is done within the time. Idempotent.
+
+        Returns: False if the thread is still inside its sink.
+        """
         with self._changed:
             self._closing.set()
             self._changed.notify()

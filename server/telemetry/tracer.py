@@ -92,7 +92,10 @@ class Tracer:
         return TraceReading() if self._writer is None else self._writer.reading()
 
     def close(self, timeout_s: float) -> bool:
-        """Write what waits, as far as that is done within the time; nothing is traced any more. False if a thread of it is left."""
+        """Write what waits, as far as that is done within the time; nothing is traced any more.
+
+        Returns: False if the writer's thread is still inside its sink.
+        """
         self.on = self.propagates = False
         return self._writer is None or self._writer.close(timeout_s)
 

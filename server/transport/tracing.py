@@ -25,6 +25,8 @@ NO_TRACER = Tracer()
 """Traces nothing, and cannot be made to."""
 
 _NOT_EXECUTED = Execution(0)
+_LONGEST = 1024
+"""Characters of a caller's own words that a trace keeps: an id may be as long as a message, and many traces wait at once."""
 
 
 class Admitted(Protocol):
@@ -69,9 +71,9 @@ def record(
         Trace(
             number=chosen.number,
             method=method,
-            model=message.model_name,
+            model=message.model_name[:_LONGEST],
             version=version,
-            request_id=message.id,
+            request_id=message.id[:_LONGEST],
             arrival_ns=arrival_ns,
             ended_ns=tracer.clock(),
             admitted=pending is not None,
@@ -81,7 +83,7 @@ def record(
             rows=rows,
             batch_rows=execution.rows,
             code=_code(error),
-            reason="" if error is None else str(error),
+            reason="" if error is None else str(error)[:_LONGEST],
             parent=chosen.parent,
             timestamps=chosen.timestamps,
             log_frequency=chosen.rules.log_frequency,

@@ -55,7 +55,7 @@ def tracer_to(sink: Sink, **settings: Any) -> Tracer:
     return Tracer(TraceSettings.model_validate({"level": ["TIMESTAMPS"], "rate": 1, **settings}), sink, lambda: 50)
 
 
-def traced(outcome: Any, context: Context | None = None, **settings: Any) -> list[Trace]:
+def traced(outcome: Any, context: Context | None = None, request_id: str = "a", **settings: Any) -> list[Trace]:
     """The traces of one call."""
     sink = Sink()
 
@@ -64,7 +64,7 @@ def traced(outcome: Any, context: Context | None = None, **settings: Any) -> lis
         predict: Any = Predict(outcome)
         inference = Inference(predict, HandOver(lambda: None), tracer)
         call: Any = context or Context()
-        task = asyncio.create_task(inference.once(message(), call_of(call, 10, tracer)))
+        task = asyncio.create_task(inference.once(message(id=request_id), call_of(call, 10, tracer)))
         if outcome is None:
             await asyncio.sleep(0)
             task.cancel()
@@ -132,6 +132,11 @@ def traced_failing_encode() -> list[Trace]:
 
     asyncio.run(main())
     return [trace for batch in sink.batches for trace in batch]
+
+
+def test_long_words_are_cut() -> None:
+    (trace,) = traced(BackendFailed("b" * 10_000), request_id="i" * 10_000)
+    assert (trace.request_id, trace.reason) == ("i" * 1024, "b" * 1024)
 
 
 def test_tensors_are_copies() -> None:
