@@ -305,7 +305,6 @@ def test_other_calls_refuse_with_code_and_text(stub: GRPCInferenceServiceStub, c
 def test_what_is_not_built_says_so(stub: GRPCInferenceServiceStub) -> None:
     for ask in (
         lambda: stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest()),
-        lambda: stub.TraceSetting(pb.TraceSettingRequest()),
         lambda: next(iter(stub.ModelStreamInfer(iter([pb.ModelInferRequest()])))),
     ):
         assert refusal(ask)[0] == "UNIMPLEMENTED"
