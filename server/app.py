@@ -5,7 +5,6 @@ balancers look away before a single call is refused.
 """
 
 import asyncio
-import importlib
 import logging
 import os
 import signal
@@ -13,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import Distribution
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Any
@@ -22,22 +20,16 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from protos.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
-from server.backends.base import Backend, BackendFactory, LoadTask
-from server.backends.warm import warm
 from server.core.clock import monotonic_ns
-from server.core.errors import LoadFailed, Unsupported
+from server.core.errors import PodiumError
 from server.core.settings import ServerSettings
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.plane import Answer, PythonPlane, settle
 from server.lifecycle.cache import AnswerCache
-from server.lifecycle.found import Lease
-from server.lifecycle.loader import Loader
 from server.lifecycle.manager import Manager
-from server.registry.gates import compare_golden
-from server.registry.golden import load_golden
-from server.registry.labels import read_labels
+from server.optional import device_readings, loader_over, open_trace_sink
 from server.registry.lease import lease
 from server.registry.source import LocalDirectory
 from server.registry.watch import changes
@@ -48,66 +40,29 @@ from server.service.usage import UsageFile, name_of
 from server.telemetry import logs
 from server.telemetry.consumers import Consumers
 from server.telemetry.metrics import Metrics
-from server.telemetry.readings import DeviceReading
+from server.telemetry.tracer import Tracer
 from server.transport.hand_over import HandOver
 from server.transport.health import Health
 from server.transport.http import split_address, start_http
 from server.transport.infer import Inference
 from server.transport.listen import bind, open_server
 from server.transport.malformed import Registrar
+from server.transport.runtime_settings import RuntimeSettings
 from server.transport.servicer import Servicer
 from server.transport.shared_memory import Regions
 from server.transport.streams import Streams
 
 _log = logging.getLogger("podium")
-_BACKENDS = {
-    "onnx": "server.backends.onnx_session",
-    "torch": "server.backends.torch_program",
-    "fake": "server.backends.fake",
-}
 _STOP_MODELS_S = 10.0
-
-
-def backend_factory(name: str) -> BackendFactory:
-    """The factory of a backend, whose heavy package is imported at the first load: a server pays for what it serves."""
-
-    def open_backend(task: LoadTask) -> Backend:
-        if name == "onnx" and len(installed := _onnxruntimes()) > 1:
-            raise LoadFailed(f"{' and '.join(installed)} are both installed and overwrite each other's files: keep one")
-        try:
-            module = importlib.import_module(_BACKENDS[name])
-        except ImportError as error:
-            raise LoadFailed(f"backend '{name}' is not installed here: {error}") from error
-        backend: Backend = module.open_backend(task)
-        return backend
-
-    return open_backend
-
-
-def loader_over(verify: Callable[[Any], None], lease: Callable[[Path], Lease] | None) -> Loader:
-    """A loader with every backend of this installation: what a server loads with, and what proves a rebuilt version."""
-    return Loader(
-        verify=verify,
-        backends={name: backend_factory(name) for name in _BACKENDS},
-        warm=warm,
-        load_golden=load_golden,
-        compare_golden=compare_golden,
-        read_labels=read_labels,
-        clock=monotonic_ns,
-        lease=lease,
-    )
-
-
-def _onnxruntimes() -> list[str]:
-    """Which of the distributions that bring the package `onnxruntime` are installed."""
-    return [name for name in ("onnxruntime", "onnxruntime-gpu") if any(Distribution.discover(name=name))]
+_LAST_TRACES_S = 2.0
 
 
 class Server:
     """A serving process. Ownership: the event loop that runs `run`."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, log: logs.LogControl, tracer: Tracer) -> None:
         self._settings = settings
+        self._tracer = tracer
         self._loop = asyncio.get_running_loop()
         self._leaving = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -130,9 +85,10 @@ class Server:
         self._metrics = Metrics(
             build=build,
             queues=self._queue_of,
-            devices=_device_readings(),
+            devices=device_readings(),
             caches=self._cache_of,
             consumers=self._consumers.readings,
+            traces=tracer.reading,
         )
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
         watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
@@ -154,11 +110,12 @@ class Server:
         control = Control(self._manager)
         regions = Regions(allowed=settings.allow_client_shm, max_read_bytes=settings.max_message_bytes)
         hand_over = HandOver(self._plane.wake)
-        inference = Inference(predict, hand_over, memory=regions)
+        inference = Inference(predict, hand_over, memory=regions, tracer=tracer)
         limits = (settings.max_stream_requests, settings.max_stream_bytes)
         self._streams = Streams(inference, hand_over, monotonic_ns, *limits)
+        runtime = RuntimeSettings(tracer, log, control.is_ready)
         ready = lambda: not self.problems()  # noqa: E731
-        self._servicer = Servicer(inference, self._streams, control, monotonic_ns, ready, build, regions)
+        self._servicer = Servicer(inference, self._streams, control, monotonic_ns, ready, build, runtime, regions)
 
     def problems(self) -> list[str]:
         """Why this server should not be sent requests; empty when it should."""
@@ -186,7 +143,8 @@ class Server:
             self._manager.start()
             _log.info("serving", extra={"grpc": address, "http": settings.http_address, "plane": self._plane.kind})
             await self._leaving.wait()
-            return await self._drain(server)
+            drained = await self._drain(server)
+            return await asyncio.to_thread(self._tracer.close, _LAST_TRACES_S) and drained
         finally:
             await http.cleanup()
 
@@ -264,21 +222,10 @@ class Server:
                 raise
 
 
-def _device_readings() -> Callable[[], Sequence[DeviceReading]]:
-    """Readings of the GPUs in this machine, or of none where NVIDIA's library or driver is not there."""
-    try:
-        readings: Callable[[], Sequence[DeviceReading]] = importlib.import_module(
-            "server.telemetry.device_metrics"
-        ).open_devices()
-    except (ImportError, Unsupported):
-        return tuple
-    return readings
-
-
 def serve(settings: ServerSettings) -> int:
     """Run a server until it is told to leave. The exit status: 0 after a drain, 1 when it could not start, 2 for settings
     that can never work."""
-    logs.configure(settings.log_level)
+    log = logs.configure(settings.log_level)
     try:
         split_address(settings.http_address)
     except ValueError as error:
@@ -287,9 +234,14 @@ def serve(settings: ServerSettings) -> int:
     if settings.data_plane == "native":
         sys.stderr.write("podium: the native data plane is not part of this build; use --data-plane python\n")
         return 1
+    try:
+        tracer = Tracer(settings.trace, open_trace_sink(settings.trace))
+    except PodiumError as error:
+        sys.stderr.write(f"podium serve: trace: {error}\n")
+        return 1
 
     async def main() -> bool:
-        return await Server(settings).run()
+        return await Server(settings, log, tracer).run()
 
     try:
         ended = asyncio.run(main())

@@ -1,11 +1,13 @@
+import logging
+import sys
 from pathlib import Path
 
 import pytest
 
-from server import app
+from server import app, optional
 from server.backends.base import LoadTask
-from server.core.errors import LoadFailed
-from server.core.settings import ModelSettings
+from server.core.errors import LoadFailed, Unsupported
+from server.core.settings import ModelSettings, ServerSettings, TraceSettings
 from server.core.versions import VersionKey
 
 
@@ -20,10 +22,36 @@ def test_two_onnxruntimes_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(LoadFailed, match="onnxruntime and onnxruntime-gpu are both installed"):
-        app.backend_factory("onnx")(task(tmp_path))
+        optional.backend_factory("onnx")(task(tmp_path))
 
 
 def test_a_backend_that_is_not_installed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(app._BACKENDS, "onnx", "server.backends.there_is_no_such_file")
+    monkeypatch.setitem(optional._BACKENDS, "onnx", "server.backends.there_is_no_such_file")
     with pytest.raises(LoadFailed, match="backend 'onnx' is not installed here: No module named"):
-        app.backend_factory("onnx")(task(tmp_path))
+        optional.backend_factory("onnx")(task(tmp_path))
+
+
+def test_tracing_without_its_packages_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "server.telemetry.otel", None)  # importing it fails, as without the extra
+    trace = TraceSettings(mode="opentelemetry")
+    with pytest.raises(Unsupported, match="mode 'opentelemetry' needs the extra 'tracing', which is not installed"):
+        optional.open_trace_sink(trace)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        assert app.serve(ServerSettings(repository=str(tmp_path), trace=trace)) == 1
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    assert "podium serve: trace: mode 'opentelemetry' needs the extra 'tracing'" in capsys.readouterr().err
+
+
+def test_a_trace_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
+    assert optional.open_trace_sink(TraceSettings()) is None
+    assert optional.open_trace_sink(TraceSettings(file=str(tmp_path / "traces.json"))) is not None
+    for file in (tmp_path, tmp_path / "gone" / "traces.json"):
+        with pytest.raises(Unsupported, match="cannot be written"):
+            optional.open_trace_sink(TraceSettings(file=str(file)))
+    assert list(tmp_path.iterdir()) == []

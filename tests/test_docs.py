@@ -28,6 +28,7 @@ DOCUMENTS = sorted(
 ROW = re.compile(r"^\| (.+) \|$", re.MULTILINE)
 TABLES: dict[str, type[BaseModel]] = {
     "Server": settings.ServerSettings,
+    "[trace]": settings.TraceSettings,
     "model.toml": settings.ModelSettings,
     "[[inputs]] and [[outputs]]": settings.TensorSettings,
     "[batching]": settings.BatchingSettings,

@@ -9,7 +9,9 @@ from tests.pure_coverage import is_pure
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    **dict.fromkeys(("server", "server.app", "server.__main__", "server.commands", "server.consumers_command"), 7),
+    **dict.fromkeys(
+        ("server", "server.app", "server.optional", "server.__main__", "server.commands", "server.consumers_command"), 7
+    ),
     "server.transport": 6,
     "server.service": 5,
     **dict.fromkeys(("server.lifecycle", "server.traffic", "server.monitoring"), 4),
@@ -24,7 +26,7 @@ BESIDE = {"loadtest": {"protos"}, "models": {"server.core", "server.registry", "
 """Packages that stand beside the house, and what they may import of it: the load test judges the server from outside; recipes
 register what they build, and the demo reads its histograms."""
 WIRE = {"grpc", "grpc_health", "grpc_tools", "protos"}
-HEAVY = {"torch", "onnxruntime", "redis", "pynvml"}
+HEAVY = {"torch", "onnxruntime", "redis", "pynvml", "opentelemetry"}
 IMPURE = HEAVY | WIRE - {"protos"}
 IMPURE |= {
     "asyncio",

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from server.app import loader_over
 from server.commands.verb import DEFAULT_LOCK_FILE, add_repository, reporting, source_of
 from server.core.errors import InvalidRequest, PodiumError, RegistryError
 from server.core.settings import ModelSettings
+from server.optional import loader_over
 from server.registry.durable import digest_file
 from server.registry.environment import NUMERIC_PACKAGES, collect_environment
 from server.registry.lineage import NO_MANIFEST

@@ -12,11 +12,12 @@ ParameterValue = bool | int | float | str
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who calls, as far as the call says so. `consumer` "" is one who does not declare itself; `traceparent` is the W3C
-    header of that name, "" where there is none.
+    header of that name, "" where there is none, `tracestate` the one that goes with it.
     """
 
     consumer: str = ""
     traceparent: str = ""
+    tracestate: str = ""
 
 
 ANONYMOUS = Caller()

@@ -179,6 +179,32 @@ class ModelSettings(_Table):
         return self
 
 
+class TraceSettings(_Table):
+    """Which requests are traced, and where traces go. `level` empty: none are; callers may change level, rate and count."""
+
+    mode: Literal["triton", "opentelemetry"] = "triton"
+    level: tuple[Literal["TIMESTAMPS", "TENSORS"], ...] = ()
+    rate: int = Field(1000, ge=0, lt=2**32)
+    count: int = Field(-1, ge=-1, lt=2**31)
+    file: str = ""
+    log_frequency: int = Field(0, ge=0, lt=2**32)
+    otlp_endpoint: str = "http://127.0.0.1:4317"
+    service_name: str = "podium"
+    resource: dict[str, str] = Field(default_factory=dict)
+    buffer_traces: int = Field(10_000, gt=0)
+    buffer_bytes: int = Field(64 * 2**20, gt=0)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.level and self.mode == "triton" and not self.file:
+            raise ValueError("mode 'triton' writes to 'file', which is not stated")
+        if self.level and self.mode == "triton" and self.rate == 0:
+            raise ValueError("rate 0 (only what callers trace) needs mode 'opentelemetry'")
+        if "TENSORS" in self.level and self.mode == "opentelemetry":
+            raise ValueError("mode 'opentelemetry' has no level TENSORS")
+        return self
+
+
 class ServerSettings(_Table):
     """The server process. Flags of `podium serve` override the file given with `--config`.
 
@@ -208,6 +234,7 @@ class ServerSettings(_Table):
     usage_flush_s: float = Field(10.0, gt=0)
     server_name: str = Field("", pattern=r"^(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?$")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    trace: TraceSettings = TraceSettings()
 
 
 def buckets_for(max_batch: int, batching: BatchingSettings) -> tuple[int, ...]:

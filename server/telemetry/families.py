@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from server.core.clock import NS_PER_S
 from server.telemetry.histogram import Histogram
-from server.telemetry.readings import ConsumerReading, LoadReading, VersionReading
+from server.telemetry.readings import ConsumerReading, LoadReading, TraceReading, VersionReading
 
 _VERSION = ("model", "version")
 
@@ -44,6 +44,12 @@ def load_families(loads: Iterable[LoadReading]) -> Iterator[Metric]:
         lasts.add_metric(labels, load.last_s)
     yield counts
     yield lasts
+
+
+def trace_families(reading: TraceReading) -> Iterator[Metric]:
+    """Traced requests, of all versions: what is lost is lost on the way to one file or one collector."""
+    yield CounterMetricFamily("podium_traces", "Traces written or sent", value=reading.written)
+    yield CounterMetricFamily("podium_traces_dropped", "Traces lost", value=reading.dropped)
 
 
 def build_family(version: str, python: str) -> Metric:

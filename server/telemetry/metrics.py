@@ -16,8 +16,16 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from server.core.versions import VersionKey
-from server.telemetry.families import build_family, consumer_family, load_families, version_families
-from server.telemetry.readings import CacheLevels, ConsumerReading, DeviceReading, LoadReading, QueueLevels, VersionReading
+from server.telemetry.families import build_family, consumer_family, load_families, trace_families, version_families
+from server.telemetry.readings import (
+    CacheLevels,
+    ConsumerReading,
+    DeviceReading,
+    LoadReading,
+    QueueLevels,
+    TraceReading,
+    VersionReading,
+)
 from server.telemetry.recorder import VersionRecorder
 from server.telemetry.triton_text import triton_text
 
@@ -31,8 +39,9 @@ class Metrics:
     """The recorders of all versions, and the text of everything they hold. Thread-safe.
 
     `queues` tells a version's queue at this instant (`DataPlane.snapshot`), `devices` reads the GPUs
-    (`device_metrics.open_devices`), `caches` tells a version's response cache, and `consumers` who asked which version; all are
-    called on the thread that renders. `build` is the program's version.
+    (`device_metrics.open_devices`), `caches` tells a version's response cache, `consumers` who asked which version, and
+    `traces` what became of traced requests (`Tracer.reading`); all are called on the thread that renders. `build` is the
+    program's version.
     """
 
     def __init__(
@@ -43,12 +52,14 @@ class Metrics:
         devices: Callable[[], Sequence[DeviceReading]] = tuple,
         caches: Callable[[VersionKey], CacheLevels | None] = lambda key: None,
         consumers: Callable[[], Sequence[ConsumerReading]] = tuple,
+        traces: Callable[[], TraceReading] = TraceReading,
         wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._queues = queues
         self._devices = devices
         self._caches = caches
         self._consumers = consumers
+        self._traces = traces
         self._wall_clock_ns = wall_clock_ns
         self._lock = threading.Lock()
         self._active: dict[VersionKey, VersionRecorder] = {}
@@ -113,6 +124,7 @@ class Metrics:
         yield from version_families(readings)
         yield from load_families(self._read_loads())
         yield consumer_family(self._consumers())
+        yield from trace_families(self._traces())
         yield self._build
         yield from self._process.collect()
 

@@ -95,3 +95,11 @@ class DeviceReading:
     energy_joules: float | None = None
     memory_total_bytes: int | None = None
     memory_used_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceReading:
+    """Traced requests that were written or sent, and those that were lost on the way there."""
+
+    written: int = 0
+    dropped: int = 0

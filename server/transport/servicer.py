@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from protos import grpc_service_pb2 as pb
+from protos.grpc_service_pb2_grpc import GRPCInferenceServiceServicer
 from server.core.clock import Clock
 from server.core.errors import InvalidRequest, Unsupported
 from server.core.settings import ModelSettings
@@ -16,7 +17,7 @@ from server.service.control import Control
 from server.transport import describe, shared_memory_calls
 from server.transport.config_override import settings_from_config
 from server.transport.infer import Inference, call_of
-from server.transport.not_offered import NotOffered
+from server.transport.runtime_settings import RuntimeSettings
 from server.transport.shared_memory import Regions
 from server.transport.status import told
 from server.transport.streams import Streams
@@ -32,7 +33,7 @@ _FILE_PREFIX = "file:"
 
 EXTENSIONS = (
     *("classification", "model_repository", "schedule_policy", "model_configuration"),
-    *("binary_tensor_data", "parameters", "statistics"),
+    *("binary_tensor_data", "parameters", "statistics", "trace", "logging"),
 )
 """What ServerMetadata always reports: only what is implemented."""
 
@@ -46,7 +47,7 @@ def _about_memory(respond: Callable[[Regions, Any], Any]) -> Any:
     return call
 
 
-class Servicer(NotOffered):
+class Servicer(GRPCInferenceServiceServicer):
     """One servicer for all calls. Ownership: the event loop it was made on."""
 
     def __init__(
@@ -57,6 +58,7 @@ class Servicer(NotOffered):
         clock: Clock,
         ready: Callable[[], bool],
         server_version: str,
+        runtime_settings: RuntimeSettings,
         regions: Regions | None = None,
     ) -> None:
         self._inference = inference
@@ -66,6 +68,7 @@ class Servicer(NotOffered):
         self._ready = ready
         self._server_version = server_version
         self.regions = regions or Regions()
+        self._runtime_settings = runtime_settings
         self._waiting = WaitingThreads(_WAITING_THREADS)
 
     SystemSharedMemoryStatus = _about_memory(shared_memory_calls.system_status)
@@ -78,7 +81,7 @@ class Servicer(NotOffered):
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         """One inference: answered by exactly one ticket, whatever becomes of the call."""
         try:
-            return await self._inference.once(request, call_of(context, self._clock()))
+            return await self._inference.once(request, call_of(context, self._clock(), self._inference.tracer))
         except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
             await abort(context, error)
         finally:
@@ -190,6 +193,14 @@ class Servicer(NotOffered):
             return pb.RepositoryModelUnloadResponse()
 
         return await answer_on_thread(context, self._waiting, respond)
+
+    async def TraceSetting(self, request: pb.TraceSettingRequest, context: Context) -> pb.TraceSettingResponse:  # noqa: N802
+        """Change what is traced, of one model or of all; the settings in force then."""
+        return await answer(context, lambda: self._runtime_settings.trace(request))
+
+    async def LogSettings(self, request: pb.LogSettingsRequest, context: Context) -> pb.LogSettingsResponse:  # noqa: N802
+        """Change what is logged; the settings in force then."""
+        return await answer(context, lambda: self._runtime_settings.log(request))
 
 
 def _one_repository(name: str) -> None:

@@ -16,7 +16,7 @@ from protos import grpc_service_pb2 as pb
 from server.core.errors import PodiumError
 from server.core.tensors import Array
 from server.dataplane.ticket import held_bytes
-from server.transport.infer import Inference, Pending
+from server.transport.infer import Call, Inference, Pending
 from server.transport.status import told
 
 FINAL = "triton_final_response"
@@ -88,7 +88,7 @@ class Answer:
 class StreamedRequest:
     """One message of a stream, and the reply of its ticket (`StreamReply`). Ownership: the loop, but for `reserve`."""
 
-    __slots__ = ("_ended", "_stream", "answer", "decoupled", "empty_final", "id", "pending")
+    __slots__ = ("_ended", "_stream", "answer", "decoupled", "empty_final", "id", "pending", "traced")
 
     def __init__(self, stream: Answering) -> None:
         self._stream = stream
@@ -97,6 +97,7 @@ class StreamedRequest:
         self.decoupled = self.empty_final = False
         self.pending: Pending | None = None
         self.answer: Answer | None = None
+        self.traced: tuple[pb.ModelInferRequest, Call] | None = None  # kept while something is traced at all
 
     def done(self) -> bool:
         """See `Reply`. Answers of a decoupled version are always taken: what was reserved for them is given back."""
@@ -107,9 +108,11 @@ class StreamedRequest:
         if self._ended:
             return
         if self.decoupled:
+            self.trace()
             self._stream.end(self, self._empty() if self.empty_final else None)
         else:
             answer = self._encoded(outputs, 0, final=True)
+            self.trace(outputs=outputs)
             if answer.status is None:
                 answer.nbytes = _size(outputs)
                 self._stream.backlog.take(answer.nbytes)
@@ -152,6 +155,7 @@ class StreamedRequest:
 
     def refused(self, error: Exception) -> Answer:
         """The answer to a message that was not admitted. As in Triton it says which request, and no more."""
+        self.trace(error)
         return _error(error, pb.ModelInferResponse(id=self.id))
 
     def _encoded(self, outputs: Mapping[str, Array], nbytes: int, *, final: bool) -> Answer:
@@ -166,7 +170,14 @@ class StreamedRequest:
         response.parameters[FINAL].bool_param = final
         return Answer(message, nbytes, final)
 
+    def trace(self, error: BaseException | None = None, outputs: Mapping[str, Array] | None = None) -> None:
+        """It has ended so; what is said first counts."""
+        traced, self.traced = self.traced, None
+        if traced is not None:
+            self._stream.inference.finished(*traced, self.pending, error, outputs, method="ModelStreamInfer")
+
     def _failed(self, error: BaseException) -> Answer:
+        self.trace(error)
         return _error(error, self._end_of_request())
 
     def _empty(self) -> Answer:

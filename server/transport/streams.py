@@ -39,7 +39,7 @@ class Stream:
         self._max_requests, max_bytes = limits
         self.backlog = Backlog(max_bytes)
         self._context = context
-        self._call = call_of(context, clock())
+        self._call = call_of(context, clock(), inference.tracer)
         self._fails_whole = (GRPC_ERROR, "true") in (context.invocation_metadata() or ())
         self._ordered: deque[StreamedRequest] = deque()
         self._outbox: deque[Answer] = deque()
@@ -104,6 +104,7 @@ class Stream:
 
     def leave(self, request: StreamedRequest) -> None:
         """Nobody waits for an admitted request any more."""
+        request.trace(asyncio.CancelledError())
         pending = self._close(request)
         if pending is not None:
             self.inference.leave(pending)
@@ -135,6 +136,8 @@ class Stream:
         try:
             request.id = message.id
             call = replace(self._call, arrival_ns=self._clock())
+            if self.inference.tracer.on:
+                request.traced = message, call
             pending = request.pending = self.inference.begin(message, call, request, streamed=True)
         except Exception as error:  # noqa: BLE001 - every failure is an answer
             self._ordered.append(request)

@@ -105,3 +105,30 @@ def test_the_largest_bucket_is_the_largest_batch(max_batch: int, chosen: set[int
     assert buckets[-1] == max_batch
     assert list(buckets) == sorted(set(buckets))
     assert set(buckets) - {max_batch} <= (chosen or set(range(1, max_batch)))
+
+
+@pytest.mark.parametrize(
+    ("trace", "problem"),
+    [
+        ({"level": ["TIMESTAMPS"]}, "mode 'triton' writes to 'file', which is not stated"),
+        ({"level": ["TIMESTAMPS"], "file": "f", "rate": 0}, "needs mode 'opentelemetry'"),
+        ({"level": ["TENSORS"], "mode": "opentelemetry"}, "has no level TENSORS"),
+        ({"level": ["OFF"]}, "TIMESTAMPS"),
+        ({"count": -2}, "greater than or equal to -1"),
+        ({"rate": 2**32}, "less than 4294967296"),
+        ({"buffer_traces": 0}, "greater than 0"),
+    ],
+)
+def test_tracing_that_could_not_work_is_refused(trace: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        ServerSettings.model_validate({"repository": "models", "trace": trace})
+
+
+def test_tracing_that_can_work() -> None:
+    for trace in (
+        {},
+        {"rate": 0},
+        {"level": ["TENSORS"], "file": "f"},
+        {"level": ["TIMESTAMPS"], "mode": "opentelemetry", "rate": 0},
+    ):
+        assert ServerSettings.model_validate({"repository": "models", "trace": trace}).trace.mode in ("triton", "opentelemetry")

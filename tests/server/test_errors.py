@@ -302,8 +302,3 @@ CALLS: dict[str, tuple[Callable[[GRPCInferenceServiceStub], Any], str, str]] = {
 def test_other_calls_refuse_with_code_and_text(stub: GRPCInferenceServiceStub, call: str) -> None:
     ask, code, text = CALLS[call]
     assert refusal(lambda: ask(stub)) == (code, text)
-
-
-def test_what_is_not_built_says_so(stub: GRPCInferenceServiceStub) -> None:
-    for ask in (lambda: stub.TraceSetting(pb.TraceSettingRequest()),):
-        assert refusal(ask)[0] == "UNIMPLEMENTED"

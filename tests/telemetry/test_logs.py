@@ -3,12 +3,13 @@
 import json
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from server.telemetry.logs import JsonLines, configure
+from server.telemetry.logs import JsonLines, Level, LogValue, configure
 
 
 def _line(message: str = "loaded", *args: object, extra: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
@@ -121,3 +122,67 @@ def test_the_watch_does_not_log_every_file_event(root: logging.Logger, capsys: p
     logging.getLogger("watchfiles.main").warning("something is wrong")
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line)["event"] == "something is wrong"
+
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def _written(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Which levels become lines."""
+    capsys.readouterr()
+    for level in LEVELS:
+        getattr(logging.getLogger("server.app"), level)(level)
+    return [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_the_settings_begin_as_the_level_says(root: logging.Logger, capsys: pytest.CaptureFixture[str], first: int) -> None:
+    levels: tuple[Level, ...] = ("debug", "info", "warning", "error")
+    control = configure(levels[first])
+    assert _written(capsys) == list(LEVELS[first:])
+    assert control.values() == {
+        "log_file": "",
+        "log_info": first < 2,
+        "log_warning": first < 3,
+        "log_error": True,
+        "log_verbose_level": int(first == 0),
+        "log_format": "ISO8601",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "written"),
+    [
+        ({"log_warning": False}, ["info", "error", "critical"]),
+        ({"log_info": False, "log_error": False}, ["warning"]),
+        ({"log_info": False, "log_warning": False, "log_error": False}, []),
+        ({"log_info": False, "log_warning": False, "log_error": False, "log_verbose_level": 2}, ["debug"]),
+        ({"log_verbose_level": 1}, list(LEVELS)),
+        ({}, list(LEVELS[1:])),
+    ],
+)
+def test_each_level_has_its_switch(
+    root: logging.Logger, capsys: pytest.CaptureFixture[str], changes: dict[str, LogValue], written: list[str]
+) -> None:
+    control = configure("info")
+    control.change(changes)
+    assert _written(capsys) == written
+    control.change({"log_info": True, "log_warning": True, "log_error": True, "log_verbose_level": 0})
+    assert _written(capsys) == list(LEVELS[1:])
+
+
+def test_changes_from_many_threads_are_all_kept(root: logging.Logger) -> None:
+    control = configure("info")
+    names = ("log_info", "log_warning", "log_error")
+
+    def flip(name: str) -> None:
+        for turn in range(501):
+            control.change({name: bool(turn % 2)})
+
+    threads = [threading.Thread(target=flip, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert {name: control.values()[name] for name in names} == dict.fromkeys(names, False)
+    assert root.level > logging.CRITICAL

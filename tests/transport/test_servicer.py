@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 from weakref import ref
 
-import grpc
 import numpy as np
 import pytest
 
@@ -22,7 +21,6 @@ from server.core.versions import VersionKey
 from server.transport.hand_over import HandOver
 from server.transport.infer import Inference
 from server.transport.malformed import Malformed, tolerant
-from server.transport.not_offered import NotOffered
 from server.transport.servicer import Servicer
 from server.transport.streams import Streams
 from tests.transport.calls import Aborted, Context
@@ -108,7 +106,8 @@ class Door:
         self.hand_over = HandOver(self._woken)
         inference = Inference(predict, self.hand_over)
         streams = Streams(inference, self.hand_over, lambda: NOW_NS, 10, 2**20)
-        self.servicer = Servicer(inference, streams, control, lambda: NOW_NS, lambda: True, "1.2.3")
+        runtime: Any = None
+        self.servicer = Servicer(inference, streams, control, lambda: NOW_NS, lambda: True, "1.2.3", runtime)
 
     def _woken(self) -> None:
         self.wakes += 1
@@ -397,22 +396,6 @@ def test_errors_of_the_use_cases_have_their_status(caplog: pytest.LogCaptureFixt
 
     run(main)
     assert caplog.text.count("a call failed unexpectedly") == 2
-
-
-def test_every_call_that_is_not_offered_says_so_quietly(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        door = Door()
-        names = [name for name in vars(NotOffered) if not name.startswith("_")]
-        assert len(names) == 2
-        for name in names:
-            told = await door.ended(lambda context, name=name: getattr(door.servicer, name)(None, context))  # type: ignore[misc]
-            assert told == (grpc.StatusCode.UNIMPLEMENTED.name, "this server does not implement this call")
-        service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-        own = {name for name in (*vars(Servicer), *vars(NotOffered)) if not name.startswith("_")}
-        assert {method.name for method in service.methods} == own
-
-    run(main)
-    assert caplog.records == []
 
 
 def test_where_memory_is_not_shared_the_calls_about_it_say_so() -> None:

@@ -1,0 +1,94 @@
+"""Parts of the assembly whose packages are heavy, or not installed everywhere: loaded by name when they are first needed.
+
+Roof: a server pays for what it serves, and what is missing is missed by name.
+"""
+
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import Distribution
+from pathlib import Path
+from typing import Any
+
+from server.backends.base import Backend, BackendFactory, LoadTask
+from server.backends.warm import warm
+from server.core.clock import monotonic_ns
+from server.core.errors import LoadFailed, Unsupported
+from server.core.settings import TraceSettings
+from server.lifecycle.found import Lease
+from server.lifecycle.loader import Loader
+from server.registry.gates import compare_golden
+from server.registry.golden import load_golden
+from server.registry.labels import read_labels
+from server.telemetry.readings import DeviceReading
+from server.telemetry.trace_file import TraceFile
+from server.telemetry.trace_writer import TraceSink
+
+_BACKENDS = {
+    "onnx": "server.backends.onnx_session",
+    "torch": "server.backends.torch_program",
+    "fake": "server.backends.fake",
+}
+
+
+def backend_factory(name: str) -> BackendFactory:
+    """The factory of a backend, whose heavy package is imported at the first load: a server pays for what it serves."""
+
+    def open_backend(task: LoadTask) -> Backend:
+        if name == "onnx" and len(installed := _onnxruntimes()) > 1:
+            raise LoadFailed(f"{' and '.join(installed)} are both installed and overwrite each other's files: keep one")
+        try:
+            module = importlib.import_module(_BACKENDS[name])
+        except ImportError as error:
+            raise LoadFailed(f"backend '{name}' is not installed here: {error}") from error
+        backend: Backend = module.open_backend(task)
+        return backend
+
+    return open_backend
+
+
+def loader_over(verify: Callable[[Any], None], lease: Callable[[Path], Lease] | None) -> Loader:
+    """A loader with every backend of this installation: what a server loads with, and what proves a rebuilt version."""
+    return Loader(
+        verify=verify,
+        backends={name: backend_factory(name) for name in _BACKENDS},
+        warm=warm,
+        load_golden=load_golden,
+        compare_golden=compare_golden,
+        read_labels=read_labels,
+        clock=monotonic_ns,
+        lease=lease,
+    )
+
+
+def _onnxruntimes() -> list[str]:
+    """Which of the distributions that bring the package `onnxruntime` are installed."""
+    return [name for name in ("onnxruntime", "onnxruntime-gpu") if any(Distribution.discover(name=name))]
+
+
+def device_readings() -> Callable[[], Sequence[DeviceReading]]:
+    """Readings of the GPUs in this machine, or of none where NVIDIA's library or driver is not there."""
+    try:
+        readings: Callable[[], Sequence[DeviceReading]] = importlib.import_module(
+            "server.telemetry.device_metrics"
+        ).open_devices()
+    except (ImportError, Unsupported):
+        return tuple
+    return readings
+
+
+def open_trace_sink(settings: TraceSettings) -> TraceSink | None:
+    """Where traces go; None where nobody said. Raises: Unsupported for what cannot work on this machine."""
+    if settings.mode == "opentelemetry":
+        try:
+            module = importlib.import_module("server.telemetry.otel")
+        except ImportError as error:
+            raise Unsupported(f"mode 'opentelemetry' needs the extra 'tracing', which is not installed: {error}") from error
+        sink: TraceSink = module.open_sink(settings)
+        return sink
+    if not settings.file:
+        return None
+    path = Path(settings.file)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise Unsupported(f"'{path}' cannot be written")
+    return TraceFile(path)
