@@ -43,13 +43,18 @@ from server.service.predict import Predict
 from server.telemetry import logs
 from server.telemetry.metrics import Metrics
 from server.telemetry.readings import DeviceReading
+from server.transport.access import Access
+from server.transport.callers import CallerLimit, refusals
 from server.transport.hand_over import HandOver
 from server.transport.health import Health
 from server.transport.http import split_address, start_http
 from server.transport.infer import Inference
 from server.transport.listen import bind, open_server
 from server.transport.malformed import Registrar
+from server.transport.reflection import Reflection, add_reflection
 from server.transport.servicer import Servicer
+from server.transport.status import follow
+from server.transport.tls import server_credentials
 
 _log = logging.getLogger("podium")
 _BACKENDS = {"onnx": "server.backends.onnx_session", "fake": "server.backends.fake"}
@@ -90,7 +95,16 @@ class Server:
         limit = InflightLimit(settings.max_inflight_requests, settings.max_inflight_bytes)
         self._plane = PythonPlane(monotonic_ns, limit, self._deliver, self._start_engine)
         build = distribution_version("podium")
-        self._metrics = Metrics(build=build, queues=self._queue_of, devices=_device_readings())
+        self._access = Access(settings.access)
+        self._callers = CallerLimit(settings.limits.max_requests_per_caller)
+        self._reflection = Reflection()
+        follow(settings.error_codes)
+        self._metrics = Metrics(
+            build=build,
+            queues=self._queue_of,
+            devices=_device_readings(),
+            refusals=lambda: refusals(self._access, self._callers),
+        )
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
         loader = Loader(
             verify=source.verify,
@@ -127,18 +141,21 @@ class Server:
     async def run(self) -> bool:
         """Serve until SIGTERM or SIGINT, then drain. False if something still executes.
 
-        Raises: OSError, RuntimeError when an address cannot be bound.
+        Raises: OSError, RuntimeError when an address cannot be bound; OSError for certificates that cannot be used.
         """
         settings = self._settings
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._leave)
         http = await start_http(settings.http_address, self._metrics.render, self.problems)
         try:
-            server = open_server(settings.max_message_bytes)
-            registrar: Any = Registrar(server)  # as much of a server as registering needs
+            server = open_server(settings)
+            # as much of a server as registering needs; who may not call is not counted as a caller
+            registrar: Any = Registrar(server, self._callers.limit, self._access.guard)
             add_GRPCInferenceServiceServicer_to_server(self._servicer, registrar)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
-            address = bind(server, settings.grpc_address)
+            if settings.reflection:
+                add_reflection(self._reflection, registrar)
+            address = bind(server, settings.grpc_address, server_credentials(settings.tls))
             await server.start()
             self._manager.start()
             _log.info("serving", extra={"grpc": address, "http": settings.http_address, "plane": self._plane.kind})
@@ -159,6 +176,7 @@ class Server:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), settings.drain_delay_s)
         self._health.close()
+        self._reflection.close()
         await server.stop(settings.drain_grace_s)
         emptied = await asyncio.to_thread(self._manager.stop, _STOP_MODELS_S)
         await asyncio.to_thread(self._plane.stop)

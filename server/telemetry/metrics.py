@@ -9,14 +9,14 @@ import platform
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from server.core.versions import VersionKey
-from server.telemetry.families import build_family, load_families, version_families
+from server.telemetry.families import access_family, build_family, load_families, version_families
 from server.telemetry.readings import DeviceReading, LoadReading, QueueLevels, VersionReading
 from server.telemetry.recorder import VersionRecorder
 from server.telemetry.triton_text import triton_text
@@ -41,9 +41,11 @@ class Metrics:
         queues: Callable[[VersionKey], QueueLevels | None],
         devices: Callable[[], Sequence[DeviceReading]] = tuple,
         wall_clock_ns: Callable[[], int] = time.time_ns,
+        refusals: Callable[[], Iterable[tuple[str, str, int]]] = tuple,
     ) -> None:
         self._queues = queues
         self._devices = devices
+        self._refusals = refusals
         self._wall_clock_ns = wall_clock_ns
         self._lock = threading.Lock()
         self._active: dict[VersionKey, VersionRecorder] = {}
@@ -107,6 +109,7 @@ class Metrics:
     def _families(self, readings: Sequence[VersionReading]) -> Iterator[Metric]:
         yield from version_families(readings)
         yield from load_families(self._read_loads())
+        yield access_family(self._refusals())
         yield self._build
         yield from self._process.collect()
 

@@ -18,7 +18,7 @@ from server.transport import describe
 from server.transport.config_override import settings_from_config
 from server.transport.infer import Inference, call_of
 from server.transport.not_offered import NotOffered
-from server.transport.status import code_for
+from server.transport.status import code_for, trailing_for
 from server.transport.waiting import WaitingThreads
 
 _log = logging.getLogger("podium.door")
@@ -201,7 +201,8 @@ async def abort(context: Context, error: Exception) -> NoReturn:
     """End a call with the code and text of an error. What is not a `PodiumError` is a bug: logged, not shown to callers."""
     try:
         if isinstance(error, PodiumError):
-            await context.abort(code_for(error), str(error))
+            trailing = trailing_for(error)
+            await context.abort(code_for(error), str(error), *((trailing,) if trailing else ()))
         _log.error("a call failed unexpectedly", exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}")
     finally:

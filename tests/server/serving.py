@@ -31,6 +31,13 @@ def until(true: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) ->
     return value
 
 
+def toml(value: Any) -> str:
+    """A setting as TOML: a table on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {toml(each)}" for name, each in value.items()) + "}"
+    return json.dumps(value)
+
+
 class Serving:
     """One `podium serve`. `grpc_address` and `http_address` are what it bound, read from its log."""
 
@@ -46,7 +53,7 @@ class Serving:
             **settings,
         }
         path = home / "config.toml"
-        path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in config.items()))
+        path.write_text("".join(f"{name} = {toml(value)}\n" for name, value in config.items()))
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "server", "serve", "--config", str(path)], cwd=ROOT, stdout=log, stderr=log

@@ -24,7 +24,13 @@ _DOCUMENT = Path(__file__).parents[2] / "docs" / "METRICS.md"
 
 
 def _metrics(queues: Mapping[VersionKey, QueueSnapshot] | None = None, *gpus: DeviceReading) -> Metrics:
-    return Metrics(build="1.2.3", queues=(queues or {}).get, devices=lambda: gpus, wall_clock_ns=lambda: 0)
+    return Metrics(
+        build="1.2.3",
+        queues=(queues or {}).get,
+        devices=lambda: gpus,
+        wall_clock_ns=lambda: 0,
+        refusals=lambda: [("inference", "token", 3)],
+    )
 
 
 def _run(recorder: VersionRecorder, *, released: str = "full", failed: bool = False) -> None:

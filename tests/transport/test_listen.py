@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from server.core.settings import ServerSettings
 from server.transport.listen import bind, open_server, socket_path
+
+SETTINGS = ServerSettings(repository="models")
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -17,14 +20,14 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def test_port_0_is_any_that_is_free_and_is_told() -> None:
     async def main() -> None:
-        server = open_server(1000)
+        server = open_server(SETTINGS)
         address = bind(server, "127.0.0.1:0")
         host, _, port = address.rpartition(":")
         await server.start()
         with socket.create_connection((host, int(port)), timeout=10):
             pass
         with pytest.raises(RuntimeError, match=address):
-            bind(open_server(1000), address)
+            bind(open_server(SETTINGS), address)
         await server.stop(None)
 
     run(main)
@@ -34,11 +37,11 @@ def test_a_live_socket_stays_its_owners(tmp_path: Path) -> None:
     path = tmp_path / "s"
 
     async def main() -> None:
-        server = open_server(1000)
+        server = open_server(SETTINGS)
         assert bind(server, f"unix:{path}") == f"unix:{path}"
         await server.start()
         with pytest.raises(OSError, match=f"another server listens on '{path}'"):
-            bind(open_server(1000), f"unix:{path}")
+            bind(open_server(SETTINGS), f"unix:{path}")
         await server.stop(None)
 
     run(main)
@@ -51,7 +54,7 @@ def test_a_stale_socket_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
     file.write_text("precious")
 
     async def main() -> None:
-        server = open_server(1000)
+        server = open_server(SETTINGS)
         bind(server, f"unix://{stale}")
         with pytest.raises(OSError, match="is there and is no socket"):
             bind(server, f"unix:{file}")
