@@ -97,7 +97,7 @@ class Server:
         build = distribution_version("podium")
         self._access = Access(settings.access)
         self._callers = CallerLimit(settings.limits.max_requests_per_caller)
-        self._reflection = Reflection()
+        self._reflection = Reflection() if settings.reflection else None
         follow(settings.error_codes)
         self._metrics = Metrics(
             build=build,
@@ -153,7 +153,7 @@ class Server:
             registrar: Any = Registrar(server, self._callers.limit, self._access.guard)
             add_GRPCInferenceServiceServicer_to_server(self._servicer, registrar)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
-            if settings.reflection:
+            if self._reflection is not None:
                 add_reflection(self._reflection, registrar)
             address = bind(server, settings.grpc_address, server_credentials(settings.tls))
             await server.start()
@@ -176,7 +176,8 @@ class Server:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), settings.drain_delay_s)
         self._health.close()
-        self._reflection.close()
+        if self._reflection is not None:
+            self._reflection.close()
         await server.stop(settings.drain_grace_s)
         emptied = await asyncio.to_thread(self._manager.stop, _STOP_MODELS_S)
         await asyncio.to_thread(self._plane.stop)

@@ -90,7 +90,7 @@ def _v1() -> FileDescriptorProto:
     file = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
     file.name, file.package = file.name.replace("v1alpha", "v1"), file.package.replace("v1alpha", "v1")
     for message in file.message_type:
-        for field in message.field:
+        for field in filter(lambda field: field.type_name, message.field):
             field.type_name = field.type_name.replace(".v1alpha.", ".v1.")
     for method in file.service[0].method:
         method.input_type = method.input_type.replace(".v1alpha.", ".v1.")
