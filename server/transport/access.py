@@ -157,9 +157,10 @@ def _guarded_stream(admit: Admit, inner: Any) -> Any:
     return guarded
 
 
-async def _only(requests: Any, context: Context) -> Any:
-    request = await anext(aiter(requests), None)
-    if request is None:
+async def _only(context: Context) -> Any:
+    """The one message of a call. Not by the iterator that gRPC offers: that keeps the last message until a collection."""
+    request = await context.read()
+    if request is grpc.aio.EOF:
         await abort(context, InvalidRequest("the call ended before its message"))
     return request
 
@@ -167,9 +168,9 @@ async def _only(requests: Any, context: Context) -> Any:
 def _answer_of_one(inner: Any) -> Any:
     async def answered(requests: Any, context: Context) -> Any:
         try:
-            return await inner(await _only(requests, context), context)
+            return await inner(await _only(context), context)
         finally:
-            del requests, context
+            del context
 
     return answered
 
@@ -177,10 +178,10 @@ def _answer_of_one(inner: Any) -> Any:
 def _of_one(inner: Any) -> Any:
     async def streamed(requests: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async with aclosing(inner(await _only(requests, context), context)) as responses:
+            async with aclosing(inner(await _only(context), context)) as responses:
                 async for response in responses:
                     yield response
         finally:
-            del requests, context
+            del context
 
     return streamed

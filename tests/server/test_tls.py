@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -26,7 +27,7 @@ ROW = np.arange(4, dtype=np.float32).reshape(1, 4)
 class Secured:
     """A server that wants certificates, and the authority that signs them."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
         self.authority = Authority(folder)
         self.cert, self.key = self.authority.issue("server", "127.0.0.1", "localhost")

@@ -77,11 +77,13 @@ class Guarded:
         ) as opened:
             try:
                 if any(method in methods for methods in STREAMS.values()):
-                    stream: Any = opened.stream_stream(method)([data], metadata=metadata, timeout=30)
+                    streams: Any = opened.stream_stream(method)
+                    stream = streams([data], metadata=metadata, timeout=30)
                     await stream.read()
                     stream.cancel()
                 else:
-                    await opened.unary_unary(method)(data, metadata=metadata, timeout=30)
+                    call: Any = opened.unary_unary(method)
+                    await call(data, metadata=metadata, timeout=30)
             except grpc.aio.AioRpcError as error:
                 return error.code().name, str(error.details())
         return "OK", ""
@@ -90,7 +92,8 @@ class Guarded:
 @asynccontextmanager
 async def guarded(access: dict[str, Any], tls: dict[str, str] | None = None) -> AsyncIterator[Guarded]:
     settings = ServerSettings.model_validate({"repository": "r", "access": access, "tls": tls or {}})
-    server, gates, calls = open_server(settings), Access(settings.access), Calls()
+    kind: Any = Calls  # the stubs call the generated methods abstract; at run time none is
+    server, gates, calls = open_server(settings), Access(settings.access), kind()
     registrar: Any = Registrar(server, gates.guard)
     health, reflection = Health(), Reflection()
     add_GRPCInferenceServiceServicer_to_server(calls, registrar)
@@ -228,7 +231,7 @@ def replace(path: Path, text: str) -> None:
 
 
 def test_open_groups_keep_their_handlers() -> None:
-    handler = grpc.unary_unary_rpc_method_handler(Calls().ServerLive)
+    handler: Any = grpc.unary_unary_rpc_method_handler(lambda request, context: None)
     access = Access(AccessSettings.model_validate({"inference": {"header": "k=v"}}))
     assert all((access.guard(method, handler) is handler) == (group != "inference") for method, group in GROUPS.items())
     with pytest.raises(KeyError):
@@ -246,9 +249,9 @@ def test_a_stranger_s_message_is_not_taken_in(tokens: Path) -> None:
                 yield b""
 
             async with grpc.aio.insecure_channel(door.address, OWN_POOL) as channel:
-                call: Any = channel.stream_unary(CALLS["inference"][0])(never(), timeout=60)
+                method: Any = channel.stream_unary(CALLS["inference"][0])
                 with pytest.raises(grpc.aio.AioRpcError) as told:
-                    await call
+                    await method(never(), timeout=60)
             assert told.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
     asyncio.run(main())
@@ -260,9 +263,9 @@ def test_a_call_without_a_message_and_one_that_is_none(tokens: Path) -> None:
         async with guarded({"health": rule, "inference": rule}) as door:
             async with grpc.aio.insecure_channel(door.address, OWN_POOL) as channel:
                 for method in ("/inference.GRPCInferenceService/ServerLive", "/grpc.health.v1.Health/Watch"):
-                    call: Any = channel.stream_stream(method)([], metadata=bearer(TOKEN), timeout=30)
+                    stream: Any = channel.stream_stream(method)
                     with pytest.raises(grpc.aio.AioRpcError) as told:
-                        await call.read()
+                        await stream([], metadata=bearer(TOKEN), timeout=30).read()
                     assert told.value.details() == "the call ended before its message"
             garbage = await door.outcome(CALLS["inference"][0], bearer(TOKEN), data=b"\xff" * 9)
             assert garbage == ("INVALID_ARGUMENT", "the body of the call cannot be parsed as its request message")
@@ -280,9 +283,11 @@ def test_a_request_that_fails_is_let_go(tokens: Path) -> None:
     async def fails(request: Any, context: Any) -> Any:
         held.append(ref(request))
         try:
-            await abort(context, NotFound("no"))
+            if len(held) > 1:
+                await abort(context, NotFound("no"))
+            return b""
         finally:
-            del context
+            del request, context
 
     def parsed(data: bytes) -> Request:
         return Request()
@@ -300,9 +305,11 @@ def test_a_request_that_fails_is_let_go(tokens: Path) -> None:
         gc.disable()
         try:
             async with grpc.aio.insecure_channel(address, OWN_POOL) as channel:
-                for _ in range(3):
+                call: Any = channel.unary_unary("/s/m")
+                assert await call(b"", metadata=bearer(TOKEN), timeout=30) == b""
+                for _ in range(2):
                     with pytest.raises(grpc.aio.AioRpcError, match="no"):
-                        await channel.unary_unary("/s/m")(b"", metadata=bearer(TOKEN), timeout=30)
+                        await call(b"", metadata=bearer(TOKEN), timeout=30)
             await server.stop(None)
             assert [each() for each in held] == [None] * 3
         finally:

@@ -110,7 +110,7 @@ def test_one_caller_s_requests_are_not_another_s() -> None:
 
 
 def test_without_a_limit_nothing_is_wrapped() -> None:
-    handler = grpc.unary_unary_rpc_method_handler(lambda request, context: None)
+    handler: Any = grpc.unary_unary_rpc_method_handler(lambda request, context: None)
     assert CallerLimit(0).limit(METHOD, handler) is handler
     assert CallerLimit(1).limit("inference.GRPCInferenceService/ServerLive", handler) is handler
     assert CallerLimit(1).limit(METHOD, handler) is not handler
