@@ -150,7 +150,7 @@ class Server:
         try:
             server = open_server(settings)
             # as much of a server as registering needs; who may not call is not counted as a caller
-            registrar: Any = Registrar(server, self._callers.limit, self._access.guard)
+            registrar: Any = Registrar(server, self._callers.limit, self._access.wrap)
             add_GRPCInferenceServiceServicer_to_server(self._servicer, registrar)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
             if self._reflection is not None:

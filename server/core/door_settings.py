@@ -76,9 +76,9 @@ class LimitSettings(Table):
     max_concurrent_streams: int = Field(0, ge=0, lt=2**31)
     max_requests_per_caller: int = Field(0, ge=0)
     max_metadata_bytes: int = Field(16_384, ge=1024, le=2**20)
-    max_connection_idle_s: float = Field(0.0, ge=0, le=1e6)
-    max_connection_age_s: float = Field(0.0, ge=0, le=1e6)
-    max_connection_age_grace_s: float = Field(30.0, ge=0, le=1e6)
+    max_connection_idle_s: float = Field(0.0, ge=0, le=604_800)
+    max_connection_age_s: float = Field(0.0, ge=0, le=604_800)
+    max_connection_age_grace_s: float = Field(30.0, ge=0, le=604_800)
 
 
 class KeepaliveSettings(Table):

@@ -52,7 +52,7 @@ def subject_of(context: Context) -> str:
     return next(iter(names_in(context.auth_context())), "")
 
 
-class Gate:
+class Guard:
     """The rules of one group. Ownership: the event loop."""
 
     def __init__(self, rules: AccessRules) -> None:
@@ -89,25 +89,25 @@ class Gate:
 
 
 class Access:
-    """The gates of all groups, and how often each refused. Ownership: the event loop; `refused` is read by any thread."""
+    """The guards of all groups, and how often each refused. Ownership: the event loop; `refused` is read by any thread."""
 
     def __init__(self, settings: AccessSettings) -> None:
-        """Raises: OSError as `Gate` does."""
-        rules = {"inference": settings.inference, "management": settings.management, "health": settings.health}
-        self._gates = {group: Gate(each) for group, each in rules.items() if not each.open}
+        """Raises: OSError as `Guard` does."""
+        groups = {"inference": settings.inference, "management": settings.management, "health": settings.health}
+        self._guards = {group: Guard(rules) for group, rules in groups.items() if not rules.open}
         self.refused: Counter[tuple[str, str]] = Counter()
         """By group and reason, which are few."""
 
-    def guard(self, method: str, handler: Any) -> Any:
-        """The handler of `package.Service/Method`, behind its group's gate; itself where there is none.
+    def wrap(self, method: str, handler: Any) -> Any:
+        """The handler of `package.Service/Method`, behind its group's guard; itself where there is none.
 
         Raises: KeyError for a method that is in no group.
         """
         group = GROUPS[method]
-        gate = self._gates.get(group)
-        if gate is None:
+        rules = self._guards.get(group)
+        if rules is None:
             return handler
-        admit = partial(self._admit, group, gate)
+        admit = partial(self._admit, group, rules)
         codecs = handler.request_deserializer, handler.response_serializer
         # taken as a stream of requests, whatever it is: gRPC reads the message of any other kind before its handler is asked
         if handler.response_streaming:
@@ -116,9 +116,9 @@ class Access:
         inner = handler.stream_unary if handler.request_streaming else _answer_of_one(handler.unary_unary)
         return grpc.stream_unary_rpc_method_handler(_guarded(admit, inner), *codecs)
 
-    async def _admit(self, group: str, gate: Gate, context: Context) -> None:
+    async def _admit(self, group: str, rules: Guard, context: Context) -> None:
         """Return, or end the call."""
-        refusal = gate.refusal(context)
+        refusal = rules.refusal(context)
         if refusal is not None:
             self.refused[group, _REASONS[type(refusal)]] += 1
             await abort(context, refusal)

@@ -94,7 +94,7 @@ async def guarded(access: dict[str, Any], tls: dict[str, str] | None = None) -> 
     settings = ServerSettings.model_validate({"repository": "r", "access": access, "tls": tls or {}})
     kind: Any = Calls  # the stubs call the generated methods abstract; at run time none is
     server, gates, calls = open_server(settings), Access(settings.access), kind()
-    registrar: Any = Registrar(server, gates.guard)
+    registrar: Any = Registrar(server, gates.wrap)
     health, reflection = Health(), Reflection()
     add_GRPCInferenceServiceServicer_to_server(calls, registrar)
     health_pb2_grpc.add_HealthServicer_to_server(health, registrar)
@@ -169,20 +169,25 @@ def test_certificates_admit_by_name(group: str, tmp_path: Path) -> None:
     tls = {"cert_file": str(cert), "key_file": str(key), "client_ca_file": str(authority.root)}
     named = credentials(authority.root, authority.issue("named", "a.example", common_name="billing"))
     by_dns = credentials(authority.root, authority.issue("by_dns", "Web1.internal", common_name="web"))
+    by_uri = credentials(authority.root, authority.issue_uri("by_uri", "spiffe://example/ns/a/sa/web"))
     # a name of the right text and the wrong kind
     posing = credentials(authority.root, authority.issue("posing", "billing", common_name="web1.internal"))
 
     async def main() -> None:
-        async with guarded({group: {"subjects": ["cn:billing", "dns:*.internal"]}}, tls) as door:
+        async with guarded(
+            {group: {"subjects": ["cn:billing", "dns:*.internal", "uri:spiffe://example/ns/*/sa/web"]}}, tls
+        ) as door:
             for method in (*CALLS[group], *STREAMS.get(group, ())):
                 assert admitted(await door.outcome(method, channel=named))
                 assert admitted(await door.outcome(method, channel=by_dns))
+                assert admitted(await door.outcome(method, channel=by_uri))
                 told = ("PERMISSION_DENIED", "the client certificate is none of those that may make this call")
                 assert await door.outcome(method, bearer(TOKEN), posing) == told
             other = next(iter(CALLS.keys() - {group}))
             assert admitted(await door.outcome(CALLS[other][0], channel=posing))
             await door.outcome(CALLS["inference"][0], channel=named)
-            assert door.calls.subjects[-1] == "cn:billing"
+            await door.outcome(CALLS["inference"][0], channel=by_uri)
+            assert door.calls.subjects[-2:] == ["cn:billing", "uri:spiffe://example/ns/a/sa/web"]
 
     asyncio.run(main())
 
@@ -233,9 +238,9 @@ def replace(path: Path, text: str) -> None:
 def test_open_groups_keep_their_handlers() -> None:
     handler: Any = grpc.unary_unary_rpc_method_handler(lambda request, context: None)
     access = Access(AccessSettings.model_validate({"inference": {"header": "k=v"}}))
-    assert all((access.guard(method, handler) is handler) == (group != "inference") for method, group in GROUPS.items())
+    assert all((access.wrap(method, handler) is handler) == (group != "inference") for method, group in GROUPS.items())
     with pytest.raises(KeyError):
-        access.guard("some.Service/Call", handler)
+        access.wrap("some.Service/Call", handler)
 
 
 def test_a_stranger_s_message_is_not_taken_in(tokens: Path) -> None:
@@ -296,7 +301,7 @@ def test_a_request_that_fails_is_let_go(tokens: Path) -> None:
         settings = ServerSettings(repository="r")
         server = open_server(settings)
         access = Access(AccessSettings.model_validate({"inference": {"tokens_file": str(tokens)}}))
-        handler = access.guard(
+        handler = access.wrap(
             "inference.GRPCInferenceService/ModelInfer", grpc.unary_unary_rpc_method_handler(fails, request_deserializer=parsed)
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"m": handler}),))
