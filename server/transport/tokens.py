@@ -12,7 +12,7 @@ from server.transport.kept import Kept
 
 _DIGEST = re.compile(r"(?:.*:)([0-9a-fA-F]{64})")
 _TOKEN = re.compile(r"[!-~]+")
-MAX_FILE_BYTES = 2**20
+MAX_FILE_BYTES = 2**17
 """Every call is compared with every token: a list that is longer belongs into a proxy."""
 
 

@@ -166,6 +166,29 @@ def test_who_pings_too_often_is_told_to_calm_down() -> None:
     run(main)
 
 
+def announced(address: str) -> dict[int, int]:
+    """The server's first SETTINGS."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+        received = connection.makefile("rb")
+        head = received.read(9)
+        assert head[3] == 4
+        return dict(struct.iter_unpack(">HI", received.read(int.from_bytes(head[:3], "big"))))
+
+
+def test_calls_per_connection_are_bounded_by_what_the_server_announces() -> None:
+    most_streams = 3
+
+    async def main() -> None:
+        async with answering(limits={"max_concurrent_streams": 7}) as address:
+            assert (await asyncio.to_thread(announced, address))[most_streams] == 7
+        async with answering() as address:
+            assert (await asyncio.to_thread(announced, address)).get(most_streams, 2**31) >= 2**31 - 1
+
+    run(main)
+
+
 def test_an_old_connection_is_told_to_go_and_the_next_one_serves() -> None:
     async def main() -> None:
         limits = {"max_connection_age_s": 0.2, "max_connection_age_grace_s": 1}
