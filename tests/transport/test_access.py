@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from protos import grpc_service_pb2 as pb
 from protos.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
-from server.core.door_settings import AccessSettings, TlsSettings
+from server.core.door_settings import AccessSettings
 from server.core.errors import NotFound
 from server.core.settings import ServerSettings
 from server.transport.access import GROUPS, Access, subject_of
@@ -330,7 +330,3 @@ def test_without_a_certificate_there_is_no_subject() -> None:
             assert door.calls.subjects == [""]
 
     asyncio.run(main())
-
-
-def test_tls_settings_stand_alone() -> None:
-    assert server_credentials(TlsSettings()) is None

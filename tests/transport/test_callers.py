@@ -136,3 +136,15 @@ def test_what_was_refused_is_told_by_group_and_reason() -> None:
     access.refused["management", "token"] = 2
     limit.refused = 3
     assert refusals(access, limit) == [("management", "token", 2), ("inference", "caller_limit", 3)]
+
+
+def test_a_certificate_s_name_goes_before_what_a_caller_says_of_itself() -> None:
+    class Call:
+        def auth_context(self) -> dict[str, list[bytes]]:
+            return {"x509_common_name": [b"web"]}
+
+        def invocation_metadata(self) -> list[tuple[str, str]]:
+            return [("podium-consumer", "somebody else")]
+
+    call: Any = Call()
+    assert caller_of(call) == "cn:web"
