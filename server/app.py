@@ -41,20 +41,26 @@ from server.telemetry import logs
 from server.telemetry.consumers import Consumers
 from server.telemetry.metrics import Metrics
 from server.telemetry.tracer import Tracer
+from server.transport.access import Access, subject_of
+from server.transport.callers import CallerLimit, refusals
 from server.transport.hand_over import HandOver
 from server.transport.health import Health
 from server.transport.http import split_address, start_http
 from server.transport.infer import Inference
 from server.transport.listen import bind, open_server
 from server.transport.malformed import Registrar
+from server.transport.reflection import Reflection, add_reflection
 from server.transport.runtime_settings import RuntimeSettings
 from server.transport.servicer import Servicer
 from server.transport.shared_memory import Regions
+from server.transport.status import follow
 from server.transport.streams import Streams
+from server.transport.tls import server_credentials
 
 _log = logging.getLogger("podium")
 _STOP_MODELS_S = 10.0
 _LAST_TRACES_S = 2.0
+_BUILD = distribution_version("podium")
 
 
 class Server:
@@ -77,18 +83,20 @@ class Server:
             self._slots_of,
             density=settings.overload_order == "density",
         )
-        build = distribution_version("podium")
+        self._access = Access(settings.access)
+        self._callers = CallerLimit(settings.limits.max_requests_per_caller)
         self._consumers = Consumers()
         self._usage = UsageFile(
             self._consumers, Path(settings.usage_dir) if settings.usage_dir else None, settings.usage_flush_s
         )
         self._metrics = Metrics(
-            build=build,
+            build=_BUILD,
             queues=self._queue_of,
             devices=device_readings(),
             caches=self._cache_of,
             consumers=self._consumers.readings,
             traces=tracer.reading,
+            refusals=lambda: refusals(self._access, self._callers),
         )
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
         watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
@@ -104,18 +112,31 @@ class Server:
             on_change=self._readiness_may_have_changed,
         )
         self._health = Health()
+        self._reflection = Reflection() if settings.reflection else None
+        follow(settings.error_codes)
+        self._open_door(log)
+
+    def _open_door(self, log: logs.LogControl) -> None:
+        settings, tracer = self._settings, self._tracer
         predict = Predict(
             self._plane, lambda: self._manager.published, settings.default_timeout_us, count_use=self._consumers.count
         )
         control = Control(self._manager)
         regions = Regions(allowed=settings.allow_client_shm, max_read_bytes=settings.max_message_bytes)
         hand_over = HandOver(self._plane.wake)
-        inference = Inference(predict, hand_over, memory=regions, tracer=tracer)
+        names = subject_of if settings.tls.client_ca_file else None
+        inference = Inference(predict, hand_over, memory=regions, tracer=tracer, subject_of=names)
         limits = (settings.max_stream_requests, settings.max_stream_bytes)
-        self._streams = Streams(inference, hand_over, monotonic_ns, *limits)
-        runtime = RuntimeSettings(tracer, log, control.is_ready)
-        ready = lambda: not self.problems()  # noqa: E731
-        self._servicer = Servicer(inference, self._streams, control, monotonic_ns, ready, build, runtime, regions)
+        self._streams = Streams(inference, hand_over, monotonic_ns, *limits, self._callers)
+        self._servicer = Servicer(
+            inference,
+            self._streams,
+            control,
+            lambda: not self.problems(),
+            _BUILD,
+            RuntimeSettings(tracer, log, control.is_ready),
+            regions,
+        )
 
     def problems(self) -> list[str]:
         """Why this server should not be sent requests; empty when it should."""
@@ -126,18 +147,21 @@ class Server:
     async def run(self) -> bool:
         """Serve until SIGTERM or SIGINT, then drain. False if something still executes.
 
-        Raises: OSError, RuntimeError when an address cannot be bound.
+        Raises: OSError, RuntimeError when an address cannot be bound; OSError for certificates that cannot be used.
         """
         settings = self._settings
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._leave)
         http = await start_http(settings.http_address, self._metrics.render, self.problems, self._consumers.rows)
         try:
-            server = open_server(settings.max_message_bytes)
-            registrar: Any = Registrar(server)  # as much of a server as registering needs
+            server = open_server(settings)
+            # as much of a server as registering needs; who may not call is not counted as a caller
+            registrar: Any = Registrar(server, self._callers.limit, self._access.wrap)
             add_GRPCInferenceServiceServicer_to_server(self._servicer, registrar)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
-            address = bind(server, settings.grpc_address)
+            if self._reflection is not None:
+                add_reflection(self._reflection, registrar)
+            address = bind(server, settings.grpc_address, server_credentials(settings.tls))
             await self._usage.open(settings.server_name or name_of(address))
             await server.start()
             self._manager.start()
@@ -161,6 +185,8 @@ class Server:
             await asyncio.wait_for(self._hurry.wait(), settings.drain_delay_s)
         self._health.close()
         self._streams.close()
+        if self._reflection is not None:
+            self._reflection.close()
         await server.stop(settings.drain_grace_s)
         await self._usage.close()
         emptied = await asyncio.to_thread(self._manager.stop, _STOP_MODELS_S)

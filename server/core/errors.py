@@ -29,6 +29,9 @@ class NotReady(PodiumError):
 class Overloaded(PodiumError):
     """A queue or an in-flight limit is full: nothing was executed."""
 
+    retry_after_s: float | None = None
+    """When trying again makes sense, where whoever raises it knows."""
+
 
 class Expired(PodiumError):
     """The deadline passed, or was predicted to pass, before execution: nothing was executed."""
@@ -44,6 +47,18 @@ class Unsupported(PodiumError):
 
 class ShuttingDown(PodiumError):
     """The server is draining and admits nothing new."""
+
+
+class Unauthenticated(PodiumError):
+    """The call does not say who makes it, in a way that this server believes."""
+
+
+class PermissionDenied(PodiumError):
+    """It is known who calls, and this is not for them."""
+
+
+class Restricted(PodiumError):
+    """The call lacks the header that its group of calls is restricted to."""
 
 
 class BackendFailed(PodiumError):

@@ -6,17 +6,15 @@ is described in docs/CONFIG.md, which a test compares with this file.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from server.core.door_settings import AccessSettings, KeepaliveSettings, LimitSettings, TlsSettings, check_door
+from server.core.table import Table as _Table
 from server.core.tensors import NUMPY_DTYPES
 
 DEFAULT_MAX_BATCH = 64
 STANDARD_BUCKETS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256)
 """Batch sizes that are warmed by default; above 256 in steps of 256 up to the model's cap."""
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TensorSettings(_Table):
@@ -235,6 +233,18 @@ class ServerSettings(_Table):
     server_name: str = Field("", pattern=r"^(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?$")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     trace: TraceSettings = TraceSettings()
+    reflection: bool = True
+    compression: Literal["none", "gzip", "deflate"] = "none"
+    error_codes: Literal["triton", "strict"] = "triton"
+    tls: TlsSettings = TlsSettings()
+    access: AccessSettings = AccessSettings()
+    limits: LimitSettings = LimitSettings()
+    keepalive: KeepaliveSettings = KeepaliveSettings()
+
+    @model_validator(mode="after")
+    def _safe_door(self) -> Self:
+        check_door(self.grpc_address, self.tls, self.access)
+        return self
 
 
 def buckets_for(max_batch: int, batching: BatchingSettings) -> tuple[int, ...]:

@@ -52,6 +52,14 @@ def trace_families(reading: TraceReading) -> Iterator[Metric]:
     yield CounterMetricFamily("podium_traces_dropped", "Traces lost", value=reading.dropped)
 
 
+def access_family(refusals: Iterable[tuple[str, str, int]]) -> Metric:
+    """Calls that the door refused before it looked at their message: group of calls, rule, and how often."""
+    family = CounterMetricFamily("podium_access_refused", "Calls that were not admitted", labels=("group", "reason"))
+    for group, reason, count in refusals:
+        family.add_metric((group, reason), count)
+    return family
+
+
 def build_family(version: str, python: str) -> Metric:
     """Which build is running, as labels of a constant 1."""
     family = GaugeMetricFamily("podium_build_info", "The running build; always 1", labels=("version", "python"))

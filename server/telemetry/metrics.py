@@ -9,14 +9,21 @@ import platform
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from server.core.versions import VersionKey
-from server.telemetry.families import build_family, consumer_family, load_families, trace_families, version_families
+from server.telemetry.families import (
+    access_family,
+    build_family,
+    consumer_family,
+    load_families,
+    trace_families,
+    version_families,
+)
 from server.telemetry.readings import (
     CacheLevels,
     ConsumerReading,
@@ -54,12 +61,14 @@ class Metrics:
         consumers: Callable[[], Sequence[ConsumerReading]] = tuple,
         traces: Callable[[], TraceReading] = TraceReading,
         wall_clock_ns: Callable[[], int] = time.time_ns,
+        refusals: Callable[[], Iterable[tuple[str, str, int]]] = tuple,
     ) -> None:
         self._queues = queues
         self._devices = devices
         self._caches = caches
         self._consumers = consumers
         self._traces = traces
+        self._refusals = refusals
         self._wall_clock_ns = wall_clock_ns
         self._lock = threading.Lock()
         self._active: dict[VersionKey, VersionRecorder] = {}
@@ -125,6 +134,7 @@ class Metrics:
         yield from load_families(self._read_loads())
         yield consumer_family(self._consumers())
         yield from trace_families(self._traces())
+        yield access_family(self._refusals())
         yield self._build
         yield from self._process.collect()
 

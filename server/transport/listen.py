@@ -10,37 +10,37 @@ from pathlib import Path
 
 import grpc
 
-_UNIX = "unix:"
+from server.core.door_settings import UNIX
+from server.core.settings import ServerSettings
+from server.transport.options import channel_options
+
 _CONNECT_S = 1.0
+_COMPRESSIONS = {"none": None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 
-def open_server(max_message_bytes: int) -> grpc.aio.Server:
-    """A server that is not bound yet. Ownership: the running event loop."""
-    return grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", -1),
-            # without this a second server on the same port starts silently and takes half the calls
-            ("grpc.so_reuseport", 0),
-        ]
-    )
+def open_server(settings: ServerSettings) -> grpc.aio.Server:
+    """A server that is not bound yet. Ownership: the running event loop.
+
+    Compressed requests are always taken: gRPC stops expanding one at `max_message_bytes`.
+    """
+    return grpc.aio.server(options=channel_options(settings), compression=_COMPRESSIONS[settings.compression])
 
 
-def bind(server: grpc.aio.Server, address: str) -> str:
-    """Bind "HOST:PORT" or "unix:PATH"; the address that clients use (port 0 is any that is free).
+def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None) -> str:
+    """Bind "HOST:PORT", with TLS where there are credentials, or "unix:PATH"; the address that clients use (port 0 is any).
 
     A socket file that nobody listens on is replaced; gRPC removes its own at the end.
     Raises: OSError, RuntimeError where the address is taken or is none.
     """
-    if address.startswith(_UNIX):
+    if address.startswith(UNIX):
         path = socket_path(address)
         if _answers(path):
             raise OSError(errno.EADDRINUSE, f"another server listens on '{path}'")
         if path.exists() and not path.is_socket():
             raise OSError(errno.EEXIST, f"'{path}' is there and is no socket")
-    port = server.add_insecure_port(address)
-    if address.startswith(_UNIX):
+        server.add_insecure_port(address)
         return address
+    port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
     return f"{address.rpartition(':')[0]}:{port}"
 
 
@@ -50,7 +50,7 @@ def socket_path(address: str) -> Path:
     >>> socket_path("unix:a.sock"), socket_path("unix:///run/a.sock")
     (PosixPath('a.sock'), PosixPath('/run/a.sock'))
     """
-    path = address.removeprefix(_UNIX)
+    path = address.removeprefix(UNIX)
     return Path(path.removeprefix("//") if path.startswith("///") else path)
 
 

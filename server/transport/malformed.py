@@ -36,8 +36,10 @@ def tolerant(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 class Registrar:
     """What the generated `add_…Servicer_to_server` functions are given in place of the server."""
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, *wraps: Callable[[str, Any], Any]) -> None:
+        """`wraps`: what is put around each handler, from the inside out; given `package.Service/Method` and the handler."""
         self._server = server
+        self._wraps = wraps
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
         """Nothing: the generated code hands the same methods to `add_registered_method_handlers`, where they are readable."""
@@ -48,4 +50,6 @@ class Registrar:
             name: handler._replace(request_deserializer=tolerant(handler.request_deserializer))
             for name, handler in handlers.items()
         }
+        for wrap in self._wraps:
+            wrapped = {name: wrap(f"{service}/{name}", handler) for name, handler in wrapped.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))

@@ -4,19 +4,19 @@
 """
 
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
 from protos import grpc_service_pb2 as pb
 from protos.grpc_service_pb2_grpc import GRPCInferenceServiceServicer
-from server.core.clock import Clock
 from server.core.errors import InvalidRequest, Unsupported
 from server.core.settings import ModelSettings
 from server.service.control import Control
 from server.transport import describe, shared_memory_calls
 from server.transport.config_override import settings_from_config
-from server.transport.infer import Inference, call_of
+from server.transport.ending import abort
+from server.transport.infer import Inference
 from server.transport.runtime_settings import RuntimeSettings
 from server.transport.shared_memory import Regions
 from server.transport.status import told
@@ -55,7 +55,6 @@ class Servicer(GRPCInferenceServiceServicer):
         inference: Inference,
         streams: Streams,
         control: Control,
-        clock: Clock,
         ready: Callable[[], bool],
         server_version: str,
         runtime_settings: RuntimeSettings,
@@ -64,7 +63,6 @@ class Servicer(GRPCInferenceServiceServicer):
         self._inference = inference
         self._streams = streams
         self._control = control
-        self._clock = clock
         self._ready = ready
         self._server_version = server_version
         self.regions = regions or Regions()
@@ -81,7 +79,7 @@ class Servicer(GRPCInferenceServiceServicer):
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         """One inference: answered by exactly one ticket, whatever becomes of the call."""
         try:
-            return await self._inference.once(request, call_of(context, self._clock(), self._inference.tracer))
+            return await self._inference.once(request, self._inference.call_of(context))
         except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
             await abort(context, error)
         finally:
@@ -242,12 +240,3 @@ async def answer_on_thread(context: Context, threads: WaitingThreads, respond: C
         return await threads.run(respond)
     except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
         await abort(context, error)
-
-
-async def abort(context: Context, error: Exception) -> NoReturn:
-    """End a call with the code and text of an error."""
-    try:
-        await context.abort(*told(error))
-    finally:
-        del context  # gRPC's context keeps what it raises: see ModelInfer
-    raise AssertionError("abort raises")

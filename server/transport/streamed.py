@@ -88,13 +88,13 @@ class Answer:
 class StreamedRequest:
     """One message of a stream, and the reply of its ticket (`StreamReply`). Ownership: the loop, but for `reserve`."""
 
-    __slots__ = ("_ended", "_stream", "answer", "decoupled", "empty_final", "id", "pending", "traced")
+    __slots__ = ("_ended", "_stream", "answer", "counted", "decoupled", "empty_final", "id", "pending", "traced")
 
     def __init__(self, stream: Answering) -> None:
         self._stream = stream
         self._ended = False
         self.id = ""
-        self.decoupled = self.empty_final = False
+        self.decoupled = self.empty_final = self.counted = False
         self.pending: Pending | None = None
         self.answer: Answer | None = None
         self.traced: tuple[pb.ModelInferRequest, Call] | None = None  # kept while something is traced at all

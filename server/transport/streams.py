@@ -18,20 +18,30 @@ import grpc
 from protos import grpc_service_pb2 as pb
 from server.core.clock import Clock
 from server.core.errors import Cancelled, ShuttingDown
+from server.transport.callers import CallerLimit
 from server.transport.codec import EMPTY_FINAL
 from server.transport.hand_over import HandOver
-from server.transport.infer import Inference, Pending, call_of
+from server.transport.infer import Inference, Pending
 from server.transport.status import told
 from server.transport.streamed import Answer, Backlog, StreamedRequest
 
 GRPC_ERROR = "triton_grpc_error"
+UNLIMITED = CallerLimit(0)
 LEAVING = "GRPC server is shutting down and has stopped accepting new requests."
 
 
 class Stream:
     """One open call. Ownership: the event loop."""
 
-    def __init__(self, inference: Inference, hand_over: HandOver, clock: Clock, limits: tuple[int, int], context: Any) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        hand_over: HandOver,
+        clock: Clock,
+        limits: tuple[int, int],
+        callers: CallerLimit,
+        context: Any,
+    ) -> None:
         """`limits`: requests that may be open at once, and bytes of answers that may wait."""
         self.inference = inference
         self._hand_over = hand_over
@@ -39,7 +49,9 @@ class Stream:
         self._max_requests, max_bytes = limits
         self.backlog = Backlog(max_bytes)
         self._context = context
-        self._call = call_of(context, clock(), inference.tracer)
+        self._call = inference.call_of(context)
+        self._callers = callers
+        self._caller = callers.named(context)
         self._fails_whole = (GRPC_ERROR, "true") in (context.invocation_metadata() or ())
         self._ordered: deque[StreamedRequest] = deque()
         self._outbox: deque[Answer] = deque()
@@ -135,6 +147,9 @@ class Stream:
         self._admitted.add(request)
         try:
             request.id = message.id
+            if self._caller:
+                self._callers.enter(self._caller)
+                request.counted = True
             call = replace(self._call, arrival_ns=self._clock())
             if self.inference.tracer.on:
                 request.traced = message, call
@@ -152,6 +167,8 @@ class Stream:
     def _close(self, request: StreamedRequest) -> Pending | None:
         if request in self._admitted:
             self._admitted.remove(request)
+            if request.counted:
+                self._callers.leave(self._caller)
             self._hand_over.callers -= 1
         return request.close()
 
@@ -187,8 +204,17 @@ class Stream:
 class Streams:
     """Every open stream. Ownership: the event loop it was made on."""
 
-    def __init__(self, inference: Inference, hand_over: HandOver, clock: Clock, max_requests: int, max_bytes: int) -> None:
-        """`max_requests` open at once and `max_bytes` of waiting answers, per stream."""
+    def __init__(
+        self,
+        inference: Inference,
+        hand_over: HandOver,
+        clock: Clock,
+        max_requests: int,
+        max_bytes: int,
+        callers: CallerLimit = UNLIMITED,
+    ) -> None:
+        """`max_requests` open at once and `max_bytes` of waiting answers, per stream; `callers`: over all of one caller's."""
+        self._callers = callers
         self._inference = inference
         self._hand_over = hand_over
         self._clock = clock
@@ -198,7 +224,7 @@ class Streams:
 
     async def serve(self, context: Any) -> tuple[grpc.StatusCode, str] | None:
         """One call from its first message to its last answer; see `Stream.run`."""
-        stream = Stream(self._inference, self._hand_over, self._clock, self._limits, context)
+        stream = Stream(self._inference, self._hand_over, self._clock, self._limits, self._callers, context)
         if self._closed:
             stream.drain()
         self._streams.add(stream)

@@ -44,6 +44,7 @@ def _metrics(
         caches=(caches or {}).get,
         consumers=lambda: [ConsumerReading(_KEY, "checkout", 4), ConsumerReading(_KEY, "", 1)],
         wall_clock_ns=lambda: 0,
+        refusals=lambda: [("inference", "token", 3)],
     )
 
 

@@ -104,10 +104,10 @@ class Door:
         predict: Any = self.predict
         control: Any = self.control
         self.hand_over = HandOver(self._woken)
-        inference = Inference(predict, self.hand_over)
+        inference = Inference(predict, self.hand_over, lambda: NOW_NS)
         streams = Streams(inference, self.hand_over, lambda: NOW_NS, 10, 2**20)
         runtime: Any = None
-        self.servicer = Servicer(inference, streams, control, lambda: NOW_NS, lambda: True, "1.2.3", runtime)
+        self.servicer = Servicer(inference, streams, control, lambda: True, "1.2.3", runtime)
 
     def _woken(self) -> None:
         self.wakes += 1

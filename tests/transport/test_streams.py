@@ -62,7 +62,8 @@ class Door:
         self.predict = Predict()
         predict: Any = self.predict
         self.hand_over = HandOver(lambda: None)
-        self.streams = Streams(Inference(predict, self.hand_over), self.hand_over, lambda: NOW_NS, max_requests, max_bytes)
+        inference = Inference(predict, self.hand_over, lambda: NOW_NS)
+        self.streams = Streams(inference, self.hand_over, lambda: NOW_NS, max_requests, max_bytes)
         self.context = context or StreamContext()
         self.call = asyncio.ensure_future(self.streams.serve(self.context))
 
