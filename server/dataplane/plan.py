@@ -19,6 +19,7 @@ The rules, in order (PERFORMANCE.md says which simulations chose them; Nexus, SO
 from bisect import bisect_left
 from dataclasses import dataclass
 
+from server.core.clock import NS_PER_S
 from server.core.errors import Expired, Overloaded
 from server.dataplane.costs import CostModel, Estimate
 from server.dataplane.interface import QueueRules
@@ -116,7 +117,8 @@ class Plan:
         queue = self.queues[ticket.queue_id]
         limit = queue.rules.max_requests
         if limit and queue.waiting >= limit:
-            raise Overloaded("Exceeds maximum queue size")
+            waits_ns = sum(backlog_ns(lane, len(lane.tickets)) for lane in queue.lanes.values()) // self.executors
+            raise Overloaded("Exceeds maximum queue size", waits_ns / NS_PER_S or None)
         if ticket.deadline_ns <= now_ns:
             raise Expired("Request timeout expired")
         self._arrivals += 1
