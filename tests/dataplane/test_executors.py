@@ -93,6 +93,19 @@ def test_the_next_batch_is_staged_as_late_as_gathering_allows() -> None:
     assert release(plan, 180).staged
 
 
+def test_nobody_overtakes_a_staged_batch_whose_thread_has_yet_to_wake_up() -> None:
+    plan = plan_of(rules(1, costs_ns=COSTS), rules(2, costs_ns=COSTS), slots=2)
+    admit(plan, ticket(rows=8), ticket(rows=8))
+    running = release(plan)
+    staged = release(plan, 100)
+    admit(plan, ticket(queue_id=2))
+    plan.executed(running.token, 110)
+    decision = plan.decide(110)  # by a thread that was quicker
+    assert (decision.release, decision.wait_until_ns) == (None, None)
+    plan.begin(staged.token, 110, gather_ns=0)
+    assert release(plan, 210).staged
+
+
 def test_with_nothing_waiting_there_is_nothing_to_stage() -> None:
     plan = plan_of(rules(costs_ns=COSTS), slots=2)
     admit(plan, ticket())
