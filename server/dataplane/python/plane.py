@@ -375,7 +375,7 @@ class PythonPlane:
             heapq.heapify(self._deadlines)
 
     def _may_expire(self, ticket: Ticket) -> bool:
-        """Whether a ticket has yet to reach the device. A staged one waits as well: what runs before it may overrun for long."""
+        """Whether a ticket has yet to reach the device. A staged one too: what runs before it may overrun for long."""
         return ticket.state is TicketState.WAITING or (ticket.state is TicketState.TAKEN and ticket in self._staged)
 
     def _expire_forever(self) -> None:
