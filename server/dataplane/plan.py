@@ -187,7 +187,8 @@ class Plan:
         running = self._running.pop(token, None)
         if running is not None:
             running.queue.running -= 1
-            running.queue.share.use(now_ns - running.begun_ns, now_ns)
+            # one of several executors is a part of the device
+            running.queue.share.use((now_ns - running.begun_ns) // self.executors, now_ns)
 
     def _next_lane(self, now_ns: int, *, staged: bool) -> tuple[Lane | None, int | None]:
         """The lane that goes next, of those that need not wait; else when the first one will be ripe."""

@@ -147,6 +147,16 @@ def test_a_share_goes_first_until_it_is_used_up() -> None:
     assert order == [2, 1, 2, 1, 2, 1]
 
 
+def test_one_of_two_executors_uses_half_of_the_devices_time() -> None:
+    slow = (BURST_NS,) * 4
+    plan = plan_of(rules(1, costs_ns=slow, instances=2), rules(2, costs_ns=slow, share=0.5))
+    admit(plan, *(ticket(rows=8) for _ in range(3)), *(ticket(queue_id=2, rows=8, arrival_ns=9) for _ in range(3)))
+    first, _ = release(plan), release(plan)
+    assert first.queue.rules.queue_id == 2
+    plan.executed(first.token, BURST_NS)
+    assert release(plan, BURST_NS).queue.rules.queue_id == 2  # half of its claim is left
+
+
 def test_admission_lets_a_claim_pass_the_backlog_of_others() -> None:
     plan = plan_of(rules(1, costs_ns=COSTS), rules(2, costs_ns=COSTS, share=0.5))
     admit(plan, *(ticket(rows=8, deadline_ns=1_000) for _ in range(5)))
