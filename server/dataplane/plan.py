@@ -151,12 +151,15 @@ class Plan:
     def decide(self, now_ns: int) -> Decision:
         """What the device should do now. Taken and late tickets have left their lanes when this returns."""
         executing = sum(not one.staged for one in self._running.values())
-        staged = executing >= self.executors
+        # a staged batch that may begin has its executor, though its thread may not have woken up yet
+        beginning = sum(self.may_begin(token) for token, one in self._running.items() if one.staged)
+        staged = executing + beginning >= self.executors
         if staged:
             if not self._keys or len(self._running) - executing >= self._slots - 1:
                 return Decision([], None, None)
             # as late as it can be: what arrives until then rides along
-            stage_ns = min(one.until_ns for one in self._running.values() if not one.staged) - self._staging.predict_ns()
+            ends_ns = [one.until_ns for one in self._running.values() if not one.staged]
+            stage_ns = min(ends_ns, default=now_ns) - self._staging.predict_ns()
             if now_ns < stage_ns:
                 return Decision([], None, stage_ns)
         late: list[Ticket] = []
@@ -186,7 +189,8 @@ class Plan:
         running = self._running.pop(token, None)
         if running is not None:
             running.queue.running -= 1
-            running.queue.share.use(now_ns - running.begun_ns, now_ns)
+            # one of several executors is a part of the device
+            running.queue.share.use((now_ns - running.begun_ns) // self.executors, now_ns)
 
     def _next_lane(self, now_ns: int, *, staged: bool) -> tuple[Lane | None, int | None]:
         """The lane that goes next, of those that need not wait; else when the first one will be ripe."""
