@@ -19,7 +19,7 @@ from server.transport.ending import abort
 from server.transport.infer import Inference
 from server.transport.runtime_settings import RuntimeSettings
 from server.transport.shared_memory import Regions
-from server.transport.status import told
+from server.transport.status import ending_for
 from server.transport.streams import Streams
 from server.transport.waiting import WaitingThreads
 
@@ -90,7 +90,7 @@ class Servicer(GRPCInferenceServiceServicer):
         try:
             status = await self._streams.serve(context)
         except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
-            status = told(error)
+            status = ending_for(error)
         try:
             if status is not None:
                 await context.abort(*status)

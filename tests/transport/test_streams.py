@@ -1,9 +1,11 @@
 """Many requests on one call: who is answered when, with what, and what is left behind."""
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import grpc
 import numpy as np
@@ -21,6 +23,7 @@ from server.core.versions import VersionKey
 from server.transport.hand_over import HandOver
 from server.transport.infer import Inference
 from server.transport.malformed import Malformed
+from server.transport.status import PUSHBACK, follow
 from server.transport.streams import LEAVING, Streams
 from tests.transport.calls import StreamContext
 
@@ -73,10 +76,11 @@ class Door:
         await settled()
 
     async def ended(self) -> tuple[grpc.StatusCode, str] | None:
+        """Code and text of a call that failed."""
         async with asyncio.timeout(10):
             status = await self.call
         assert self.hand_over.callers == 0
-        return status
+        return status and status[:2]
 
     def got(self) -> list[str]:
         """The answers so far: `id`, `id!` for an error, `id.` for an end without outputs; `+` where it is not the final one."""
@@ -237,6 +241,50 @@ def test_an_error_ends_the_stream_where_its_caller_asked_for_that() -> None:
     run(main)
 
 
+def test_by_strict_codes_such_an_end_says_whether_to_try_again() -> None:
+    async def main() -> None:
+        door = Door(StreamContext(metadata=(("triton_grpc_error", "true"),)))
+        await door.send(asked("a"))
+        door.predict.replies["a"].set_exception(Expired("late"))
+        assert await door.call == (grpc.StatusCode.DEADLINE_EXCEEDED, "late", ((PUSHBACK, "-1"),))
+
+    follow("strict")
+    try:
+        run(main)
+    finally:
+        follow("triton")
+
+
+@pytest.mark.parametrize("how", ["cancelled", "gone", "failed"])
+def test_a_stream_that_ended_early_is_free_at_once_not_when_garbage_is_next_collected(how: str) -> None:
+    async def main() -> None:
+        door = Door(StreamContext(metadata=(("triton_grpc_error", "true"),)))
+        left = ref(door.context)
+        await door.send(*map(asked, "abc"))
+        replies, reply = door.predict.replies, door.predict.replies["b"]
+        reply.set_result(ROW)
+        gc.collect()
+        gc.disable()
+        try:
+            if how == "cancelled":
+                door.call.cancel()
+            elif how == "gone":
+                door.context.arriving.put_nowait(grpc.aio.InternalError("lost"))
+            else:
+                replies["a"].set_exception(BackendFailed("bad"))
+            await asyncio.wait([door.call])
+            assert door.call.cancelled() or (door.call.exception() is None) == (how == "failed")
+            await settled()
+            replies.clear()
+            del reply, door.call, door.context
+            await settled()
+            assert left() is None
+        finally:
+            gc.enable()
+
+    run(main)
+
+
 def test_the_streams_deadline_bounds_each_request() -> None:
     async def main() -> None:
         door = Door(StreamContext(2.0))
@@ -356,7 +404,7 @@ def test_a_server_that_leaves_answers_what_it_has_read() -> None:
         assert await door.ended() == (grpc.StatusCode.UNAVAILABLE, LEAVING)
         assert door.got() == ["a", "b"]
         # whoever comes now is told at once
-        assert await door.streams.serve(StreamContext()) == (grpc.StatusCode.UNAVAILABLE, LEAVING)
+        assert await door.streams.serve(StreamContext()) == (grpc.StatusCode.UNAVAILABLE, LEAVING, ())
 
     run(main)
 
