@@ -147,6 +147,7 @@ def _next(repository: Path) -> str:
     return "\n".join(
         (
             f"  {podium} lineage {MODEL}@{DEFAULT_ALIAS}{option}",
+            f"  {podium} reproduce {MODEL}@{DEFAULT_ALIAS}{option}    the same model once more, bit for bit",
             f"  {podium} serve --repository {shown}",
             "  curl http://127.0.0.1:8002/metrics    while that runs: docs/METRICS.md",
             "  models/flight_delay/README.md         what the model can and cannot do",
