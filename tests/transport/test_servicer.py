@@ -355,7 +355,7 @@ def test_files_come_with_settings_that_owe_nothing_to_the_repository() -> None:
         (
             pb.RepositoryModelUnloadRequest(model_name="m", parameters={"unload_dependents": Parameter(int64_param=1)}),
             "INVALID_ARGUMENT",
-            "invalid value type for unload parameter 'unload_dependents', expected bool_param.",
+            "invalid value type for 'unload_dependents' parameter, expected bool_param.",
         ),
         (
             pb.RepositoryModelUnloadRequest(model_name="m", parameters={"x": Parameter(bool_param=True)}),
