@@ -103,9 +103,9 @@ def lenient(*names: str) -> pb.ModelInferRequest:
 def full_queue(stub: Stub) -> None:
     """Ten at once where one runs and one waits: those that are refused are refused alike."""
     calls = [stub.ModelInfer.future(infer_message("narrow", X4, id="7"), timeout=60) for _ in range(10)]
-    told = {(error.code(), error.details()) for call in calls if (error := call.exception()) is not None}
-    assert len(told) == 1
-    raise next(error for call in calls if (error := call.exception()) is not None)
+    errors: list[Any] = [error for call in calls if (error := call.exception()) is not None]
+    assert len({(error.code(), error.details()) for error in errors}) == 1
+    raise errors[0]
 
 
 def too_late() -> pb.ModelInferRequest:

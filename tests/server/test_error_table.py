@@ -6,6 +6,7 @@ The rows are those of test_errors.py and of error_rows.py; what ends a server, o
 import json
 import queue
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,10 @@ def test_what_clients_say_themselves(server: Serving) -> None:
         assert (error.status(), error.message()) == ("StatusCode.CANCELLED", "Locally cancelled by application!")
 
 
+def answers_to(call: Any, metadata: Any) -> list[Any]:
+    return list(call(iter([b""]), metadata=metadata, timeout=30))
+
+
 def test_every_call_of_a_restricted_group_names_its_header(tmp_path: Path) -> None:
     """All calls there are, before anything of them is read: an empty body would be another error, or none."""
     repository = tmp_path / "repository"
@@ -149,8 +154,7 @@ def test_every_call_of_a_restricted_group_names_its_header(tmp_path: Path) -> No
                 call = anything.stream_stream(f"/{method}")
                 text = f"This protocol is restricted, expecting header 'triton-grpc-protocol-{group}-key'"
                 for metadata in ((), ((f"triton-grpc-protocol-{group}-key", "wrong"),), (("authorization", "secret"),)):
-                    told = refusal(lambda call=call, metadata=metadata: list(call(iter([b""]), metadata=metadata, timeout=30)))
-                    assert told == ("UNAVAILABLE", text), method
+                    assert refusal(partial(answers_to, call, metadata)) == ("UNAVAILABLE", text), method
     finally:
         server.stop()
 

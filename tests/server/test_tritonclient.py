@@ -182,8 +182,8 @@ def test_infer_with_everything_it_takes(client: Any, algorithm: str | None) -> N
     assert (result.as_numpy("OUTPUT1") == 0).all()
     assert result.as_numpy("OUTPUT0").tolist() == [[b"30:15", b"28:14"]]
     assert result.as_numpy("none") is None
-    as_json = result.get_output("OUTPUT0", as_json=True)
-    assert (as_json["datatype"], as_json["shape"]) == ("BYTES", ["1", "2"])
+    as_json = result.get_response(as_json=True)
+    assert [(each["name"], each["datatype"]) for each in as_json["outputs"]] == [("OUTPUT1", "INT32"), ("OUTPUT0", "BYTES")]
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16", "BYTES"])
