@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.backends.pt2_json import field, mapping, real, refuse, sequence, text, truth, variant, whole
-from server.backends.pt2_operators import IGNORED, MUST_BE, NUMBERS, aten_name
+from server.backends.pt2_operators import HARMLESS_IF_ABSENT, IGNORED, MUST_BE, NUMBERS, aten_name
 
+_MISSING = object()
 SCALAR_TYPES: Mapping[int, str] = {
     1: "uint8",
     2: "int8",
@@ -172,7 +173,10 @@ def _step(target: str, node: object, cells: Cells, where: str) -> Step:
 def _check_constants(name: str, arguments: Mapping[str, Argument], where: str) -> None:
     if name in MUST_BE:
         argument, wanted = MUST_BE[name]
-        if argument not in arguments or arguments[argument] is not wanted:
+        if argument not in arguments and name in HARMLESS_IF_ABSENT:
+            return
+        given = arguments.get(argument, _MISSING)
+        if type(given) is not type(wanted) or given != wanted:
             refuse(where, f"'{argument}' must be {wanted}: anything else answers by chance or writes into the weights")
 
 

@@ -72,8 +72,12 @@ MUST_BE: Mapping[str, tuple[str, object]] = {
     "instance_norm": ("running_mean", None),
     "lstm": ("train", False),
     "gru": ("train", False),
+    "scaled_dot_product_attention": ("dropout_p", 0.0),
 }
 """Arguments that make an operator answer by chance or, undeclared, write into the weights: what they must be instead."""
+
+HARMLESS_IF_ABSENT = frozenset({"scaled_dot_product_attention"})
+"""Operators whose argument of `MUST_BE` has that value where it is left out."""
 
 
 def _bounded(function: Callable[..., Number]) -> Callable[..., Number]:

@@ -26,6 +26,7 @@ from server.backends.onnx_signature import without_batching
 from server.backends.probe import rows_mix
 from server.backends.pt2_archive import CONSTANTS, CONSTANTS_CONFIG, OWN, PROGRAM, WEIGHTS, WEIGHTS_CONFIG, Pt2Archive
 from server.backends.pt2_graph import Argument, Result, Step, TorchWord, Value, drops
+from server.backends.pt2_guards import guarded
 from server.backends.pt2_operators import NUMBERS
 from server.backends.pt2_program import Program, ProgramTensor, Stored, read_program, read_stored
 from server.backends.pt2_signature import check_sizes, free_dims, program_signature
@@ -342,4 +343,4 @@ def _aten(step: Step) -> Any:
         raise LoadFailed(f"aten.{step.operator} writes into its arguments; call program.run_decompositions({{}}) before saving")
     if [given for given, _ in step.positional] != names[: len(step.positional)]:
         raise LoadFailed(f"aten.{step.operator} takes {', '.join(names)}, in this order")
-    return operator
+    return guarded(step.operator, operator)

@@ -27,10 +27,14 @@ class NotReady(PodiumError):
 
 
 class Overloaded(PodiumError):
-    """A queue or an in-flight limit is full: nothing was executed."""
+    """A queue or an in-flight limit is full: nothing was executed.
 
-    retry_after_s: float | None = None
-    """When trying again makes sense, where whoever raises it knows."""
+    `retry_after_s`: when trying again makes sense, where whoever raises it knows.
+    """
+
+    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
 
 
 class Expired(PodiumError):

@@ -19,6 +19,7 @@ The rules, in order (PERFORMANCE.md says which simulations chose them; Nexus, SO
 from bisect import bisect_left
 from dataclasses import dataclass
 
+from server.core.clock import NS_PER_S
 from server.core.errors import Expired, Overloaded
 from server.dataplane.costs import CostModel, Estimate
 from server.dataplane.interface import QueueRules
@@ -116,7 +117,8 @@ class Plan:
         queue = self.queues[ticket.queue_id]
         limit = queue.rules.max_requests
         if limit and queue.waiting >= limit:
-            raise Overloaded("Exceeds maximum queue size")
+            waits_ns = sum(backlog_ns(lane, len(lane.tickets)) for lane in queue.lanes.values()) // self.executors
+            raise Overloaded("Exceeds maximum queue size", waits_ns / NS_PER_S or None)
         if ticket.deadline_ns <= now_ns:
             raise Expired("Request timeout expired")
         self._arrivals += 1
@@ -149,12 +151,15 @@ class Plan:
     def decide(self, now_ns: int) -> Decision:
         """What the device should do now. Taken and late tickets have left their lanes when this returns."""
         executing = sum(not one.staged for one in self._running.values())
-        staged = executing >= self.executors
+        # a staged batch that may begin has its executor, though its thread may not have woken up yet
+        beginning = sum(self.may_begin(token) for token, one in self._running.items() if one.staged)
+        staged = executing + beginning >= self.executors
         if staged:
             if not self._keys or len(self._running) - executing >= self._slots - 1:
                 return Decision([], None, None)
             # as late as it can be: what arrives until then rides along
-            stage_ns = min(one.until_ns for one in self._running.values() if not one.staged) - self._staging.predict_ns()
+            ends_ns = [one.until_ns for one in self._running.values() if not one.staged]
+            stage_ns = min(ends_ns, default=now_ns) - self._staging.predict_ns()
             if now_ns < stage_ns:
                 return Decision([], None, stage_ns)
         late: list[Ticket] = []
@@ -184,7 +189,8 @@ class Plan:
         running = self._running.pop(token, None)
         if running is not None:
             running.queue.running -= 1
-            running.queue.share.use(now_ns - running.begun_ns, now_ns)
+            # one of several executors is a part of the device
+            running.queue.share.use((now_ns - running.begun_ns) // self.executors, now_ns)
 
     def _next_lane(self, now_ns: int, *, staged: bool) -> tuple[Lane | None, int | None]:
         """The lane that goes next, of those that need not wait; else when the first one will be ripe."""

@@ -87,6 +87,8 @@ def run(command: Sequence[str], code: Path, scratch: Path, timeout_s: float) -> 
     environment["TMPDIR"] = str(temporary)
     # the interpreter must find the recipe's modules in the folder it is started in
     environment.pop("PYTHONSAFEPATH", None)
+    # and there first, however it is started: a path or an editable install may lead to code that is not of the commit
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
     try:
         with log.open("wb") as output:
             process = subprocess.Popen(

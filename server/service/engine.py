@@ -98,9 +98,10 @@ class Engine(threading.Thread):
         except BackendDead as dead:
             _log.error("backend is dead", extra={"model": str(replica.key), "reason": str(dead)})
             self._on_dead(replica, dead)
-            error = dead
+            error = dead.with_traceback(None)
         except BackendFailed as failed:
-            error = failed
+            # its traceback leads to this frame, which has it: a circle that would hold the batch until a collection
+            error = failed.with_traceback(None)
         except Exception as bug:  # noqa: BLE001 - no memory to isolate a failed request, say
             _log.exception("a batch could not be executed", extra={"model": str(replica.key)})
             error = BackendFailed(f"executing '{replica.key.model}' failed: {type(bug).__name__}")

@@ -114,7 +114,7 @@ class Predict:
                 self._count_use(replica.key, request.caller.consumer)
                 self.count_refusal(replica, error)
                 if isinstance(error, Overloaded):
-                    raise Overloaded(f"[request id: {request.id or '<id_unknown>'}] {error}") from None
+                    raise Overloaded(f"[request id: {request.id or '<id_unknown>'}] {error}", error.retry_after_s) from None
                 raise
             self._count_use(replica.key, request.caller.consumer)
             return replica, ticket

@@ -63,10 +63,10 @@ class Tracer:
         with self._lock:
             quota = self._layers.quota(model)
             chosen = quota.take(forced=parent is not None and parent.sampled)
-            if quota.exhausted():
-                self._look()
             if not chosen:
                 return None
+            if quota.exhausted():
+                self._look()
             self._number += 1
             return Chosen(self._number, quota.rules, parent)
 

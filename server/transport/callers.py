@@ -10,15 +10,14 @@ from typing import Any
 import grpc
 
 from server.core.errors import Overloaded, PodiumError
+from server.core.requests import INVALID_CONSUMER
 from server.transport.access import Access, subject_of
 from server.transport.ending import abort
+from server.transport.infer import consumer_in
 
 Context = grpc.aio.ServicerContext[Any, Any]
-CONSUMER_HEADER = "podium-consumer"
 _LIMITED = ("inference.GRPCInferenceService/ModelInfer",)
 """Messages of a stream are counted one by one, by `streams.py`."""
-_LONGEST = 256
-"""Characters of a declared name that count: what is kept per open request is bounded."""
 
 
 def caller_of(context: Context) -> str:
@@ -26,10 +25,8 @@ def caller_of(context: Context) -> str:
     subject = subject_of(context)
     if subject:
         return subject
-    for key, value in context.invocation_metadata() or ():
-        if key == CONSUMER_HEADER and value:
-            return f"consumer:{str(value)[:_LONGEST]}"
-    return machine_of(context.peer())
+    consumer = consumer_in(context.invocation_metadata() or ())
+    return f"consumer:{consumer}" if consumer not in ("", INVALID_CONSUMER) else machine_of(context.peer())
 
 
 def machine_of(peer: str) -> str:
@@ -76,15 +73,17 @@ class CallerLimit:
         inner = handler.unary_unary
 
         async def limited(request: Any, context: Context) -> Any:
-            caller = caller_of(context)
             try:
-                self.enter(caller)
-            except PodiumError as error:
-                await abort(context, error)
-            try:
-                return await inner(request, context)
+                caller = caller_of(context)
+                try:
+                    self.enter(caller)
+                except PodiumError as error:
+                    await abort(context, error)
+                try:
+                    return await inner(request, context)
+                finally:
+                    self.leave(caller)
             finally:
-                self.leave(caller)
                 del request, context  # as in `access.py`
 
         return handler._replace(unary_unary=limited)

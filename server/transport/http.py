@@ -6,7 +6,8 @@ scrape never holds up the loop: it is rendered on a thread.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -16,6 +17,9 @@ _LOG = logging.getLogger(__name__)
 
 # 0.0.4 and not what prometheus_client calls latest: every Prometheus since 2014 reads it, and so does perf_analyzer
 _TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
+
+# Pages that are made at once: the interpreter is shared with the door, and other work of the process has its own threads.
+_THREADS = 2
 
 # An orchestrator that asks while the server stops must not hold up its end.
 _SHUTDOWN_S = 2.0
@@ -40,12 +44,19 @@ async def start_http(
     """
     host, port = split_address(address)
     app = web.Application()
+    pool = ThreadPoolExecutor(_THREADS, "podium-http")
+
+    async def with_pool(_: web.Application) -> AsyncIterator[None]:
+        yield
+        pool.shutdown(wait=False, cancel_futures=True)
+
+    app.cleanup_ctx.append(with_pool)
     app.add_routes(
         [
-            web.get("/metrics", _metrics_page(metrics)),
+            web.get("/metrics", _metrics_page(metrics, pool)),
             web.get("/healthz", _alive),
             web.get("/readyz", _ready_page(ready)),
-            web.get("/consumers", _consumers_page(consumers)),
+            web.get("/consumers", _consumers_page(consumers, pool)),
         ]
     )
     # no access log: probes and scrapes would fill it
@@ -79,9 +90,10 @@ def split_address(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _metrics_page(metrics: Callable[[], bytes]) -> Handler:
+def _metrics_page(metrics: Callable[[], bytes], pool: ThreadPoolExecutor) -> Handler:
     async def page(request: web.Request) -> web.Response:
-        return web.Response(body=await asyncio.to_thread(metrics), headers={"Content-Type": _TEXT_FORMAT})
+        text = await asyncio.get_running_loop().run_in_executor(pool, metrics)
+        return web.Response(body=text, headers={"Content-Type": _TEXT_FORMAT})
 
     return page
 
@@ -98,12 +110,12 @@ def _ready_page(ready: Callable[[], list[str]]) -> Handler:
     return page
 
 
-def _consumers_page(consumers: Callable[[str | None], Sequence[BaseModel]]) -> Handler:
+def _consumers_page(consumers: Callable[[str | None], Sequence[BaseModel]], pool: ThreadPoolExecutor) -> Handler:
     def text(model: str | None) -> str:
         return '{"uses": [' + ",\n".join(row.model_dump_json() for row in consumers(model)) + "]}\n"
 
     async def page(request: web.Request) -> web.Response:
-        body = await asyncio.to_thread(text, request.query.get("model"))
+        body = await asyncio.get_running_loop().run_in_executor(pool, text, request.query.get("model"))
         return web.Response(text=body, content_type="application/json")
 
     return page

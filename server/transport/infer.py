@@ -4,7 +4,7 @@ Floor 6, the hot path: per request one future, no task, no log line, no metrics 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,15 @@ class Pending:
     ticket: Ticket | Hit
 
 
+def consumer_in(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """The consumer that a call declares itself to be, by `consumer_named`; the last one where it declares several."""
+    declared: str | bytes = ""
+    for name, value in metadata:
+        if name == CONSUMER_HEADER:
+            declared = value
+    return consumer_named(declared) if declared else ""
+
+
 def call_of(context: Any, arrival_ns: int, tracer: Tracer = NO_TRACER, subject_of: Callable[[Any], str] | None = None) -> Call:
     """The call that a context belongs to. `subject_of`: the name in a caller's certificate, where callers have one.
 
@@ -52,13 +61,10 @@ def call_of(context: Any, arrival_ns: int, tracer: Tracer = NO_TRACER, subject_o
     """
     remaining_s = context.time_remaining()
     metadata = context.invocation_metadata()
-    declared: str | bytes = ""
-    for name, value in metadata:
-        if name == CONSUMER_HEADER:
-            declared = value
-    if not declared and subject_of is not None:
-        declared = subject_of(context)
-    caller = Caller(consumer_named(declared)) if declared else ANONYMOUS
+    consumer = consumer_in(metadata)
+    if not consumer and subject_of is not None:
+        consumer = consumer_named(subject_of(context))
+    caller = Caller(consumer) if consumer else ANONYMOUS
     if tracer.propagates:
         caller = traced_caller(caller, metadata)
     return Call(arrival_ns, None if remaining_s is None else arrival_ns + int(remaining_s * NS_PER_S), caller)

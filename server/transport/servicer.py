@@ -19,7 +19,7 @@ from server.transport.ending import abort
 from server.transport.infer import Inference
 from server.transport.runtime_settings import RuntimeSettings
 from server.transport.shared_memory import Regions
-from server.transport.status import told
+from server.transport.status import ending_for
 from server.transport.streams import Streams
 from server.transport.waiting import WaitingThreads
 
@@ -90,7 +90,7 @@ class Servicer(GRPCInferenceServiceServicer):
         try:
             status = await self._streams.serve(context)
         except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
-            status = told(error)
+            status = ending_for(error)
         try:
             if status is not None:
                 await context.abort(*status)
@@ -173,7 +173,10 @@ class Servicer(GRPCInferenceServiceServicer):
             self._control.load(name, override, files)
             return pb.RepositoryModelLoadResponse()
 
-        return await answer_on_thread(context, self._waiting, respond)
+        try:
+            return await answer_on_thread(context, self._waiting, respond)
+        finally:
+            del context  # as in ModelInfer: a request may bring files
 
     async def RepositoryModelUnload(  # noqa: N802
         self, request: pb.RepositoryModelUnloadRequest, context: Context
@@ -240,3 +243,5 @@ async def answer_on_thread(context: Context, threads: WaitingThreads, respond: C
         return await threads.run(respond)
     except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
         await abort(context, error)
+    finally:
+        del context

@@ -53,6 +53,8 @@ Source: gRPC proposal A6, "Pushback"; tried out with grpcio 1.85: 200 is waited 
 
 Codes = Literal["triton", "strict"]
 Trailing = tuple[tuple[str, str], ...]
+Ending = tuple[StatusCode, str, Trailing]
+"""What a call that fails ends with, as gRPC's `abort` takes it: code, text, trailing metadata."""
 
 
 class _InForce:
@@ -96,3 +98,8 @@ def told(error: BaseException) -> tuple[StatusCode, str]:
         return code_for(error), str(error)
     _log.error("a call failed unexpectedly", exc_info=error)
     return StatusCode.INTERNAL, f"internal error: {type(error).__name__}"
+
+
+def ending_for(error: BaseException) -> Ending:
+    """All that a call that fails with an error ends with."""
+    return *told(error), trailing_for(error)

@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import grpc
-
 from protos import grpc_service_pb2 as pb
 from server.core.errors import PodiumError
 from server.core.tensors import Array
 from server.dataplane.ticket import held_bytes
 from server.transport.infer import Call, Inference, Pending
-from server.transport.status import told
+from server.transport.status import Ending, ending_for
 
 FINAL = "triton_final_response"
 
@@ -82,7 +80,7 @@ class Answer:
     message: pb.ModelStreamInferResponse
     nbytes: int
     ends: bool
-    status: tuple[grpc.StatusCode, str] | None = None
+    status: Ending | None = None
 
 
 class StreamedRequest:
@@ -193,7 +191,7 @@ class StreamedRequest:
 
 
 def _error(error: BaseException, response: pb.ModelInferResponse) -> Answer:
-    status = told(error)
+    status = ending_for(error)
     message = pb.ModelStreamInferResponse(error_message=status[1], infer_response=response)
     return Answer(message, 0, ends=True, status=status)
 

@@ -22,7 +22,7 @@ from server.transport.callers import CallerLimit
 from server.transport.codec import EMPTY_FINAL
 from server.transport.hand_over import HandOver
 from server.transport.infer import Inference, Pending
-from server.transport.status import told
+from server.transport.status import Ending, ending_for
 from server.transport.streamed import Answer, Backlog, StreamedRequest
 
 GRPC_ERROR = "triton_grpc_error"
@@ -64,7 +64,7 @@ class Stream:
         self._reader: asyncio.Task[None] | None = None
         self._fault: BaseException | None = None  # why reading ended early
 
-    async def run(self) -> tuple[grpc.StatusCode, str] | None:
+    async def run(self) -> Ending | None:
         """Answer everything; the status of a call that must fail, or None where all is well.
 
         Raises: CancelledError, Cancelled when the caller leaves. Whatever happens, nothing is executed for it afterwards.
@@ -82,6 +82,10 @@ class Stream:
             self._reader.cancel()
             for request in tuple(self._admitted):
                 self.leave(request)
+            # all these lead back here: answers that nobody reads any more must not wait for a collection
+            self._reader = self._fault = None
+            self._ordered.clear()
+            self._outbox.clear()
 
     def drain(self) -> None:
         """Read nothing more; end once everything that was read is answered."""
@@ -180,7 +184,7 @@ class Stream:
             ordered.popleft()
             self.send(answer)
 
-    async def _write(self) -> tuple[grpc.StatusCode, str] | None:
+    async def _write(self) -> Ending | None:
         while True:
             while self._outbox:
                 answer = self._outbox.popleft()
@@ -194,7 +198,7 @@ class Stream:
                     return None
                 if self._leaving:
                     # not OK: messages may be on their way that nobody will read
-                    return told(ShuttingDown(LEAVING))
+                    return ending_for(ShuttingDown(LEAVING))
             if self._fault is not None:
                 raise self._fault
             self._to_write.clear()
@@ -222,7 +226,7 @@ class Streams:
         self._streams: set[Stream] = set()
         self._closed = False
 
-    async def serve(self, context: Any) -> tuple[grpc.StatusCode, str] | None:
+    async def serve(self, context: Any) -> Ending | None:
         """One call from its first message to its last answer; see `Stream.run`."""
         stream = Stream(self._inference, self._hand_over, self._clock, self._limits, self._callers, context)
         if self._closed:

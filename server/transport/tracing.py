@@ -27,7 +27,8 @@ NO_TRACER = Tracer()
 
 _NOT_EXECUTED = Execution(0)
 _LONGEST = 1024
-"""Characters of a caller's own words that a trace keeps: an id may be as long as a message, and many traces wait at once."""
+"""Characters of a caller's own words that a trace keeps: an id may be as long as a message, headers as long as
+`max_metadata_bytes`, and many traces wait at once."""
 
 
 class Admitted(Protocol):
@@ -46,7 +47,9 @@ def traced_caller(caller: Caller, metadata: Sequence[tuple[str, str | bytes]] | 
             found[key].append(str(value))
     if len(found["traceparent"]) != 1:
         return caller  # none, or nobody knows which
-    return replace(caller, traceparent=found["traceparent"][0], tracestate=",".join(found["tracestate"]))
+    state = ",".join(found["tracestate"])
+    # whole or not at all, as W3C has it: a part of it would say something else
+    return replace(caller, traceparent=found["traceparent"][0], tracestate=state if len(state) <= _LONGEST else "")
 
 
 def record(
@@ -79,7 +82,7 @@ def record(
             request_id=message.id[:_LONGEST],
             arrival_ns=arrival_ns,
             ended_ns=tracer.clock(),
-            admitted=pending is not None,
+            admitted=pending is not None and type(pending.ticket) is not Hit,
             taken_ns=execution.taken_ns,
             started_ns=execution.started_ns,
             ran_ns=execution.ran_ns,

@@ -32,6 +32,7 @@ class WaitingThreads:
         while True:
             future, function = self._tasks.get()
             if not future.set_running_or_notify_cancel():
+                del future, function
                 continue
             try:
                 result = function()
@@ -39,3 +40,6 @@ class WaitingThreads:
                 future.set_exception(error)
             else:
                 future.set_result(result)
+                del result
+            # while it waits for the next one: what a function leads to may be all the files of a model
+            del future, function

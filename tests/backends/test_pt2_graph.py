@@ -133,6 +133,15 @@ def test_operators_that_learn_while_they_answer_are_refused() -> None:
         step(node("torch.ops.aten.instance_norm.default", ("running_mean", {"as_tensor": T})))
 
 
+def test_attention_may_leave_its_dropout_out_but_not_use_it() -> None:
+    attention = "torch.ops.aten.scaled_dot_product_attention.default"
+    for inputs in ([], [("dropout_p", {"as_float": 0.0})]):
+        assert step(node(attention, *inputs)).operator == "scaled_dot_product_attention.default"
+    for given in ({"as_float": 0.1}, {"as_bool": False}, {"as_tensor": T}):
+        with pytest.raises(LoadFailed, match=r"'dropout_p' must be 0\.0"):
+            step(node(attention, ("dropout_p", given)))
+
+
 def test_operators_that_are_not_listed_are_refused() -> None:
     with pytest.raises(LoadFailed, match=r"^nodes\[0\] \(os\.system\): this operator is not among"):
         step(node("os.system"))

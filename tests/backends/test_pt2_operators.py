@@ -33,8 +33,7 @@ def test_every_listed_operator_exists_and_has_a_form_that_only_reads() -> None:
 def test_operators_that_draw_random_numbers_are_few_and_known() -> None:
     seeded = torch.Tag.nondeterministic_seeded
     found = {name for name in ATEN for kind in readers(name) if seeded in getattr(getattr(torch.ops.aten, name), kind).tags}
-    # attention draws only for a dropout ratio, and what it then answers differs run by run: such a program does not batch
-    assert found - set(MUST_BE) == {"scaled_dot_product_attention"}
+    assert found <= set(MUST_BE)
 
 
 @pytest.mark.parametrize("name", MUST_BE)

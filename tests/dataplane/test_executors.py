@@ -93,6 +93,19 @@ def test_the_next_batch_is_staged_as_late_as_gathering_allows() -> None:
     assert release(plan, 180).staged
 
 
+def test_nobody_overtakes_a_staged_batch_whose_thread_has_yet_to_wake_up() -> None:
+    plan = plan_of(rules(1, costs_ns=COSTS), rules(2, costs_ns=COSTS), slots=2)
+    admit(plan, ticket(rows=8), ticket(rows=8))
+    running = release(plan)
+    staged = release(plan, 100)
+    admit(plan, ticket(queue_id=2))
+    plan.executed(running.token, 110)
+    decision = plan.decide(110)  # by a thread that was quicker
+    assert (decision.release, decision.wait_until_ns) == (None, None)
+    plan.begin(staged.token, 110, gather_ns=0)
+    assert release(plan, 210).staged
+
+
 def test_with_nothing_waiting_there_is_nothing_to_stage() -> None:
     plan = plan_of(rules(costs_ns=COSTS), slots=2)
     admit(plan, ticket())
@@ -132,6 +145,16 @@ def test_a_share_goes_first_until_it_is_used_up() -> None:
         order.append(one.queue.rules.queue_id)
         plan.executed(one.token, (turn + 1) * BURST_NS)
     assert order == [2, 1, 2, 1, 2, 1]
+
+
+def test_one_of_two_executors_uses_half_of_the_devices_time() -> None:
+    slow = (BURST_NS,) * 4
+    plan = plan_of(rules(1, costs_ns=slow, instances=2), rules(2, costs_ns=slow, share=0.5))
+    admit(plan, *(ticket(rows=8) for _ in range(3)), *(ticket(queue_id=2, rows=8, arrival_ns=9) for _ in range(3)))
+    first, _ = release(plan), release(plan)
+    assert first.queue.rules.queue_id == 2
+    plan.executed(first.token, BURST_NS)
+    assert release(plan, BURST_NS).queue.rules.queue_id == 2  # half of its claim is left
 
 
 def test_admission_lets_a_claim_pass_the_backlog_of_others() -> None:

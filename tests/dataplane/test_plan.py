@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.core.clock import NS_PER_S
 from server.core.errors import Expired, Overloaded
 from server.dataplane.costs import TRIAL_AFTER_NS, Estimate
 from server.dataplane.plan import Decision, Plan
@@ -108,9 +109,19 @@ def test_non_batching_versions_run_one_ticket_at_a_time() -> None:
 def test_queue_limit() -> None:
     plan = plan_of(rules(max_requests=1))
     plan.admit(ticket(), 0)
-    with pytest.raises(Overloaded, match=r"^Exceeds maximum queue size$"):
+    with pytest.raises(Overloaded, match=r"^Exceeds maximum queue size$") as refused:
         plan.admit(ticket(), 0)
+    assert refused.value.retry_after_s is None  # nothing is known yet of how long anything takes
     assert plan.queues[1].open == 1
+
+
+def test_a_full_queue_says_when_what_waits_will_have_run() -> None:
+    plan = plan_of(rules(max_requests=3, costs_ns=(NS_PER_S,) * 4))
+    for _ in range(3):
+        plan.admit(ticket(rows=8), 0)
+    with pytest.raises(Overloaded) as refused:
+        plan.admit(ticket(), 0)
+    assert refused.value.retry_after_s == 3.0
 
 
 def test_a_passed_deadline_is_refused_at_the_door() -> None:

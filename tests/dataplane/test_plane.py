@@ -215,6 +215,54 @@ def test_with_two_slots_the_next_batch_is_gathered_while_one_runs() -> None:
         plane.stop()
 
 
+def test_the_staged_expire_while_what_runs_before_them_overruns() -> None:
+    plane = PythonPlane(monotonic_ns, InflightLimit(10, 2**30), deliver, slots=lambda device: 2)
+    plane.open(rules(costs_ns=(MS,) * 4, early_drop=False))
+    try:
+        submit(plane, 1, 8)
+        running = plane.take("cpu")
+        patient, doomed = submit(plane, 2, 4)[1], submit(plane, 3, 4, deadline_ns=monotonic_ns() + 200 * MS)[1]
+        staged = plane.take("cpu")
+        assert running is not None
+        assert staged is not None
+        assert len(staged.tickets) == 2
+        assert isinstance(doomed.exception(10), Expired)  # although the first batch still runs
+        assert not patient.done()
+        plane.finish(running, echo(running), ran_rows=8, ran_ns=MS)
+        plane.enter_device(staged)
+        answered = plane.finish(staged, echo(staged), ran_rows=8, ran_ns=MS)
+        assert sorted(answered.tolist()) == [False, True]
+        assert (patient.result(10)["Y"] == rows_of(2, 4).arrays["X"] * 10).all()
+        plane.close(1)
+        assert plane.wait_idle(1, 10)
+    finally:
+        plane.stop()
+
+
+def test_a_staged_batch_that_begins_lets_the_next_one_be_staged() -> None:
+    plane = PythonPlane(monotonic_ns, InflightLimit(10, 2**30), deliver, slots=lambda device: 2)
+    plane.open(rules(costs_ns=(MS,) * 4))
+    try:
+        for tag in (1, 2):
+            submit(plane, tag, 8)
+        running, staged = plane.take("cpu"), plane.take("cpu")
+        assert running is not None
+        assert staged is not None
+        plane.leave_device(running)
+        submit(plane, 3, 8)
+        taken: list[Batch | None] = []
+        # one thread more than the device needs now: a version with several instances has left
+        third = threading.Thread(target=lambda: taken.append(plane.take("cpu")), daemon=True)
+        third.start()
+        while "cpu" not in plane._sleeping:
+            assert third.is_alive()
+        plane.enter_device(staged)
+        third.join(10)
+        assert [batch is not None and batch.staged for batch in taken] == [True]
+    finally:
+        plane.stop()
+
+
 def test_finish_says_whose_answer_was_still_wanted(plane: PythonPlane) -> None:
     plane.open(rules())
     kept, _ = submit(plane, 1)

@@ -152,6 +152,15 @@ pathlib.Path("seen").write_text(tempfile.gettempdir())
     assert (tmp_path / "code" / "seen").read_text() == str(tmp_path / "tmp")
 
 
+def test_a_script_imports_the_code_of_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, word in (("working_tree", "changed"), ("code", "committed")):
+        (tmp_path / folder / "recipes").mkdir(parents=True)
+        (tmp_path / folder / "beside.py").write_text(f"WORD = {word!r}")
+    (tmp_path / "code" / "recipes" / "build.py").write_text("import beside; assert beside.WORD == 'committed', beside.WORD")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "working_tree"))
+    run([sys.executable, "recipes/build.py"], tmp_path / "code", tmp_path, 60)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

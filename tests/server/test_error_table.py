@@ -26,8 +26,8 @@ from server.transport.access import GROUPS
 from tests.server.error_rows import REGION, REGION_BYTES, ROWS, X4, loading, register
 from tests.server.models import QUICK, put, put_fake, put_identity, put_others, put_scaling, put_simple, remove
 from tests.server.serving import Serving, infer_message, refusal
+from tests.server.streaming import LEAVING, Open, put_repeat, said
 from tests.server.test_errors import CASES
-from tests.server.test_streams import LEAVING, Open, put_repeat, said
 
 STRICT = {"Exceeds maximum queue size": "RESOURCE_EXHAUSTED", "Request timeout expired": "DEADLINE_EXCEEDED"}
 """Texts that have another code with `error_codes = "strict"`; all others have the same one."""

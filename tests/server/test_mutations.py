@@ -19,7 +19,7 @@ import pytest
 from protos import grpc_service_pb2 as pb
 from tests.server.models import put_fake, put_identity
 from tests.server.serving import Serving, infer_message
-from tests.server.test_streams import put_repeat
+from tests.server.streaming import put_repeat
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"

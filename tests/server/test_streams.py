@@ -1,10 +1,8 @@
 """Streams over the wire: with Triton's own clients, and with callers that behave badly."""
 
 import asyncio
-import json
 import queue
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -16,27 +14,9 @@ from tritonclient.utils import InferenceServerException
 
 from protos import grpc_service_pb2 as pb
 from protos.grpc_service_pb2_grpc import GRPCInferenceServiceStub
-from tests.server.models import QUICK, put, put_fake
+from tests.server.models import put_fake
 from tests.server.serving import Serving, counts, infer_message, until
-
-METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
-LEAVING = "GRPC server is shutting down and has stopped accepting new requests."
-ROW = {"x": ("FP32", [1, 4], bytes(range(16)))}
-REPEAT = {
-    "inputs": [{"name": "IN", "datatype": "INT32", "shape": [1]}],
-    "outputs": [{"name": "OUT_IN", "datatype": "INT32", "shape": [1]}],
-}
-MANY = 2_000_000
-"""Answers that would take minutes: whoever asks for them leaves before."""
-
-
-def put_repeat(repository: Path, name: str, t0_us: float = 0.0, width: int = 1) -> None:
-    """As many answers as `IN` says, like Triton's `repeat_int32`; each also has `width` numbers more."""
-    fake = f"[fake]\nt0_us = {t0_us}\nrow_us = 0.0\nresponses_input = 'IN'\n"
-    settings = f"decoupled = true\nmax_batch = 0\n{QUICK}{fake}"
-    wide = {"name": "more", "datatype": "INT32", "shape": [width]}
-    files = {"fake.json": json.dumps({**REPEAT, "outputs": [*REPEAT["outputs"], wide]}).encode()}
-    put(repository, name, 1, files, settings)
+from tests.server.streaming import MANY, METHOD, Open, asked, echo, put_repeat, said, waiting, whole
 
 
 @pytest.fixture(scope="module")
@@ -62,46 +42,6 @@ def streaming(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 def stub(streaming: Serving) -> Iterator[GRPCInferenceServiceStub]:
     with streaming.stub() as stub:
         yield stub
-
-
-def asked(number: int, model: str = "repeat", *, empty_final: bool = False, **fields: Any) -> pb.ModelInferRequest:
-    message = infer_message(model, {"IN": ("INT32", [1], number.to_bytes(4, "little", signed=True))}, **fields)
-    if empty_final:
-        message.parameters["triton_enable_empty_final_response"].bool_param = True
-    return message
-
-
-def echo(name: str, model: str = "echo") -> pb.ModelInferRequest:
-    return infer_message(model, ROW, id=name)
-
-
-def said(message: Any) -> str:
-    """See tests/transport/test_streams.py."""
-    response = message.infer_response
-    if message.error_message:
-        return f"{response.id}!"
-    more = "" if response.parameters["triton_final_response"].bool_param else "+"
-    return f"{response.id}{more if response.outputs else '.'}"
-
-
-class Open:
-    """A stream whose requests are sent one by one."""
-
-    def __init__(self, stub: GRPCInferenceServiceStub, **options: Any) -> None:
-        self._requests: queue.SimpleQueue[pb.ModelInferRequest | None] = queue.SimpleQueue()
-        self.call: Any = stub.ModelStreamInfer(iter(self._requests.get, None), timeout=60, **options)
-
-    def send(self, *messages: pb.ModelInferRequest) -> None:
-        for message in messages:
-            self._requests.put(message)
-
-    def half_close(self) -> None:
-        self._requests.put(None)
-
-
-def whole(stub: GRPCInferenceServiceStub, *messages: pb.ModelInferRequest) -> list[str]:
-    """Every answer to a stream of these messages."""
-    return [said(message) for message in stub.ModelStreamInfer(iter(messages), timeout=60)]
 
 
 def test_ordinary_requests_are_answered_in_order(stub: GRPCInferenceServiceStub) -> None:
@@ -191,12 +131,6 @@ def test_statistics_tell_answers_apart(stub: GRPCInferenceServiceStub) -> None:
         1: (2, 2, 2, 0, 1, 0),
         2: (0, 0, 0, 0, 2, 0),
     }
-
-
-def waiting(server: Serving) -> float:
-    """Requests in all queues."""
-    lines = server.http("/metrics")[1].splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("podium_queue_requests{"))
 
 
 @pytest.mark.parametrize(("model", "how"), [("left", "cancelled"), ("cut", "connection lost"), ("late", "deadline")])
@@ -344,83 +278,3 @@ def test_tritons_asyncio_client_streams(streaming: Serving) -> None:
             assert error.message() == "Request for unknown model: 'nobody' is not found"
 
     asyncio.run(main())
-
-
-@pytest.fixture
-def leaving(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
-    """A server for one test, which ends it itself."""
-    repository = tmp_path / "repository"
-    repository.mkdir()
-    put_fake(repository, "echo", 200.0, max_batch=16)
-    put_fake(repository, "slow", 1_000_000.0)
-    put_repeat(repository, "repeat", 20_000.0)
-    started: list[Serving] = []
-
-    def start(**settings: Any) -> Serving:
-        started.append(Serving(repository, tmp_path, **settings))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.stop()
-
-
-def test_idle_streams_do_not_keep_a_server_that_leaves(leaving: Callable[..., Serving]) -> None:
-    server = leaving(drain_grace_s=300.0)
-    with server.stub() as stub:
-        used, unused = Open(stub), Open(stub)
-        used.send(echo("a"))
-        assert said(next(used.call)) == "a"
-        server.terminate()
-        for stream in (used, unused):
-            with pytest.raises(grpc.RpcError) as told:
-                next(stream.call)
-            assert told.value.code() is grpc.StatusCode.UNAVAILABLE
-            stream.half_close()
-        assert server.wait() == 0
-
-
-def test_a_server_that_leaves_answers_what_it_has_read(leaving: Callable[..., Serving]) -> None:
-    server = leaving(drain_grace_s=300.0)
-    with server.stub() as stub:
-        stream = Open(stub)
-        stream.send(asked(40, id="p", empty_final=True), echo("a", "slow"), echo("b"))
-        assert said(next(stream.call)) == "p+"
-        until(lambda: waiting(server) == 2, "both others wait")
-        server.terminate()
-        got: list[str] = []
-        with pytest.raises(grpc.RpcError) as told:
-            got.extend(map(said, stream.call))
-        assert (told.value.code().name, told.value.details()) == ("UNAVAILABLE", LEAVING)
-        stream.half_close()
-        assert server.wait() == 0
-    assert got.count("p+") == 39
-    assert [each for each in got if each in ("p.", "a", "b")] == ["p.", "a", "b"]
-
-
-def test_grace_has_an_end_for_streams_too(leaving: Callable[..., Serving]) -> None:
-    server = leaving(drain_grace_s=0.1)
-    with server.stub() as stub:
-        stream = Open(stub)
-        stream.send(asked(MANY))
-        assert said(next(stream.call)) == "+"
-        server.terminate()
-        with pytest.raises(grpc.RpcError):
-            list(stream.call)
-        stream.half_close()
-        assert server.wait() == 0
-
-
-def test_a_load_makes_a_model_decoupled(leaving: Callable[..., Serving]) -> None:
-    server = leaving(control_mode="explicit", load_models=["echo"])
-    with server.stub() as stub:
-
-        def load(config: dict[str, Any]) -> None:
-            message = pb.RepositoryModelLoadRequest(model_name="echo")
-            message.parameters["config"].string_param = json.dumps(config)
-            stub.RepositoryModelLoad(message)
-
-        load({"model_transaction_policy": {"decoupled": True}})
-        assert whole(stub, echo("a")) == ["a+"]
-        load({"model_transaction_policy": {"decoupled": False}})
-        assert whole(stub, echo("a")) == ["a"]

@@ -25,7 +25,7 @@ from tritonclient.utils import shared_memory as shm
 
 from tests.server.models import put_fake, put_identity, put_scaling, put_simple, scaling
 from tests.server.serving import Serving, until
-from tests.server.test_streams import put_repeat
+from tests.server.streaming import put_repeat
 
 REGION = f"podium-client-{os.getpid()}"
 ROW = np.arange(16, dtype=np.int32).reshape(1, 16)

@@ -1,5 +1,6 @@
 """The engine on a real data plane."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -7,8 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import ref
 
+import pytest
+
 from server.core.clock import monotonic_ns
-from server.core.errors import BackendFailed
+from server.core.errors import BackendDead, BackendFailed
 from server.core.tensors import Array
 from server.core.versions import VersionKey
 from server.dataplane.limit import InflightLimit
@@ -146,6 +149,26 @@ def test_a_stream_ends_when_its_caller_leaves() -> None:
         assert len(reply.got) == 2
         assert not reply.done()
     assert replica.counted == [(2, "cancel")]
+
+
+@pytest.mark.parametrize("error", [BackendFailed("no"), BackendDead("gone")])
+def test_a_failed_stream_keeps_nothing_of_its_batch(error: BackendFailed) -> None:
+    gc.disable()  # what stays until a collection would stay for long: a server rarely has one
+    try:
+        with streaming(Streaming(error)) as plane:
+            reply = Stream(100)
+            rows = rows_of(1, 2)
+            kept = ref(rows.arrays["X"])
+            plane.submit(1, Ticket(rows, reply, monotonic_ns()))
+            del rows
+            assert reply.exception(10) is error
+            reply.got.clear()  # views of it
+            until = time.monotonic() + 10
+            while kept() is not None and time.monotonic() < until:
+                time.sleep(0.001)
+            assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_an_idle_engine_keeps_nothing_of_its_last_batch() -> None:

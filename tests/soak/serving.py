@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import onnx
 import psutil
+import torch
 from onnx import TensorProto, helper
 
 from protos.grpc_service_pb2 import (
@@ -20,12 +21,36 @@ from protos.grpc_service_pb2 import (
     RepositoryModelUnloadRequest,
 )
 from protos.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from tests.backends.programs import exported
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 256
 LAYERS = (WIDTH, 1500, 1500, 1500, WIDTH)
 MODEL_BYTES = 4 * sum(left * right for left, right in pairwise(LAYERS))
 """20 MB: large enough that one that stays behind stands out of what the allocator does by itself."""
+
+
+class Products(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here (pyproject: follow_imports)
+    """The same products as a module of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = torch.nn.ParameterList(torch.full(shape, 2.0**-8) for shape in pairwise(LAYERS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for weight in self.weights:
+            x = x @ weight
+        return x
+
+
+def write_program(repository: Path, name: str) -> None:
+    """The network of `write_network` as a torch program."""
+    version = repository / name / "1"
+    version.mkdir(parents=True)
+    (version.parent / "model.toml").write_text("max_batch = 4\n")
+    rows = torch.export.Dim("rows", max=4)
+    program = exported(Products(), (torch.ones((2, WIDTH)),), ({0: rows},), podium='{"inputs": ["x"], "outputs": ["y"]}')
+    (version / "program.pt2").write_bytes(program)
 
 
 def write_network(repository: Path, name: str) -> None:

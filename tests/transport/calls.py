@@ -17,6 +17,7 @@ class Context:
         self.remaining_s = remaining_s
         self.metadata = metadata
         self.ended: tuple[grpc.StatusCode, str] | None = None
+        self.trailing: tuple[tuple[str, str], ...] = ()
         self.raised: Aborted | None = None
 
     def time_remaining(self) -> float | None:
@@ -25,9 +26,9 @@ class Context:
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         return self.metadata
 
-    async def abort(self, code: grpc.StatusCode, details: str) -> Any:
+    async def abort(self, code: grpc.StatusCode, details: str, trailing: tuple[tuple[str, str], ...] = ()) -> Any:
         assert self.ended is None
-        self.ended = (code, details)
+        self.ended, self.trailing = (code, details), trailing
         self.raised = raised = Aborted()
         del self  # gRPC's own is no Python frame, so that a traceback does not lead to the context through it
         raise raised
@@ -45,9 +46,12 @@ class StreamContext(Context):
 
     async def read(self) -> Any:
         message = await self.arriving.get()
-        if isinstance(message, Exception):
-            raise message
-        return message
+        try:
+            if isinstance(message, Exception):
+                raise message
+            return message
+        finally:
+            del message
 
     async def write(self, message: Any) -> None:
         await self.reads.wait()

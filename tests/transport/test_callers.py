@@ -1,9 +1,11 @@
 """One caller's open requests are bounded, on every path, and nobody else's are."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import ref
 
 import grpc
 import pytest
@@ -94,6 +96,35 @@ def test_every_way_to_end_frees_a_place() -> None:
     asyncio.run(main())
 
 
+def test_what_is_refused_is_let_go_at_once_not_when_garbage_is_next_collected() -> None:
+    held: list[ref[Any]] = []
+
+    class Request:
+        def __init__(self, data: bytes) -> None:
+            held.append(ref(self))
+
+    async def never(request: Any, context: Any) -> Any:
+        raise AssertionError("refused before")
+
+    async def main() -> None:
+        server, limit = open_server(ServerSettings(repository="r")), CallerLimit(1)
+        limit.enter("ipv4:127.0.0.1")
+        handler = limit.limit(METHOD, grpc.unary_unary_rpc_method_handler(never, request_deserializer=Request))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"m": handler}),))
+        address = bind(server, "127.0.0.1:0")
+        await server.start()
+        gc.disable()
+        try:
+            async with grpc.aio.insecure_channel(address, OWN_POOL) as channel:
+                assert (await refused(channel))[0] == "UNAVAILABLE"
+            await server.stop(None)
+            assert [each() for each in held] == [None]
+        finally:
+            gc.enable()
+
+    asyncio.run(main())
+
+
 def test_one_caller_s_requests_are_not_another_s() -> None:
     async def main() -> None:
         async with holding(1) as (held, channel):
@@ -148,3 +179,28 @@ def test_a_certificate_s_name_goes_before_what_a_caller_says_of_itself() -> None
 
     call: Any = Call()
     assert caller_of(call) == "cn:web"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "caller"),
+    [
+        ([("podium-consumer", " a ")], "consumer:a"),
+        ([("podium-consumer", "a"), ("podium-consumer", "b")], "consumer:b"),
+        ([("podium-consumer", "x" * 129)], "ipv4:10.0.0.7"),
+        ([("podium-consumer", " ")], "ipv4:10.0.0.7"),
+        (None, "ipv4:10.0.0.7"),
+    ],
+)
+def test_who_is_limited_is_who_is_counted(metadata: Any, caller: str) -> None:
+    class Call:
+        def auth_context(self) -> dict[str, list[bytes]]:
+            return {}
+
+        def invocation_metadata(self) -> Any:
+            return metadata
+
+        def peer(self) -> str:
+            return "ipv4:10.0.0.7:4000"
+
+    call: Any = Call()
+    assert caller_of(call) == caller

@@ -48,6 +48,41 @@ def test_metrics_are_text_of_version_0_0_4() -> None:
     _run(scenario)
 
 
+def test_many_slow_scrapes_leave_the_threads_of_others_alone() -> None:
+    release, lock, at_once, most = threading.Event(), threading.Lock(), 0, 0
+
+    def metrics() -> bytes:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        assert release.wait(30)
+        with lock:
+            at_once -= 1
+        return b"slow 1\n"
+
+    async def scenario() -> None:
+        async with _listening(metrics) as (client, _):
+
+            async def scrape() -> bytes:
+                async with client.get("/metrics") as answer:
+                    return await answer.read()
+
+            scrapes = [asyncio.create_task(scrape()) for _ in range(50)]
+            while not most:  # noqa: ASYNC110 - what is waited for happens on a thread
+                await asyncio.sleep(0.005)
+            async with client.get("/healthz") as alive:  # by then the others have come in as well
+                assert alive.status == 200
+            try:
+                assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 10) == "free"
+            finally:
+                release.set()
+            assert set(await asyncio.gather(*scrapes)) == {b"slow 1\n"}
+
+    _run(scenario)
+    assert most <= 2
+
+
 def test_a_slow_scrape_does_not_hold_up_the_loop() -> None:
     """The scrape ends only after the loop has answered something else meanwhile."""
     started, release = threading.Event(), threading.Event()

@@ -101,6 +101,14 @@ def test_a_call_is_its_consumers(metadata: tuple[tuple[str, str | bytes], ...], 
     assert call_of(Context(metadata=metadata), 5).caller.consumer == consumer
 
 
+def test_a_certificate_names_whoever_declares_nothing() -> None:
+    def consumer(*metadata: tuple[str, str]) -> str:
+        return call_of(Context(metadata=metadata), 5, subject_of=lambda context: "cn:web").caller.consumer
+
+    assert consumer() == consumer(("podium-consumer", "  ")) == "cn:web"
+    assert consumer(("podium-consumer", "checkout")) == "checkout"
+
+
 def test_who_declares_nothing_costs_no_object() -> None:
     call = call_of(Context(2.0, (("user-agent", "u"),)), START_NS)
     assert call.caller is ANONYMOUS

@@ -12,7 +12,7 @@ import pytest
 
 from protos import grpc_service_pb2 as pb
 from server.core.clock import NS_PER_S
-from server.core.errors import BackendFailed, Expired, NotFound, NotReady, Overloaded, PodiumError
+from server.core.errors import BackendFailed, Expired, LoadFailed, NotFound, NotReady, Overloaded, PodiumError
 from server.core.requests import InferRequest
 from server.core.settings import ModelSettings
 from server.core.signature import Signature
@@ -429,6 +429,31 @@ def test_where_memory_is_not_shared_the_calls_about_it_say_so() -> None:
         metadata = await door.servicer.ServerMetadata(pb.ServerMetadataRequest(), anywhere)
         assert "classification" in metadata.extensions
         assert "system_shared_memory" not in metadata.extensions
+
+    run(main)
+
+
+def test_files_of_a_load_that_failed_are_free_at_once_not_when_garbage_is_next_collected() -> None:
+    async def main() -> None:
+        door = Door()
+        door.control.error = LoadFailed("no")
+        context: Any = Context()
+        left = ref(context)
+        request = pb.RepositoryModelLoadRequest(model_name="m")
+        request.parameters["config"].string_param = "{}"
+        request.parameters["file:1/model.onnx"].bytes_param = b"large"
+        gc.collect()
+        gc.disable()
+        try:
+            with pytest.raises(Aborted):
+                await door.servicer.RepositoryModelLoad(request, context)
+            del context
+            # the thread that loaded lets go of it after it has told so
+            async with asyncio.timeout(30):
+                while left() is not None:  # noqa: ASYNC110 - what is waited for is a thread's doing
+                    await asyncio.sleep(0.005)
+        finally:
+            gc.enable()
 
     run(main)
 

@@ -78,19 +78,13 @@ def strict() -> Iterator[None]:
     follow("triton")
 
 
-def overloaded(retry_after_s: float) -> errors.Overloaded:
-    error = errors.Overloaded("x")
-    error.retry_after_s = retry_after_s
-    return error
-
-
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize(
     ("error", "code", "pushback"),
     [
         (errors.Overloaded("x"), StatusCode.RESOURCE_EXHAUSTED, "100"),
-        (overloaded(1.2345), StatusCode.RESOURCE_EXHAUSTED, "1234"),
-        (overloaded(0.0), StatusCode.RESOURCE_EXHAUSTED, "0"),
+        (errors.Overloaded("x", 1.2345), StatusCode.RESOURCE_EXHAUSTED, "1234"),
+        (errors.Overloaded("x", 0.0), StatusCode.RESOURCE_EXHAUSTED, "0"),
         (errors.Expired("x"), StatusCode.DEADLINE_EXCEEDED, "-1"),
         (errors.NotReady("x"), StatusCode.UNAVAILABLE, None),
         (errors.InvalidRequest("x"), StatusCode.INVALID_ARGUMENT, None),
@@ -138,7 +132,7 @@ async def attempts(error: PodiumError) -> tuple[int, str]:
 
 @pytest.mark.usefixtures("strict")
 def test_grpcs_clients_obey_the_pushback() -> None:
-    assert asyncio.run(attempts(overloaded(0.001))) == (3, "RESOURCE_EXHAUSTED")
+    assert asyncio.run(attempts(errors.Overloaded("x", 0.001))) == (3, "RESOURCE_EXHAUSTED")
     assert asyncio.run(attempts(errors.Expired("x"))) == (1, "DEADLINE_EXCEEDED")
 
 

@@ -1,9 +1,6 @@
 """Many requests on one call: who is answered when, with what, and what is left behind."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from types import SimpleNamespace
-from typing import Any
 
 import grpc
 import numpy as np
@@ -11,104 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos import grpc_service_pb2 as pb
 from server.core.clock import NS_PER_S
-from server.core.errors import BackendFailed, Cancelled, Expired, NotFound, PodiumError
-from server.core.requests import InferRequest
-from server.core.signature import Signature
-from server.core.tensors import TensorSpec
-from server.core.versions import VersionKey
-from server.transport.hand_over import HandOver
-from server.transport.infer import Inference
+from server.core.errors import BackendFailed, Expired
 from server.transport.malformed import Malformed
-from server.transport.streams import LEAVING, Streams
 from tests.transport.calls import StreamContext
-
-NOW_NS = 5 * NS_PER_S
-SIGNATURE = Signature("m", (), (TensorSpec("y", "FP32", (2,)),), 4)
-ROW = {"y": np.ones((1, 2), np.float32)}
-EOF = grpc.aio.EOF
-
-
-class Predict:
-    """Admits what it knows: models "m" and, decoupled, "d". A test answers, by the ids of requests."""
-
-    def __init__(self) -> None:
-        self.replies: dict[str, Any] = {}
-        self.requests: list[InferRequest] = []
-        self.left: list[str] = []
-        self.refusals: list[PodiumError] = []
-
-    def admit(self, request: InferRequest, reply: Any) -> tuple[Any, str]:
-        self.requests.append(request)
-        if request.model not in ("m", "d"):
-            raise NotFound(f"Request for unknown model: '{request.model}' is not found")
-        self.replies[request.id] = reply
-        chosen = SimpleNamespace(decoupled=request.model == "d")
-        key = VersionKey(request.model, 7)
-        return SimpleNamespace(key=key, signature=SIGNATURE, settings=chosen, cache=None, labels={}), request.id
-
-    def answering(self, model: str, version: str, *, streamed: bool) -> None:
-        assert streamed
-
-    def cancel(self, replica: Any, ticket: str) -> None:
-        self.left.append(ticket)
-
-    def count_refusal(self, replica: Any, error: PodiumError) -> None:
-        self.refusals.append(error)
-
-
-class Door:
-    """One open stream and what is around it. Made on a running loop."""
-
-    def __init__(self, context: StreamContext | None = None, max_requests: int = 100, max_bytes: int = 2**20) -> None:
-        self.predict = Predict()
-        predict: Any = self.predict
-        self.hand_over = HandOver(lambda: None)
-        inference = Inference(predict, self.hand_over, lambda: NOW_NS)
-        self.streams = Streams(inference, self.hand_over, lambda: NOW_NS, max_requests, max_bytes)
-        self.context = context or StreamContext()
-        self.call = asyncio.ensure_future(self.streams.serve(self.context))
-
-    async def send(self, *messages: Any) -> None:
-        for each in messages:
-            self.context.arriving.put_nowait(each)
-        await settled()
-
-    async def ended(self) -> tuple[grpc.StatusCode, str] | None:
-        async with asyncio.timeout(10):
-            status = await self.call
-        assert self.hand_over.callers == 0
-        return status
-
-    def got(self) -> list[str]:
-        """The answers so far: `id`, `id!` for an error, `id.` for an end without outputs; `+` where it is not the final one."""
-        return [said(message) for message in self.context.written]
-
-
-def said(message: pb.ModelStreamInferResponse) -> str:
-    response = message.infer_response
-    if message.error_message:
-        return f"{response.id}!"
-    more = "" if response.parameters["triton_final_response"].bool_param else "+"
-    return f"{response.id}{more if response.outputs else '.'}"
-
-
-async def settled() -> None:
-    """Every step that is due has been made: nothing here waits for anything but the loop."""
-    for _ in range(50):
-        await asyncio.sleep(0)
-
-
-def asked(id: str, model: str = "m", **parameters: bool) -> pb.ModelInferRequest:
-    message = pb.ModelInferRequest(model_name=model, model_version="7", id=id)
-    for name, value in parameters.items():
-        message.parameters[name].bool_param = value
-    return message
-
-
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(main())
+from tests.transport.streaming import EOF, NOW_NS, ROW, Door, asked, run, settled
 
 
 def test_ordinary_answers_leave_in_the_order_of_their_requests() -> None:
@@ -253,27 +157,6 @@ def test_the_streams_deadline_bounds_each_request() -> None:
     run(main)
 
 
-def test_a_caller_that_leaves_takes_everything_back_at_once() -> None:
-    async def main() -> None:
-        door = Door()
-        await door.send(*map(asked, "abc"), asked("p", "d"))
-        replies = door.predict.replies
-        replies["b"].set_result(ROW)
-        replies["p"].add(ROW)
-        door.call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await door.ended()
-        assert sorted(door.predict.left) == ["a", "c", "p"]
-        # what was on its way meanwhile goes nowhere
-        assert replies["a"].done()
-        replies["p"].add(ROW)
-        replies["p"].set_exception(BackendFailed("late"))
-        await settled()
-        assert "a" not in door.got()
-
-    run(main)
-
-
 def test_whoever_does_not_read_is_not_read_from() -> None:
     async def main() -> None:
         door = Door(max_requests=3)
@@ -347,57 +230,12 @@ def test_there_is_room_for_so_many_decoupled_answers_that_nobody_reads() -> None
     run(main)
 
 
-def test_a_server_that_leaves_answers_what_it_has_read() -> None:
-    async def main() -> None:
-        door = Door()
-        await door.send(*map(asked, "ab"))
-        door.streams.close()
-        await door.send(asked("c"))
-        assert not door.call.done()
-        for reply in door.predict.replies.values():
-            reply.set_result(ROW)
-        assert await door.ended() == (grpc.StatusCode.UNAVAILABLE, LEAVING)
-        assert door.got() == ["a", "b"]
-        # whoever comes now is told at once
-        assert await door.streams.serve(StreamContext()) == (grpc.StatusCode.UNAVAILABLE, LEAVING)
-
-    run(main)
-
-
-def test_a_server_that_leaves_ends_idle_streams_at_once() -> None:
-    async def main() -> None:
-        for messages, status in (((), (grpc.StatusCode.UNAVAILABLE, LEAVING)), ((asked("a"), EOF), None)):
-            door = Door()
-            await door.send(*messages)
-            door.streams.close()
-            for reply in door.predict.replies.values():
-                reply.set_result(ROW)
-            # a caller that had nothing more to say misses nothing
-            assert await door.ended() == status
-
-    run(main)
-
-
 def test_an_empty_stream_is_a_good_one() -> None:
     async def main() -> None:
         door = Door()
         await door.send(EOF)
         assert await door.ended() is None
         assert door.got() == []
-
-    run(main)
-
-
-@pytest.mark.parametrize(
-    ("error", "told"), [(OSError("a bug"), OSError), (grpc.aio.InternalError("gRPC's word for a lost call"), Cancelled)]
-)
-def test_a_read_that_fails_ends_the_stream(error: Exception, told: type[Exception]) -> None:
-    async def main() -> None:
-        door = Door()
-        await door.send(asked("a"), error)
-        with pytest.raises(told):
-            await door.ended()
-        assert door.predict.left == ["a"]
 
     run(main)
 
@@ -473,24 +311,5 @@ def test_whatever_happens_each_request_is_answered_once_and_in_order(steps: list
         finals = [each.strip("!") for each in got if each.strip("!") in ordered]
         assert finals == ordered
         assert door.predict.left == []
-
-    run(main)
-
-
-def test_callers_are_counted_by_what_is_outstanding() -> None:
-    async def main() -> None:
-        door = Door()
-        await door.send(*map(asked, "ab"))
-        other = asyncio.ensure_future(door.streams.serve(context := StreamContext()))
-        context.arriving.put_nowait(asked("c"))
-        await settled()
-        assert door.hand_over.callers == 3
-        other.cancel()
-        await settled()
-        assert door.hand_over.callers == 2
-        assert door.predict.left == ["c"]
-        door.call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await door.ended()
 
     run(main)

@@ -12,6 +12,7 @@ from server.core.settings import TraceSettings
 from server.core.signature import CheckedRows
 from server.dataplane.interface import Execution
 from server.dataplane.ticket import Ticket
+from server.service.predict import Hit
 from server.telemetry.trace import Trace
 from server.telemetry.tracer import Tracer
 from server.transport.hand_over import HandOver
@@ -30,9 +31,11 @@ class Predict:
     def __init__(self, outcome: Any) -> None:
         self._outcome = outcome
 
-    def admit(self, request: Any, reply: asyncio.Future[Any]) -> tuple[Any, Ticket]:
+    def admit(self, request: Any, reply: asyncio.Future[Any]) -> tuple[Any, Ticket | Hit]:
         if isinstance(self._outcome, NotFound):
             raise self._outcome
+        if isinstance(self._outcome, Hit):
+            return Replica(), self._outcome
         ticket = Ticket(CheckedRows({"x": np.zeros((1, 2), np.float32)}, 1, (("x", (2,)),)), reply, request.arrival_ns)
         if isinstance(self._outcome, Expired):
             reply.set_exception(self._outcome)
@@ -97,6 +100,11 @@ def test_an_answered_request() -> None:
         rows=1,
         batch_rows=3,
     )
+
+
+def test_a_remembered_answer_waited_in_no_queue() -> None:
+    (trace,) = traced(Hit(ANSWER))
+    assert (trace.version, trace.code, trace.admitted, trace.taken_ns, trace.rows) == (7, 0, False, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +215,10 @@ def test_a_trace_context_is_taken_only_where_it_is_passed_on() -> None:
         ((("tracestate", "a=1"),), ANONYMOUS),
         ((("traceparent", TRACEPARENT), ("traceparent", TRACEPARENT)), ANONYMOUS),
         ((("traceparent", TRACEPARENT),), Caller(traceparent=TRACEPARENT)),
+        (
+            (("traceparent", TRACEPARENT), ("tracestate", "a=" + "1" * 1023)),
+            Caller(traceparent=TRACEPARENT),
+        ),
         (
             (("tracestate", "a=1"), ("traceparent", TRACEPARENT), ("tracestate", "b=2")),
             Caller(traceparent=TRACEPARENT, tracestate="a=1,b=2"),

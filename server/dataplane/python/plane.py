@@ -98,6 +98,7 @@ class PythonPlane:
         self._density = density
         self._threads: dict[str, int] = {}
         self._sleeping: dict[str, int] = {}
+        self._staged: set[Ticket] = set()
         self._deadlines: list[tuple[int, int, Ticket]] = []
         self._sequence = 0
         self._stopped = False
@@ -188,6 +189,8 @@ class PythonPlane:
                     parts = [ticket.checked.arrays for ticket in decision.release.tickets if ticket.checked is not None]
                     for ticket in decision.release.tickets:
                         ticket.move(TicketState.TAKEN)
+                    if decision.release.staged:
+                        self._staged.update(decision.release.tickets)
                     self._running[decision.release.queue.rules.queue_id] += 1
                     if plan.waiting and device in self._sleeping:
                         # another executor may be free, or time to stage the next batch
@@ -211,6 +214,10 @@ class PythonPlane:
             self._begins[batch.rules.device].wait_for(lambda: plan.may_begin(batch.token))
             now_ns = self._clock()
             plan.begin(batch.token, now_ns, gather_ns)
+            self._staged.difference_update(batch.tickets)
+            if plan.waiting and batch.rules.device in self._sleeping:
+                # the place behind this batch is free
+                self._changed[batch.rules.device].notify()
         # until now its requests waited for the device, as those do that were not taken yet
         execution.taken_ns = now_ns - gather_ns
 
@@ -364,8 +371,12 @@ class PythonPlane:
             self._timer_changed.notify()
         if len(self._deadlines) > 1000 + 4 * self._limit.requests:
             # ended tickets leave the heap when their deadline comes; far deadlines must not pile up until then
-            self._deadlines = [entry for entry in self._deadlines if entry[2].state is TicketState.WAITING]
+            self._deadlines = [entry for entry in self._deadlines if self._may_expire(entry[2])]
             heapq.heapify(self._deadlines)
+
+    def _may_expire(self, ticket: Ticket) -> bool:
+        """Whether a ticket has yet to reach the device. A staged one too: what runs before it may overrun for long."""
+        return ticket.state is TicketState.WAITING or (ticket.state is TicketState.TAKEN and ticket in self._staged)
 
     def _expire_forever(self) -> None:
         while True:
@@ -376,9 +387,11 @@ class PythonPlane:
                 expired: list[Ticket] = []
                 while self._deadlines and self._deadlines[0][0] <= now_ns:
                     ticket = heapq.heappop(self._deadlines)[2]
+                    if not self._may_expire(ticket):
+                        continue
                     if ticket.state is TicketState.WAITING:
                         self._plans[self._devices[ticket.queue_id]].withdraw(ticket)
-                        expired.append(ticket)
+                    expired.append(ticket)
                 answers = self._end_all(expired, Expired("Request timeout expired"))
                 if not answers:
                     wait_ns = self._deadlines[0][0] - now_ns if self._deadlines else None
