@@ -58,12 +58,12 @@ class Pruned(BaseModel):
 def check_model_name(name: str) -> None:
     """Return for a name that may be a folder of the repository.
 
-    Raises: InvalidRequest. Triton's words for path traversal are kept because clients match on them.
+    Raises: InvalidRequest. Triton's words are kept because clients match on them.
     """
-    if not name:
+    if not name.strip():
         raise InvalidRequest("Model name cannot be empty. Please enter a valid name to deploy.")
     if "/" in name or "\\" in name or "\0" in name or name in {".", ".."}:
-        raise InvalidRequest(f"model name must not contain path traversal characters: {name!r}")
+        raise InvalidRequest(f"invalid model name {name!r}, model name must not contain path traversal characters")
     if not _MODEL.fullmatch(name):
         raise InvalidRequest(
             f"model name {name!r} must be at most 128 letters, digits, '_', '-' and '.', and not start with '-' or '.'"

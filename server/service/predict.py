@@ -45,6 +45,9 @@ class Submitting(Protocol):
         ...
 
 
+_ONE_ANSWER = "ModelInfer RPC doesn't support models with decoupled transaction policy"
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -91,7 +94,7 @@ class Predict:
             replica = self._published().lookup(request.model, request.version)
             try:
                 if replica.settings.decoupled and not request.streamed:
-                    raise Unsupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
+                    raise Unsupported(_ONE_ANSWER)
                 checked = check(request, replica.signature)
                 queue = replica.settings.queue
                 deadline_ns = deadline_of(request, queue, self._default_timeout_us)
@@ -118,6 +121,13 @@ class Predict:
         refused = NotReady(f"Request for unknown model: '{request.model}' is not at ready state")
         self.count_refusal(replica, refused)
         raise refused
+
+    def answering(self, model: str, version: str, *, streamed: bool) -> Replica:
+        """The replica that would answer such a call now. Raises: NotFound, NotReady, InvalidRequest, Unsupported."""
+        replica = self._published().lookup(model, version)
+        if replica.settings.decoupled and not streamed:
+            raise Unsupported(_ONE_ANSWER)
+        return replica
 
     def _recall(self, replica: Replica, request: InferRequest, checked: CheckedRows, deadline_ns: int) -> Hit | bytes | None:
         """What the cache of a replica that serves says: outputs, or the key to remember them by, or None: nothing may be known.

@@ -99,7 +99,13 @@ class Inference:
 
         Raises: any `PodiumError`; then `reply` gets none, and the refusal has been counted.
         """
-        request = decode(message, call.arrival_ns, call.deadline_ns, call.caller, streamed=streamed, memory=self._memory)
+        try:
+            request = decode(message, call.arrival_ns, call.deadline_ns, call.caller, streamed=streamed, memory=self._memory)
+        except PodiumError:
+            # as Triton does, whoever asks for a model that does not answer is told so, whatever else is wrong. Looking here
+            # costs the good ones nothing
+            self._predict.answering(message.model_name, message.model_version, streamed=streamed)
+            raise
         replica, ticket = self._predict.admit(request, reply)
         if type(ticket) is Hit:
             # later, as from a ticket: whoever asks need not reckon with an answer before this returns

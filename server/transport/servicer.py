@@ -189,7 +189,7 @@ class Servicer(GRPCInferenceServiceServicer):
                 if name != "unload_dependents":
                     raise InvalidRequest(f"unrecognized unload parameter '{name}'.")
                 if parameter.WhichOneof("parameter_choice") != "bool_param":
-                    raise InvalidRequest("invalid value type for unload parameter 'unload_dependents', expected bool_param.")
+                    raise InvalidRequest("invalid value type for 'unload_dependents' parameter, expected bool_param.")
             self._control.unload(request.model_name)
             return pb.RepositoryModelUnloadResponse()
 

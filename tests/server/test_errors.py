@@ -260,7 +260,7 @@ CALLS: dict[str, tuple[Callable[[GRPCInferenceServiceStub], Any], str, str]] = {
     "load of a path": (
         lambda stub: stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="../simple")),
         "INVALID_ARGUMENT",
-        "model name must not contain path traversal characters: '../simple'",
+        "invalid model name '../simple', model name must not contain path traversal characters",
     ),
     "load of nothing": (
         lambda stub: stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest()),

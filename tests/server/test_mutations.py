@@ -6,8 +6,10 @@ holds for each is the same.
 """
 
 import asyncio
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,7 +17,9 @@ import numpy as np
 import pytest
 
 from protos import grpc_service_pb2 as pb
+from tests.server.models import put_fake, put_identity
 from tests.server.serving import Serving, infer_message
+from tests.server.streaming import put_repeat
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -275,3 +279,135 @@ def test_mutations_inside_streams(serving: Serving) -> None:
     answered, neighbours = asyncio.run(_among_neighbours(serving.grpc_address, work))
     assert answered == len(bodies)
     assert neighbours > 0
+
+
+REGIONS = ("mutated", "mutated-small", "nowhere", "", "y" * 3000)
+NUMBER = "number"
+"""A region that nothing is put out to."""
+REGION_CONTENTS = {REGIONS[0]: bytes(64), REGIONS[1]: bytes(16), NUMBER: bytes([3]) + bytes(15)}
+
+
+def _place(rng: random.Random, message: pb.ModelInferRequest) -> None:
+    """A tensor in shared memory, mostly in a place that it has; its contents are taken away, or not."""
+    sides = [(index, tensor) for index, tensor in enumerate(message.inputs)] + [(-1, output) for output in message.outputs]
+    if not sides:
+        return
+    index, tensor = rng.choice(sides)
+    parameters: Any = tensor.parameters
+    parameters["shared_memory_region"].string_param = rng.choice((*REGIONS[:2], *REGIONS))
+    if rng.random() < 0.9:
+        parameters["shared_memory_byte_size"].int64_param = rng.choice((16, 16, 64, 4, *NUMBERS[:-3]))
+    if rng.random() < 0.4:
+        parameters["shared_memory_offset"].int64_param = rng.choice((16, 48, *NUMBERS[:-3]))
+    if 0 <= index < len(message.raw_input_contents) and rng.random() < 0.9:
+        del message.raw_input_contents[index]
+
+
+def many_or_kept(rng: random.Random) -> pb.ModelInferRequest:
+    """A request to a decoupled model, to one with a cache, or to one that puts strings out."""
+    match rng.randrange(4):
+        case 0:
+            answers = rng.choice((0, 1, 3)).to_bytes(4, "little")
+            message = infer_message("repeat", {"IN": ("INT32", [1], answers)}, id=str(rng.random()))
+            if rng.random() < 0.5:
+                message.parameters["triton_enable_empty_final_response"].bool_param = True
+        case 1:
+            message = infer_message("kept", {"x": ("FP32", [1, 4], bytes([rng.randrange(3)] * 16))})
+            if rng.random() < 0.7:
+                message.outputs.add(name="echo_x")
+        case 2:
+            message = infer_message("echo", {"x": ("FP32", [1, 4], bytes(16))})
+            message.outputs.add(name="echo_x")
+        case _:
+            message = infer_message("identity_bytes", {"IN": ("BYTES", [1, 2], b"\1\0\0\0a\3\0\0\0bcd")})
+            message.outputs.add(name="OUT")
+    if rng.random() < 0.4:
+        _place(rng, message)
+    return message
+
+
+def _only_few(message: pb.ModelInferRequest) -> None:
+    """At most 255 answers: all others wait for the device meanwhile, and a mutated number may be two billions."""
+    for index, raw in enumerate(message.raw_input_contents):
+        message.raw_input_contents[index] = raw[:1] + bytes(max(len(raw) - 1, 0))
+    for tensor in message.inputs:
+        if "shared_memory_region" in tensor.parameters:
+            tensor.parameters["shared_memory_region"].string_param = NUMBER
+
+
+def changed(rng: random.Random) -> bytes:
+    message = many_or_kept(rng)
+    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+        change = rng.choice((*MUTATIONS, _place, _place))
+        if message.inputs or change in (_model, _version, _raw, _outputs):
+            change(rng, message)
+    if message.model_name == "repeat":
+        _only_few(message)
+    return message.SerializeToString()
+
+
+async def _send_many(infer: Any, bodies: list[bytes]) -> dict[str, int]:
+    """Every answer is one, or an error that is known; each stream ends well, whatever was in it."""
+    seen = {"answers": 0, "errors": 0}
+
+    async def requests() -> Any:
+        for body in bodies:
+            yield body
+
+    async for data in infer(requests(), timeout=120):
+        told = pb.ModelStreamInferResponse.FromString(data).error_message
+        assert "internal error" not in told, told
+        seen["errors" if told else "answers"] += 1
+    return seen
+
+
+@pytest.fixture(scope="module")
+def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """Callers may share memory, one model is decoupled, one has a cache."""
+    home = tmp_path_factory.mktemp("mutating")
+    repository = home / "repository"
+    repository.mkdir()
+    put_fake(repository, "echo", 200.0, max_batch=16)
+    put_fake(repository, "kept", 200.0, max_batch=16, extra="cache = {max_bytes = 4000}\n")
+    put_identity(repository, "BYTES")
+    put_repeat(repository, "repeat")
+    files = {name: Path("/dev/shm", f"podium-{name}-{os.getpid()}") for name in REGION_CONTENTS}
+    server = Serving(repository, home, allow_client_shm=True, max_message_bytes=4_000_000)
+    try:
+        with server.stub() as stub:
+            for name, contents in REGION_CONTENTS.items():
+                size = files[name].write_bytes(contents)
+                message = pb.SystemSharedMemoryRegisterRequest(name=name, key="/" + files[name].name, byte_size=size)
+                stub.SystemSharedMemoryRegister(message)
+        yield server
+    finally:
+        for file in files.values():
+            file.unlink(missing_ok=True)
+        server.stop()
+
+
+@pytest.mark.timeout(300)
+def test_mutations_of_many_answers_of_shared_memory_and_of_remembered_answers(sharing: Serving) -> None:
+    rng = random.Random(11)
+    bodies = [changed(rng) for _ in range(REQUESTS // 2)]
+
+    async def work(channel: Any) -> tuple[list[dict[str, int]], int]:
+        infer: Any = channel.stream_stream(STREAM)
+        streams = [bodies[first : first + PER_STREAM] for first in range(0, len(bodies), PER_STREAM)]
+        seen = [await _send_many(infer, part) for part in streams[::2]]
+        seen += await asyncio.gather(*(_send_many(infer, part) for part in streams[1::2]))
+        # and as calls of their own
+        unary = channel.unary_unary(METHOD)
+        outcomes = [await _send(unary, body) for body in bodies[:2000]]
+        return seen, outcomes.count("OK")
+
+    (seen, answered), neighbours = asyncio.run(_among_neighbours(sharing.grpc_address, work))
+    assert sum(each["answers"] for each in seen) > len(bodies) / 10, seen
+    assert sum(each["errors"] for each in seen) > len(bodies) / 10, seen
+    assert answered > 200
+    assert neighbours > 0
+    with sharing.stub() as stub:
+        assert set(stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest()).regions) == set(REGION_CONTENTS)
+        rows = {row.name: row.inference_stats for row in stub.ModelStatistics(pb.ModelStatisticsRequest()).model_stats}
+        assert rows["kept"].cache_hit.count > 0
+        assert rows["repeat"].success.count > 0

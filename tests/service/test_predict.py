@@ -23,6 +23,7 @@ from server.core.errors import (
     Overloaded,
     PodiumError,
     ShuttingDown,
+    Unsupported,
 )
 from server.core.requests import Caller, InferRequest, WireTensor
 from server.core.settings import ModelSettings, QueueSettings
@@ -474,3 +475,14 @@ def test_whoever_reaches_a_version_is_counted_as_its_user(remembering: Rememberi
         remembering.ask(replace(named, model="other"))
     remembering.ask(request(4.0))
     assert remembering.uses == [(KEY, "checkout"), (KEY, "checkout"), (KEY, "careless"), (KEY, "")]
+
+
+def test_who_would_answer_is_told_without_a_request(house: House) -> None:
+    assert house.predict.answering("m", "", streamed=False) is house.replica
+    with pytest.raises(NotFound, match=r"^Request for unknown model: 'foo' is not found$"):
+        house.predict.answering("foo", "", streamed=False)
+    many = replace(house.replica, settings=ModelSettings(decoupled=True))
+    house.published = publish({KEY: many}, {KEY: State.READY}, {}, EMPTY)
+    assert house.predict.answering("m", "1", streamed=True) is many
+    with pytest.raises(Unsupported, match=r"^ModelInfer RPC doesn't support models with decoupled transaction policy$"):
+        house.predict.answering("m", "1", streamed=False)

@@ -44,6 +44,9 @@ class Predict:
         key = VersionKey(request.model, 7)
         return SimpleNamespace(key=key, signature=SIGNATURE, settings=chosen, cache=None, labels={}), request.id
 
+    def answering(self, model: str, version: str, *, streamed: bool) -> None:
+        assert streamed
+
     def cancel(self, replica: Any, ticket: str) -> None:
         self.left.append(ticket)
 

@@ -51,6 +51,11 @@ class Predict:
         self._admit(reply)
         return Replica(), request.id
 
+    def answering(self, model: str, version: str, *, streamed: bool) -> Replica:
+        if model == "foo":
+            raise NotFound("Request for unknown model: 'foo' is not found")
+        return Replica()
+
     def cancel(self, replica: Replica, ticket: str) -> None:
         self.cancelled.append(ticket)
 
@@ -258,6 +263,9 @@ def test_a_message_in_the_wrong_form_is_not_admitted() -> None:
         code, text = await door.ended(lambda context: door.infer(wrong, context))
         assert code == "INVALID_ARGUMENT"
         assert text.startswith("contents field must not be specified")
+        wrong.model_name = "foo"
+        unknown = ("NOT_FOUND", "Request for unknown model: 'foo' is not found")
+        assert await door.ended(lambda context: door.infer(wrong, context)) == unknown
         assert door.predict.requests == []
 
     run(main)
@@ -355,7 +363,7 @@ def test_files_come_with_settings_that_owe_nothing_to_the_repository() -> None:
         (
             pb.RepositoryModelUnloadRequest(model_name="m", parameters={"unload_dependents": Parameter(int64_param=1)}),
             "INVALID_ARGUMENT",
-            "invalid value type for unload parameter 'unload_dependents', expected bool_param.",
+            "invalid value type for 'unload_dependents' parameter, expected bool_param.",
         ),
         (
             pb.RepositoryModelUnloadRequest(model_name="m", parameters={"x": Parameter(bool_param=True)}),
