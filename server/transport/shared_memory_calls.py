@@ -5,7 +5,7 @@ are no such regions, forgetting them all succeeds, registering one does not. per
 """
 
 from protos import grpc_service_pb2 as pb
-from server.core.errors import InvalidRequest, NotFound
+from server.core.errors import NotFound, Unsupported
 from server.transport.shared_memory import Regions
 
 
@@ -41,9 +41,9 @@ def cuda_status(regions: Regions, request: pb.CudaSharedMemoryStatusRequest) -> 
 
 
 def cuda_register(regions: Regions, request: pb.CudaSharedMemoryRegisterRequest) -> pb.CudaSharedMemoryRegisterResponse:
-    """Raises: InvalidRequest, always; Unsupported where callers may not share memory at all."""
+    """Raises: Unsupported, always: no memory of a GPU can be shared here."""
     regions.check_allowed()
-    raise InvalidRequest(f"failed to register CUDA shared memory region: '{request.name}', GPUs not supported")
+    raise Unsupported(f"failed to register CUDA shared memory region: '{request.name}', GPUs not supported")
 
 
 def cuda_unregister(regions: Regions, request: pb.CudaSharedMemoryUnregisterRequest) -> pb.CudaSharedMemoryUnregisterResponse:

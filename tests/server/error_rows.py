@@ -340,7 +340,8 @@ ROWS: dict[str, Row] = {
         lambda stub: stub.CudaSharedMemoryRegister(
             pb.CudaSharedMemoryRegisterRequest(name="x", raw_handle=bytes(64), byte_size=8)
         ),
-        *("INVALID_ARGUMENT", "failed to register CUDA shared memory region: 'x', GPUs not supported"),
+        *("UNIMPLEMENTED", "failed to register CUDA shared memory region: 'x', GPUs not supported"),
+        differs="Triton says INVALID_ARGUMENT, as if another argument could help",
     ),
     "status of memory of a GPU": Row(
         lambda stub: stub.CudaSharedMemoryStatus(pb.CudaSharedMemoryStatusRequest(name="x")),

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from protos import grpc_service_pb2 as pb
-from server.core.errors import InvalidRequest, NotFound
+from server.core.errors import NotFound, Unsupported
 from server.transport import shared_memory_calls as calls
 from server.transport.shared_memory import FOLDER, Regions
 
@@ -37,6 +37,6 @@ def test_memory_of_a_gpu_is_not_shared() -> None:
     assert not calls.cuda_status(regions, pb.CudaSharedMemoryStatusRequest()).regions
     with pytest.raises(NotFound, match=r"^Unable to find cuda shared memory region: 'g'$"):
         calls.cuda_status(regions, pb.CudaSharedMemoryStatusRequest(name="g"))
-    with pytest.raises(InvalidRequest, match=r"^failed to register CUDA shared memory region: 'g', GPUs not supported$"):
+    with pytest.raises(Unsupported, match=r"^failed to register CUDA shared memory region: 'g', GPUs not supported$"):
         calls.cuda_register(regions, pb.CudaSharedMemoryRegisterRequest(name="g", raw_handle=bytes(64), byte_size=8))
     calls.cuda_unregister(regions, pb.CudaSharedMemoryUnregisterRequest(name="g"))
