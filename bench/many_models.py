@@ -24,7 +24,8 @@ from server.core.signature import CheckedRows, Signature
 from server.core.tensors import TensorSpec
 from server.core.versions import VersionKey
 from server.dataplane.limit import InflightLimit
-from server.dataplane.python.plane import Answer, PythonPlane, settle
+from server.dataplane.python.answers import Answer, settle
+from server.dataplane.python.plane import PythonPlane
 from server.dataplane.ticket import Ticket
 from server.lifecycle.replica import Replica, queue_rules
 from server.service.engine import Engine
@@ -35,6 +36,8 @@ DEADLINE_NS = 25 * MS
 T0_US, ROW_US, MAX_ROWS = 1200.0, 13.0, 128
 ROWS = 8
 """Rows per request: 5,600 requests/s fill the device, which one interpreter can offer and count while it serves them."""
+SLOTS = 2
+"""As on an accelerator: the next batch is gathered while one runs."""
 CAPACITY_PER_S = MAX_ROWS / (T0_US + ROW_US * MAX_ROWS) * 1e6 / ROWS
 _LOADS = (0.6, 0.8, 0.9, 1.2)
 REQUIRED_OF_IDEAL = {0.8: 0.9, 1.2: 0.75}
@@ -178,7 +181,7 @@ def zipf() -> list[dict[str, Any]]:
     rows = []
     for load in _LOADS:
         rates = zipf_rates(CAPACITY_PER_S * load, 8)
-        device = Device([_settings(MAX_ROWS, T0_US, ROW_US)] * 8)
+        device = Device([_settings(MAX_ROWS, T0_US, ROW_US)] * 8, SLOTS)
         latencies, lateness_ms = offer(device, rates, ROWS, seed=1)
         device.stop()
         own = Model(0.0, DEADLINE_NS, int(T0_US * 1000), int(ROW_US * ROWS * 1000), MAX_ROWS // ROWS)
@@ -220,7 +223,7 @@ def isolation() -> list[dict[str, Any]]:
             p99: dict[str, float] = {}
             found: dict[str, Any] = {"kind": name, "share": share}
             for case, rates in {"alone": (0.4,), "beside": (0.4, 0.75)}.items():
-                device = Device([_settings(max_batch, t0_us, row_us, share)] * len(rates))
+                device = Device([_settings(max_batch, t0_us, row_us, share)] * len(rates), SLOTS)
                 latencies, lateness_ms = offer(device, [capacity * rate for rate in rates], per_request, seed=2)
                 device.stop()
                 answered = latencies[0][np.isfinite(latencies[0])]
@@ -272,6 +275,7 @@ def main() -> int:
         "row_us": ROW_US,
         "max_rows": MAX_ROWS,
         "rows_per_request": ROWS,
+        "slots": SLOTS,
         "capacity_per_s": CAPACITY_PER_S,
         "required_of_ideal": {str(load): ratio for load, ratio in REQUIRED_OF_IDEAL.items()},
         "required_p99_ratio": REQUIRED_P99_RATIO,

@@ -26,7 +26,8 @@ from server.core.settings import ServerSettings
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueSnapshot
 from server.dataplane.limit import InflightLimit
-from server.dataplane.python.plane import Answer, PythonPlane, settle
+from server.dataplane.python.answers import Answer, settle
+from server.dataplane.python.plane import PythonPlane
 from server.lifecycle.cache import AnswerCache
 from server.lifecycle.manager import Manager
 from server.optional import device_readings, loader_over, open_trace_sink

@@ -49,6 +49,7 @@ class _Running:
     took_ns: int
     begun_ns: int
     staged: bool
+    entered: bool = False
 
     @property
     def until_ns(self) -> int:
@@ -152,8 +153,7 @@ class Plan:
         """What the device should do now. Taken and late tickets have left their lanes when this returns."""
         executing = sum(not one.staged for one in self._running.values())
         # a staged batch that may begin has its executor, though its thread may not have woken up yet
-        beginning = sum(self.may_begin(token) for token, one in self._running.items() if one.staged)
-        staged = executing + beginning >= self.executors
+        staged = executing + self.beginning >= self.executors
         if staged:
             if not self._keys or len(self._running) - executing >= self._slots - 1:
                 return Decision([], None, None)
@@ -170,6 +170,25 @@ class Plan:
             release = self._fill(lane, now_ns, late, staged=staged)
             if release is not None:
                 return Decision(late, release, None)
+
+    @property
+    def beginning(self) -> int:
+        """Staged batches that may run now, and whose threads have yet to notice."""
+        return sum(self.may_begin(token) for token, one in self._running.items() if one.staged)
+
+    def stands_still(self, *, takers: bool) -> bool:
+        """Whether an executor of a device with a second slot has nothing to do though another thread is about to change that:
+        with a batch that is gathered or may begin, or as one of the `takers` that look for work.
+        """
+        if self._slots == 1:
+            return False
+        running = self._running.values()
+        coming = self.beginning > 0 or any(not one.staged and not one.entered for one in running)
+        return (coming or (takers and bool(self._keys))) and sum(one.entered for one in running) < self.executors
+
+    def enter(self, token: int) -> None:
+        """A batch that is not staged any more is gathered, and goes to the device."""
+        self._running[token].entered = True
 
     def may_begin(self, token: int) -> bool:
         """Whether a staged batch may run now."""

@@ -113,6 +113,28 @@ def test_with_nothing_waiting_there_is_nothing_to_stage() -> None:
     assert plan.decide(99).wait_until_ns is None
 
 
+def test_a_device_with_two_slots_stands_still_until_somebody_enters_it() -> None:
+    plan = plan_of(rules(costs_ns=COSTS), slots=2)
+    assert not plan.stands_still(takers=True)  # there is nothing to do
+    admit(plan, ticket(rows=8), ticket(rows=8))
+    assert plan.stands_still(takers=True)
+    assert not plan.stands_still(takers=False)  # nobody is about to change that
+    running = release(plan)
+    assert plan.stands_still(takers=False)  # its thread is
+    plan.enter(running.token)
+    staged = release(plan, 100)
+    assert not plan.stands_still(takers=True)
+    plan.executed(running.token, 100)
+    assert plan.stands_still(takers=False)
+    plan.begin(staged.token, 100, gather_ns=1)
+    assert plan.stands_still(takers=False)
+    plan.enter(staged.token)
+    assert not plan.stands_still(takers=True)
+    one = plan_of(rules(costs_ns=COSTS))
+    admit(one, ticket())
+    assert not one.stands_still(takers=True)  # with one slot the thread that is free takes it itself
+
+
 def test_a_staged_batch_counts_in_admission() -> None:
     plan = plan_of(rules(costs_ns=COSTS), slots=2)
     admit(plan, ticket(rows=8), ticket(rows=8))

@@ -16,7 +16,8 @@ from server.core.clock import monotonic_ns
 from server.core.errors import BackendFailed, Expired, Overloaded, PodiumError, ShuttingDown
 from server.dataplane.interface import Batch, Part, QueueClosed
 from server.dataplane.limit import InflightLimit
-from server.dataplane.python.plane import Answer, PythonPlane, settle
+from server.dataplane.python.answers import Answer, settle
+from server.dataplane.python.plane import PythonPlane
 from server.dataplane.ticket import Ticket, TicketState
 from tests.dataplane.histories import CountingReply, rows_of, rules
 

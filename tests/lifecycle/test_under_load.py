@@ -16,7 +16,8 @@ from server.core.requests import InferRequest, WireTensor
 from server.core.tensors import Array
 from server.core.versions import VersionKey
 from server.dataplane.limit import InflightLimit
-from server.dataplane.python.plane import PythonPlane, settle
+from server.dataplane.python.answers import settle
+from server.dataplane.python.plane import PythonPlane
 from server.lifecycle.loader import Loader
 from server.lifecycle.manager import Manager
 from server.service.engine import Engine

@@ -15,7 +15,8 @@ from server.core.errors import BackendDead, BackendFailed
 from server.core.tensors import Array
 from server.core.versions import VersionKey
 from server.dataplane.limit import InflightLimit
-from server.dataplane.python.plane import PythonPlane, settle
+from server.dataplane.python.answers import settle
+from server.dataplane.python.plane import PythonPlane
 from server.dataplane.ticket import Ticket
 from server.service.engine import Engine
 from tests.dataplane.histories import rows_of, rules

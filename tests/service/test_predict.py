@@ -31,7 +31,8 @@ from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
 from server.core.versions import State, VersionKey
 from server.dataplane.limit import InflightLimit
-from server.dataplane.python.plane import PythonPlane, settle
+from server.dataplane.python.answers import settle
+from server.dataplane.python.plane import PythonPlane
 from server.dataplane.ticket import NO_DEADLINE_NS, Ticket
 from server.lifecycle.cache import AnswerCache
 from server.lifecycle.published import EMPTY, publish
