@@ -34,8 +34,8 @@ BRAKE_S = 0.002
 model that is faster than the door thus slows down to the door's pace; for a caller who does not read, the device is held no
 longer than the pauses until its room is full."""
 _HAND_OVER_S = 0.002
-"""How long a thread waits at most for the one whose batch comes next. Measured 2026-11-21, fake batches of 2 ms whose answers take
-0.4 ms to deal out: the device stands still for 150 to 270 us between two batches, and for 500 us with one slot."""
+"""How long a thread waits at most for the one whose batch comes next. Measured 2026-11-21, fake batches of 2 ms whose answers
+take 0.4 ms to deal out: the device stands still for 150 to 270 us between two batches, and for 500 us with one slot."""
 _MIN_TIMER_NS = 1_000_000  # a timer tick per millisecond at most: the GIL is shared with the door
 
 
