@@ -247,6 +247,14 @@ def test_the_readme_says_what_was_measured() -> None:
     assert not overload["void"]
     for row in overload["rows"]:
         assert f"| {row['load']:.1f} | {row['on_time_of_capacity']:.2f}" in readme
+    many = json.loads((ROOT / "bench/results/many_models.json").read_text("utf-8"))
+    for row in many["zipf"]:
+        assert f"| {row['load']:.1f} | {row['on_time']:.3f} | {row['ideal']:.3f} | {row['of_ideal']:.2f} |" in readme
+    for row in many["isolation"]:
+        assert f"{row['beside_p99_ms']:.1f} ms, {row['beside_on_time']:.2f} |" in readme
+        assert not row["share"] or f"| {row['p99_ratio']:.2f} |" in readme
+    for row in many["slots"]:
+        assert f"{row['of_device'] * 100:.0f} %" in readme
 
 
 def _p50_forms(row: dict[str, Any]) -> list[tuple[str, str]]:
