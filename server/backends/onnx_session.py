@@ -19,9 +19,10 @@ import numpy as np
 import onnxruntime as ort
 
 from server.backends.base import LoadTask
+from server.backends.memory import give_back
 from server.backends.onnx_errors import is_fatal, reason
-from server.backends.onnx_signature import read_signature, without_batching
-from server.backends.probe import rows_mix
+from server.backends.onnx_signature import read_signature
+from server.backends.probe import try_batching
 from server.core.errors import BackendDead, BackendFailed, LoadFailed
 from server.core.settings import OnnxSettings
 from server.core.signature import Signature
@@ -41,8 +42,6 @@ _BFLOAT16 = 16
 """onnx.TensorProto.BFLOAT16: numpy has no type that onnxruntime would read it from."""
 _SILENT = 4
 """Log severity "fatal": whatever fails is raised, and one caller's bad index must not write to the server's log."""
-# glibc only: elsewhere freed memory returns by the allocator's own rules
-_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def open_backend(task: LoadTask) -> "OnnxBackend":
@@ -59,11 +58,8 @@ def open_backend(task: LoadTask) -> "OnnxBackend":
     backend = OnnxBackend(session, signature, task.folder, _device(settings.onnx))
     try:
         if settings.max_batch is None and signature.max_batch:
-            backend.signature = without_batching(signature)
-            mixing = rows_mix(backend, signature)
-            if mixing is None:
-                backend.signature = signature
-            else:
+            mixing = try_batching(backend)
+            if mixing is not None:
                 _LOG.warning("%s is served without batching: %s; max_batch in model.toml overrides this", task.key, mixing)
     except BackendFailed as error:
         backend.close()
@@ -120,8 +116,7 @@ class OnnxBackend:
         """
         self._binding = None
         self._session = None
-        if _malloc_trim is not None:
-            _malloc_trim(0)
+        give_back()
 
     def _run_plain(self, feed: dict[str, Any]) -> dict[str, Array]:
         for name in self._bfloat16_inputs:

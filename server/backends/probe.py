@@ -8,6 +8,7 @@ Never proves independence for all inputs; it refutes it for the ones tried, whic
 import numpy as np
 
 from server.backends.base import Backend
+from server.backends.onnx_signature import without_batching
 from server.backends.samples import Attempt, sample_inputs, worth_trying
 from server.core.errors import BackendDead, BackendFailed
 from server.core.signature import Signature
@@ -21,6 +22,20 @@ _GROUPS = ((0, 1), (0, 0), (2, 1, 0, 3))
 _TOLERANCE = {"FP16": 2e-2, "BF16": 2e-2, "FP32": 2e-3, "FP64": 2e-3}
 """Relative to the row's largest value: kernels for other batch sizes round differently (TF32 has 10 bits of mantissa), and
 files that compute in FP32 may still answer FP64. A mixed row is off by far more."""
+
+
+def try_batching(backend: Backend) -> str | None:
+    """Leave a backend without batching where its rows mix; why, or None. A model whose batch dimension was only read off its
+    file is tried so; settings that state `max_batch` are taken at their word.
+
+    Raises: BackendDead.
+    """
+    batching = backend.signature
+    backend.signature = without_batching(batching)
+    mixing = rows_mix(backend, batching)
+    if mixing is None:
+        backend.signature = batching
+    return mixing
 
 
 def rows_mix(backend: Backend, batching: Signature) -> str | None:

@@ -9,7 +9,6 @@ What a batch costs (torch 2.13 and onnxruntime 1.31 on CPU, the flight delay mod
 Python; a program of few large ones is as fast as torch is. Importing torch takes 1.7 s, once; reading this program 8 ms.
 """
 
-import ctypes
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -21,9 +20,9 @@ import numpy as np
 import torch
 
 from server.backends.base import LoadTask
+from server.backends.memory import give_back
 from server.backends.onnx_errors import is_fatal, reason
-from server.backends.onnx_signature import without_batching
-from server.backends.probe import rows_mix
+from server.backends.probe import try_batching
 from server.backends.pt2_archive import CONSTANTS, CONSTANTS_CONFIG, OWN, PROGRAM, WEIGHTS, WEIGHTS_CONFIG, Pt2Archive
 from server.backends.pt2_graph import Argument, Result, Step, TorchWord, Value, drops
 from server.backends.pt2_guards import guarded
@@ -38,8 +37,6 @@ from server.core.tensors import Array
 
 FILE = "program.pt2"
 _LOG = logging.getLogger("podium.backends")
-# glibc only: elsewhere freed memory returns by the allocator's own rules
-_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +74,8 @@ def open_backend(task: LoadTask) -> "TorchBackend":
         raise LoadFailed(f"{FILE}: {error}") from error
     try:
         if settings.max_batch is None and backend.signature.max_batch:
-            batching = backend.signature
-            backend.signature = without_batching(batching)
-            mixing = rows_mix(backend, batching)
-            if mixing is None:
-                backend.signature = batching
-            else:
+            mixing = try_batching(backend)
+            if mixing is not None:
                 _LOG.warning("%s is served without batching: %s; max_batch in model.toml overrides this", task.key, mixing)
     except BackendFailed as error:
         backend.close()
@@ -154,8 +147,7 @@ class TorchBackend:
         self._calls, self._start = [], []
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        if _malloc_trim is not None:
-            _malloc_trim(0)
+        give_back()
 
     def _execute(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         values = self._start.copy()

@@ -431,7 +431,7 @@ def test_unloading_gives_memory_back(folder: Path, save: Save) -> None:
 
 
 def test_closing_does_without_glibc(linear: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_session, "_malloc_trim", None)
+    monkeypatch.setattr("server.backends.memory._malloc_trim", None)
     backend = opened()
     backend.close()
     assert backend._session is None
