@@ -9,7 +9,6 @@ uses `run`, and a binding serves on CUDA devices and for BF16 outputs, which `ru
 """
 
 import ctypes
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +18,10 @@ import numpy as np
 import onnxruntime as ort
 
 from server.backends.base import LoadTask
+from server.backends.batching import check_rows, decide_batching
 from server.backends.memory import give_back
 from server.backends.onnx_errors import is_fatal, reason
 from server.backends.onnx_signature import read_signature
-from server.backends.probe import try_batching
 from server.core.errors import BackendDead, BackendFailed, LoadFailed
 from server.core.settings import OnnxSettings
 from server.core.signature import Signature
@@ -30,7 +29,6 @@ from server.core.tensors import Array
 
 FILE = "model.onnx"
 
-_LOG = logging.getLogger("podium.backends")
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _OPTIMIZATION = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -56,14 +54,7 @@ def open_backend(task: LoadTask) -> "OnnxBackend":
     session = _open_session(task.folder, settings.onnx)
     signature = read_signature(task.key.model, session.get_inputs(), session.get_outputs(), settings, FILE)
     backend = OnnxBackend(session, signature, task.folder, _device(settings.onnx))
-    try:
-        if settings.max_batch is None and signature.max_batch:
-            mixing = try_batching(backend)
-            if mixing is not None:
-                _LOG.warning("%s is served without batching: %s; max_batch in model.toml overrides this", task.key, mixing)
-    except BackendFailed as error:
-        backend.close()
-        raise LoadFailed(f"{FILE}: {error}") from error
+    decide_batching(backend, task, FILE)
     return backend
 
 
@@ -101,7 +92,7 @@ class OnnxBackend:
         for name in self._text_outputs:
             outputs[name] = _to_bytes(outputs[name])
         if self.signature.max_batch:
-            self._check_rows(inputs, outputs)
+            check_rows(self.signature.model, inputs, outputs)
         return outputs
 
     def memory_bytes(self) -> int:
@@ -147,14 +138,6 @@ class OnnxBackend:
     def _failure(self, error: Exception) -> BackendFailed:
         kind = BackendDead if is_fatal(str(error)) or type(error).__name__ == "DeviceReset" else BackendFailed
         return kind(f"executing model '{self.signature.model}' failed: {reason(str(error), self._folder)}")
-
-    def _check_rows(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        rows = next(iter(inputs.values())).shape[0]
-        for name, array in outputs.items():
-            if array.shape[:1] != (rows,):
-                raise BackendFailed(
-                    f"output '{name}' of model '{self.signature.model}' has shape {list(array.shape)} for {rows} rows"
-                )
 
 
 def _open_session(folder: Path, settings: OnnxSettings) -> Any:

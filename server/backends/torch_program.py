@@ -9,7 +9,6 @@ What a batch costs (torch 2.13 and onnxruntime 1.31 on CPU, the flight delay mod
 Python; a program of few large ones is as fast as torch is. Importing torch takes 1.7 s, once; reading this program 8 ms.
 """
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,9 +19,9 @@ import numpy as np
 import torch
 
 from server.backends.base import LoadTask
+from server.backends.batching import check_rows, decide_batching
 from server.backends.memory import give_back
 from server.backends.onnx_errors import is_fatal, reason
-from server.backends.probe import try_batching
 from server.backends.pt2_archive import CONSTANTS, CONSTANTS_CONFIG, OWN, PROGRAM, WEIGHTS, WEIGHTS_CONFIG, Pt2Archive
 from server.backends.pt2_graph import Argument, Result, Step, TorchWord, Value, drops
 from server.backends.pt2_guards import guarded
@@ -36,7 +35,6 @@ from server.core.signature import Signature
 from server.core.tensors import Array
 
 FILE = "program.pt2"
-_LOG = logging.getLogger("podium.backends")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +70,7 @@ def open_backend(task: LoadTask) -> "TorchBackend":
         backend = _bind(task, program, names, weights, device)
     except LoadFailed as error:
         raise LoadFailed(f"{FILE}: {error}") from error
-    try:
-        if settings.max_batch is None and backend.signature.max_batch:
-            mixing = try_batching(backend)
-            if mixing is not None:
-                _LOG.warning("%s is served without batching: %s; max_batch in model.toml overrides this", task.key, mixing)
-    except BackendFailed as error:
-        backend.close()
-        raise LoadFailed(f"{FILE}: {error}") from error
+    decide_batching(backend, task, FILE)
     return backend
 
 
@@ -135,7 +126,7 @@ class TorchBackend:
         except Exception as error:
             raise self._failure(error) from error
         if self.signature.max_batch:
-            self._check_rows(inputs, outputs)
+            check_rows(self.signature.model, inputs, outputs)
         return outputs
 
     def memory_bytes(self) -> int:
@@ -169,14 +160,6 @@ class TorchBackend:
         said = str(error) or type(error).__name__
         kind = BackendDead if is_fatal(said) else BackendFailed
         return kind(f"executing model '{self.signature.model}' failed: {reason(said, self._folder)}")
-
-    def _check_rows(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        rows = next(iter(inputs.values())).shape[0]
-        for name, array in outputs.items():
-            if array.shape[:1] != (rows,):
-                raise BackendFailed(
-                    f"output '{name}' of model '{self.signature.model}' has shape {list(array.shape)} for {rows} rows"
-                )
 
 
 def _step(call: _Call, values: list[Any]) -> None:
