@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from pydantic import BaseModel
 
 from server.__main__ import main
-from server.core import door_settings, settings, versions
+from server.core import door_settings, feature_settings, settings, versions
 from server.core.table import Table
 from server.dataplane import ticket
 from server.registry import manifest
@@ -45,6 +45,10 @@ TABLES: dict[str, type[BaseModel]] = {
     "[access.inference], [access.management], [access.health]": door_settings.AccessRules,
     "[limits]": door_settings.LimitSettings,
     "[keepalive]": door_settings.KeepaliveSettings,
+    "[features]": feature_settings.FeatureStoreSettings,
+    "[features] of model.toml": feature_settings.ModelFeatures,
+    "[[features.views]]": feature_settings.ViewSettings,
+    "[[features.inputs]]": feature_settings.PackedInput,
 }
 
 
@@ -192,7 +196,7 @@ def test_the_architecture_lists_every_file() -> None:
             listed[folder + unquoted(name)] = meaning
     there = {
         path.relative_to(ROOT).as_posix()
-        for path in [*(ROOT / "server").rglob("*.py"), *(ROOT / "protos").glob("*.py")]
+        for path in [*(ROOT / "server").rglob("*.py"), *(ROOT / "feature_client").glob("*.py"), *(ROOT / "protos").glob("*.py")]
         if path.name != "__init__.py" and "_pb2" not in path.name
     }
     assert set(listed) == there
@@ -224,7 +228,7 @@ def test_state_tables_are_the_transitions(heading: str, transitions: Mapping[Enu
 
 
 def test_every_word_is_used() -> None:
-    code = "\n".join(path.read_text("utf-8") for path in (ROOT / "server").rglob("*.py"))
+    code = "\n".join(path.read_text("utf-8") for room in ("server", "feature_client") for path in (ROOT / room).rglob("*.py"))
     words = re.findall(r"^\| \*\*(.+?)\*\* \|", text_of("docs/WORDS.md"), re.MULTILINE)
     assert len(words) == len(set(words)) > 50
     unused = [

@@ -16,13 +16,13 @@ FLOORS = {
     "server.service": 5,
     **dict.fromkeys(("server.lifecycle", "server.traffic", "server.monitoring"), 4),
     "server.dataplane": 3,
-    **dict.fromkeys(("server.backends", "server.registry", "server.telemetry"), 2),
+    **dict.fromkeys(("server.backends", "server.registry", "server.telemetry", "server.features"), 2),
     "server.core": 1,
     **dict.fromkeys(("protos", "feature_client"), 0),
 }
 ROOF = 7
 """The roof is one room; everywhere else a room is below only if its floor has a lower number."""
-BESIDE = {"loadtest": {"protos"}, "models": {"server.core", "server.registry", "server.telemetry"}}
+BESIDE = {"loadtest": {"protos"}, "models": {"server.core", "server.registry", "server.telemetry", "feature_client"}}
 """Packages that stand beside the house, and what they may import of it: the load test judges the server from outside; recipes
 register what they build, and the demo reads its histograms."""
 WIRE = {"grpc", "grpc_health", "grpc_tools", "protos"}

@@ -77,6 +77,10 @@ class SharedMemoryFailed(PodiumError):
     """A caller's shared memory cannot be opened, read or written, or is too small for what belongs into it."""
 
 
+class FeaturesUnavailable(PodiumError):
+    """Features of this request are not there, and its model's contract forbids a default in their place."""
+
+
 class LoadFailed(PodiumError):
     """A version could not be brought into service; the text says which check failed."""
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from server.core.door_settings import AccessSettings, KeepaliveSettings, LimitSettings, TlsSettings, check_door
+from server.core.feature_settings import FeatureStoreSettings, ModelFeatures
 from server.core.table import Table as _Table
 from server.core.tensors import NUMPY_DTYPES
 
@@ -160,6 +161,7 @@ class ModelSettings(_Table):
     onnx: OnnxSettings = OnnxSettings()
     torch: TorchSettings = TorchSettings()
     fake: FakeSettings = FakeSettings()
+    features: ModelFeatures | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -174,6 +176,10 @@ class ModelSettings(_Table):
     def _one_answer_to_keep(self) -> Self:
         if self.decoupled and self.cache.max_bytes:
             raise ValueError("a decoupled model cannot have a response cache: a request may have any number of answers")
+        if self.features is not None and self.cache.max_bytes:
+            raise ValueError("a model with features cannot have a response cache: features change between equal requests")
+        if self.features is not None and self.decoupled:
+            raise ValueError("a decoupled model cannot have features")
         return self
 
 
@@ -233,6 +239,7 @@ class ServerSettings(_Table):
     server_name: str = Field("", pattern=r"^(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?$")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     trace: TraceSettings = TraceSettings()
+    features: FeatureStoreSettings = FeatureStoreSettings()
     reflection: bool = True
     compression: Literal["none", "gzip", "deflate"] = "none"
     error_codes: Literal["triton", "strict"] = "triton"

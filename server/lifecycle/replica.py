@@ -13,6 +13,7 @@ from server.core.settings import ModelSettings
 from server.core.signature import Signature
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueRules
+from server.features.interface import Features
 from server.lifecycle.cache import AnswerCache
 from server.lifecycle.found import Lease
 from server.lifecycle.policy import Serve
@@ -27,6 +28,7 @@ class Loaded:
     costs_ns: tuple[int, ...]
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lease: Lease | None = None
+    features: Features | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +40,7 @@ class Replica:
     Ownership: `backend` is the engine thread's until the queue `queue_id` is idle, then the lifecycle closes it.
     `recorder` is the telemetry's recorder of this version, the same before and after a reload. `cache` (None: the model has
     none) is the door's, and goes with the replica: what another load would answer is not known from it. `lease` on the
-    version's folder is released once the backend is closed.
+    version's folder is released once the backend is closed. With `features`, `signature` is theirs: what callers bring.
     """
 
     queue_id: int
@@ -54,6 +56,7 @@ class Replica:
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     cache: AnswerCache | None = None
     lease: Lease | None = None
+    features: Features | None = None
 
 
 def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Replica:
@@ -62,7 +65,7 @@ def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Re
         queue_id=queue_id,
         key=serve.found.key,
         backend=loaded.backend,
-        signature=loaded.backend.signature,
+        signature=loaded.backend.signature if loaded.features is None else loaded.features.signature,
         settings=serve.settings,
         buckets=loaded.buckets,
         costs_ns=loaded.costs_ns,
@@ -72,6 +75,7 @@ def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Re
         labels=loaded.labels,
         cache=AnswerCache(serve.settings.cache.max_bytes) if serve.settings.cache.max_bytes else None,
         lease=loaded.lease,
+        features=loaded.features,
     )
 
 

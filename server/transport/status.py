@@ -27,6 +27,7 @@ CODES: dict[type[BaseException], StatusCode] = {
     errors.Restricted: StatusCode.UNAVAILABLE,
     errors.BackendFailed: StatusCode.INTERNAL,
     errors.SharedMemoryFailed: StatusCode.INTERNAL,
+    errors.FeaturesUnavailable: StatusCode.UNAVAILABLE,
     errors.LoadFailed: StatusCode.INTERNAL,
     errors.RegistryError: StatusCode.INTERNAL,
 }

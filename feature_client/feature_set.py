@@ -1,0 +1,153 @@
+"""The views that one model reads, in the order they are computed in: the one way from found rows to features. **Pure.**
+
+The training builder and the server both end here; they differ only in who found the rows of the stored views.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_client.errors import DefinitionError, EventError
+from feature_client.schema import DEFAULTED, DTYPES, Array, Columns, Feature, Status
+from feature_client.served import Served, Statuses, default_of, nulls_of
+from feature_client.view import View
+
+States = Mapping[str, Columns]
+"""What `fit` of each model view has given, by the view's reference."""
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """Every feature of N rows. Shapes: `values` `[N, *shape]` by name; `statuses` uint8 `[N]` by name; `refused` bool `[N]`."""
+
+    values: dict[str, Array]
+    statuses: dict[str, Statuses]
+    refused: NDArray[np.bool_]
+
+
+class FeatureSet:
+    """Stored views first, then request and model views, each after those whose features it is given.
+
+    `request`: what the call itself has to bring, with types; `keys`: the join keys of the stored views, with types.
+    """
+
+    def __init__(self, views: Sequence[View], states: States | None = None) -> None:
+        """`states`: for every model view. Raises: DefinitionError for names that stand twice, circles, types that do not fit."""
+        self.states = dict(states or {})
+        self.stored = tuple(view for view in views if view.kind == "stored")
+        self.features: dict[str, Feature] = {}
+        self.view_of: dict[str, View] = {}
+        self.keys: dict[str, str] = {}
+        for view in views:
+            for feature in view.features:
+                if feature.name in self.features:
+                    raise DefinitionError(f"both '{self.view_of[feature.name].ref}' and '{view.ref}' have '{feature.name}'")
+                self.features[feature.name], self.view_of[feature.name] = feature, view
+        for view in self.stored:
+            for key, dtype in ({} if view.entity is None else view.entity.keys).items():
+                if self.keys.setdefault(key, dtype) != dtype:
+                    raise DefinitionError(f"the join key '{key}' has two types")
+        self.computed = self._ordered([view for view in views if view.kind != "stored"])
+        self.request: dict[str, str] = {}
+        for view in self.computed:
+            for name, wanted in view.inputs.items():
+                self._check_input(view, name, str(wanted))
+        self.views = (*self.stored, *self.computed)
+
+    def _ordered(self, views: list[View]) -> tuple[View, ...]:
+        ordered: list[View] = []
+        made = {name for view in self.stored for name in view.names}
+        later = {name for view in views for name in view.names}
+        while views:
+            ready = [view for view in views if not (set(view.inputs) & later) - made]
+            if not ready:
+                raise DefinitionError(f"these views wait for each other: {', '.join(view.ref for view in views)}")
+            ordered += ready
+            made |= {name for view in ready for name in view.names}
+            views = [view for view in views if view not in ready]
+        return tuple(ordered)
+
+    def _check_input(self, view: View, name: str, dtype: str) -> None:
+        if name in self.features:
+            made = self.features[name]
+            if made.dtype != dtype or made.shape:
+                raise DefinitionError(f"the input '{name}' of '{view.ref}' is {dtype}, but the feature is {made.dtype}")
+        elif self.request.setdefault(name, dtype) != dtype:
+            raise DefinitionError(f"'{name}' of the request has two types: {self.request[name]} and {dtype}")
+
+    def assemble(self, rows: int, request: Columns, given: Columns, stored: Mapping[str, Served]) -> Assembled:
+        """Every feature of N rows.
+
+        `request` has what `self.request` names; `given` has features that the caller states itself, `stored` the rest of the
+        stored ones by view (a view all of whose features are given may be missing).
+        Raises: EventError for columns of another type; DefinitionError as `View.compute` does.
+        """
+        values: dict[str, Array] = {}
+        statuses: dict[str, Statuses] = {}
+        refused = np.zeros(rows, dtype=np.bool_)
+        for view in self.stored:
+            served = stored.get(view.ref)
+            for index, feature in enumerate(view.features):
+                if feature.name in given:
+                    values[feature.name] = given[feature.name]
+                    statuses[feature.name] = np.full(rows, Status.GIVEN, np.uint8)
+                elif served is not None:
+                    values[feature.name], statuses[feature.name] = served.values[feature.name], served.statuses[:, index]
+            if served is not None:
+                refused |= served.refused
+        for view in self.computed:
+            self._compute(view, rows, request, given, values, statuses)
+        return Assembled(values, statuses, refused)
+
+    def _compute(
+        self,
+        view: View,
+        rows: int,
+        request: Columns,
+        given: Columns,
+        values: dict[str, Array],
+        statuses: dict[str, Statuses],
+    ) -> None:
+        if all(name in given for name in view.names):
+            made: Mapping[str, Array] = {}
+            known = np.zeros(rows, np.uint8)
+        else:
+            columns = {name: values[name] if name in self.features else _typed(name, request, view) for name in view.inputs}
+            made = view.compute(columns, self.states[view.ref] if view.kind == "model" else None)
+            known = _worst([statuses[name] for name in view.inputs if name in self.features], rows)
+        for feature in view.features:
+            if feature.name in given:
+                values[feature.name] = given[feature.name]
+                statuses[feature.name] = np.full(rows, Status.GIVEN, np.uint8)
+                continue
+            column, status = made[feature.name], known.copy()
+            nulls = nulls_of(feature, column)
+            if nulls.any():
+                status[nulls] = Status.NULL
+                if feature.null == "default":
+                    status[nulls] |= DEFAULTED
+                    where = nulls.reshape(len(nulls), *(1 for _ in feature.shape))
+                    column = np.ascontiguousarray(np.where(where, default_of(feature), column))
+            values[feature.name], statuses[feature.name] = column, status
+
+
+def _typed(name: str, request: Columns, view: View) -> Array:
+    column = request.get(name)
+    wanted = DTYPES[str(view.inputs[name])]
+    if column is None or column.dtype != wanted or column.ndim != 1:
+        got = "is missing" if column is None else f"is {column.dtype} {list(column.shape)}"
+        raise EventError(f"the request's '{name}' {got}; '{view.ref}' needs {wanted} [N]")
+    return column
+
+
+def _worst(statuses: Sequence[Statuses], rows: int) -> Statuses:
+    """By rank, whether or not a default stood in; what is computed is a value of its own, so GIVEN does not pass on."""
+    if not statuses:
+        return np.zeros(rows, np.uint8)
+    ranked = np.stack([status & 0x7F for status in statuses])
+    best = ranked.argmax(axis=0)
+    worst: Statuses = np.stack(statuses)[best, np.arange(rows)]
+    worst[worst == Status.GIVEN] = Status.PRESENT
+    return worst
