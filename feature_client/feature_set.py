@@ -34,7 +34,7 @@ class FeatureSet:
     """
 
     def __init__(self, views: Sequence[View], states: States | None = None) -> None:
-        """`states`: for every model view. Raises: DefinitionError for names that stand twice, circles, types that do not fit."""
+        """`states`: for every model view. Raises: DefinitionError for names that stand twice, circles, other types."""
         self.states = dict(states or {})
         self.stored = tuple(view for view in views if view.kind == "stored")
         self.features: dict[str, Feature] = {}

@@ -90,7 +90,7 @@ def nulls_of(feature: Feature, column: Array) -> NDArray[np.bool_]:
         return np.fromiter((value is None for value in column.tolist()), np.bool_, len(column))
     if DTYPES[feature.dtype].kind != "f":
         return np.zeros(len(column), dtype=np.bool_)
-    missing: NDArray[np.bool_] = np.isnan(column).reshape(len(column), feature.elements).all(axis=1)
+    missing: NDArray[np.bool_] = np.all(np.isnan(column).reshape(len(column), feature.elements), axis=1)
     return missing
 
 
