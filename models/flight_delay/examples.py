@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from models.flight_delay.data import CATEGORIES, INPUTS, MEASURES, WEATHER, Flights, to_inputs
+from models.flight_delay.data import Flights, to_inputs
+from models.flight_delay.inputs import CATEGORIES, LATELY, MEASURES, SCHEDULE, WEATHER, Inputs
 from server.core.tensors import Array
 
 ROWS = 32
@@ -21,23 +22,24 @@ VARIANTS: tuple[Mapping[str, object], ...] = (
     {"dest": b""},
     dict.fromkeys(CATEGORIES, b"?"),
     dict.fromkeys(WEATHER.values(), float("nan")),
-    dict.fromkeys(MEASURES, float("nan")),
-    dict.fromkeys(MEASURES, float("inf")),
-    dict.fromkeys(MEASURES, float("-inf")),
+    dict.fromkeys((*MEASURES, *LATELY), float("nan")),
+    dict.fromkeys((*MEASURES, *LATELY), float("inf")),
+    dict.fromkeys((*MEASURES, *LATELY), float("-inf")),
     {"day_of_week": 0, "departure_minute": -1, "distance_miles": -_INT32_MAX},
     {"day_of_week": 8, "departure_minute": _INT32_MAX, "distance_miles": _INT32_MAX},
 )
 
 
-def choose(flights: Flights) -> dict[str, Array]:
+def choose(flights: Flights, inputs: Inputs = SCHEDULE) -> dict[str, Array]:
     """Inputs of the golden examples. Shapes: each `[ROWS, 1]`."""
     special = _special_rows(flights)
     plain = np.linspace(0, flights.rows - 1, ROWS - len(VARIANTS) - len(special)).astype(np.int64)
     real = flights.take(np.concatenate([plain, special])).inputs
     columns = {
-        spec.name: [*real[spec.name], *(variant.get(spec.name, real[spec.name][0]) for variant in VARIANTS)] for spec in INPUTS
+        spec.name: [*real[spec.name], *(variant.get(spec.name, real[spec.name][0]) for variant in VARIANTS)]
+        for spec in inputs.specs
     }
-    return as_rows(to_inputs(columns))
+    return as_rows(to_inputs(columns, inputs))
 
 
 def as_rows(inputs: Mapping[str, Array]) -> dict[str, Array]:

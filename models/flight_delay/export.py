@@ -17,7 +17,7 @@ import onnx
 import onnxruntime
 import torch
 
-from models.flight_delay.data import CATEGORIES, INPUTS
+from models.flight_delay.inputs import Inputs
 from models.flight_delay.model import UNKNOWN, DelayModel, Fitted
 from server.core.tensors import Array, TensorSpec
 
@@ -31,8 +31,8 @@ TORCH_DTYPES = {"BYTES": torch.int64, "INT32": torch.int32, "FP32": torch.float3
 
 
 def to_onnx(model: DelayModel, fitted: Fitted) -> bytes:
-    """The whole graph: inputs as in `data.INPUTS`, outputs as in `OUTPUTS`, the first dimension of each free."""
-    graph_model = _network(model)
+    """The whole graph: inputs as those of the variant, outputs as in `OUTPUTS`, the first dimension of each free."""
+    graph_model = _network(model, fitted.inputs)
     _remove_traces(graph_model)
     _prepend_lookups(graph_model, fitted)
     onnx.checker.check_model(graph_model, full_check=True)
@@ -48,19 +48,19 @@ def predict(content: bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
     return dict(zip(names, session.run(names, {name: _as_text(array) for name, array in inputs.items()}), strict=True))
 
 
-def _network(model: DelayModel) -> Any:
+def _network(model: DelayModel, inputs: Inputs) -> Any:
     """The torch part. Two example rows: with one, the exporter would take the batch dimension for a constant."""
     model.eval()
-    examples = tuple(torch.ones((2, 1), dtype=TORCH_DTYPES[spec.datatype]) for spec in INPUTS)
+    examples = tuple(torch.ones((2, 1), dtype=TORCH_DTYPES[spec.datatype]) for spec in inputs.specs)
     rows = torch.export.Dim("rows")
-    names = [spec.name + _CODE_SUFFIX if spec.name in CATEGORIES else spec.name for spec in INPUTS]
+    names = [spec.name + _CODE_SUFFIX if spec.datatype == "BYTES" else spec.name for spec in inputs.specs]
     with _silent():
         program = torch.onnx.export(
             model,
             examples,
             input_names=names,
             output_names=[spec.name for spec in OUTPUTS],
-            dynamic_shapes={"inputs": tuple({0: rows} for _ in INPUTS)},
+            dynamic_shapes={"inputs": tuple({0: rows} for _ in inputs.specs)},
             opset_version=_OPSET,
             dynamo=True,
             external_data=False,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.flight_delay.data import Flights, source
+from models.flight_delay.inputs import Variant
 from models.flight_delay.training import Settings
 from server.registry.environment import collect_code, collect_environment
 from server.registry.manifest import Data, Manifest, ManifestFields, Recipe
@@ -22,7 +23,7 @@ VALID_MONTH = 6
 _LOCK_FILE = ROOT / "constraints.txt"
 
 
-def identity(settings: Settings, limit_rows: int | None) -> ManifestFields:
+def identity(settings: Settings, limit_rows: int | None, variant: Variant) -> ManifestFields:
     """What decides the bytes of a build: code, data, packages and arguments of the recipe."""
     lock = _LOCK_FILE if _LOCK_FILE.is_file() else None
     name, digest, _ = _origin()
@@ -30,7 +31,7 @@ def identity(settings: Settings, limit_rows: int | None) -> ManifestFields:
         code=collect_code(ROOT),
         data=Data(source=name, digest=digest),
         environment=collect_environment(lock),
-        recipe=Recipe(command=COMMAND, arguments=tuple(recipe_arguments(settings, limit_rows))),
+        recipe=Recipe(command=COMMAND, arguments=tuple(recipe_arguments(settings, limit_rows, variant))),
     )
 
 
@@ -72,9 +73,9 @@ def hyperparameters(settings: Settings) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def recipe_arguments(settings: Settings, limit_rows: int | None) -> list[str]:
+def recipe_arguments(settings: Settings, limit_rows: int | None, variant: Variant) -> list[str]:
     """The command line that builds the same again."""
-    given = ["--seed", str(settings.seed), "--epochs", str(settings.epochs)]
+    given = ["--inputs", variant, "--seed", str(settings.seed), "--epochs", str(settings.epochs)]
     return given if limit_rows is None else [*given, "--limit-rows", str(limit_rows)]
 
 

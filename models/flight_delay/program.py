@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.flight_delay.data import CATEGORIES, INPUTS, Flights
+from models.flight_delay.data import Flights
 from models.flight_delay.export import OUTPUTS, TORCH_DTYPES
 from models.flight_delay.metrics import Floats
 from models.flight_delay.model import UNKNOWN, DelayModel, Fitted, encode
@@ -29,14 +29,15 @@ _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
 
 def to_program(model: DelayModel, fitted: Fitted) -> bytes:
-    """The program: inputs as in `data.INPUTS`, outputs as in `export.OUTPUTS`, the first dimension of each free."""
+    """The program: inputs as those of the variant, outputs as in `export.OUTPUTS`, the first dimension of each free."""
     model.eval()
-    examples = tuple(torch.ones((2, 1), dtype=TORCH_DTYPES[spec.datatype]) for spec in INPUTS)
+    specs = fitted.inputs.specs
+    examples = tuple(torch.ones((2, 1), dtype=TORCH_DTYPES[spec.datatype]) for spec in specs)
     rows = torch.export.Dim("rows")
     stored = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the exporter's own internals; its errors still get through
-        exported = torch.export.export(model, examples, dynamic_shapes={"inputs": tuple({0: rows} for _ in INPUTS)})
+        exported = torch.export.export(model, examples, dynamic_shapes={"inputs": tuple({0: rows} for _ in specs)})
         # without operators that write in place, which a served program may not use
         program = exported.run_decompositions({})
         torch.export.save(program, stored, extra_files={_NAMES: json.dumps(_names(fitted), sort_keys=True)})
@@ -45,21 +46,23 @@ def to_program(model: DelayModel, fitted: Fitted) -> bytes:
 
 def predict(content: bytes, flights: Flights, fitted: Fitted) -> Floats:
     """Probabilities by the program itself, on codes. Shapes: `[rows]`."""
-    codes = torch.tensor(encode(flights, fitted))
-    numbers = [torch.tensor(flights.inputs[spec.name]).unsqueeze(1) for spec in INPUTS[len(CATEGORIES) :]]
+    codes, inputs = torch.tensor(encode(flights, fitted)), fitted.inputs
+    numbers = [torch.tensor(flights.inputs[name]).unsqueeze(1) for name in inputs.values]
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         program = torch.export.load(io.BytesIO(content)).module()
-        answer = program(*(codes[:, index : index + 1] for index in range(len(CATEGORIES))), *numbers)
+        answer = program(*(codes[:, index : index + 1] for index in range(len(inputs.categories))), *numbers)
     probability: Floats = answer[:, 0].numpy().astype(np.float64)
     return probability
 
 
 def _names(fitted: Fitted) -> dict[str, Any]:
     return {
-        "inputs": [spec.name for spec in INPUTS],
+        "inputs": [spec.name for spec in fitted.inputs.specs],
         "outputs": [spec.name for spec in OUTPUTS],
-        "vocabularies": {name: {"codes": _codes(fitted.vocabularies[name]), "unknown": UNKNOWN} for name in CATEGORIES},
+        "vocabularies": {
+            name: {"codes": _codes(fitted.vocabularies[name]), "unknown": UNKNOWN} for name in fitted.inputs.categories
+        },
     }
 
 

@@ -18,6 +18,8 @@ from server.registry.source import SETTINGS_FILE, FoundVersion, LocalDirectory
 MODEL = "flight_delay"
 MODEL_FILE = "model.onnx"
 PROGRAM_FILE = "program.pt2"
+CONTRACT_FILES = ("features.json", "features.npz")
+"""Of a version that is given features: what it was trained on, and examples of how each is computed."""
 GOLDEN_RTOL, GOLDEN_ATOL = 1e-5, 1e-6
 """How far another machine's answer to a golden example may be: float32 sums in another order differ in the last bits."""
 

@@ -17,7 +17,7 @@ from server.core.tensors import Array
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """One request. Shapes: each of `inputs` is `[rows, 1]`, in the order of `data.INPUTS`; `late` and `departs_s` are `[rows]`.
+    """One request. Shapes: each of `inputs` is `[rows, 1]`, by name; `late` and `departs_s` are `[rows]`.
 
     Units: `departs_s` in seconds since 1970. Ownership: slices shared with every other request of the replay; read only.
     """

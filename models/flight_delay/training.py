@@ -64,7 +64,7 @@ def train(rows: Flights, valid: Flights, fitted: Fitted, settings: Settings) -> 
     """Train on `rows` and keep the epoch with the lowest log loss on `valid`."""
     with reproducible(settings.seed):
         model = DelayModel(fitted, settings.embedding, settings.hidden, settings.dropout)
-        codes, values = torch.tensor(encode(rows, fitted)), torch.tensor(stack_values(rows))
+        codes, values = torch.tensor(encode(rows, fitted)), torch.tensor(stack_values(rows, fitted.inputs))
         labels = torch.tensor(rows.late.astype(np.float32)).unsqueeze(1)
         optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         steps = settings.epochs * -(-rows.rows // settings.batch_rows)
@@ -95,6 +95,6 @@ def predict(model: DelayModel, flights: Flights, fitted: Fitted) -> Floats:
     """Probabilities by torch itself; leaves the model in evaluation mode. Shapes: `[rows]`."""
     model.eval()
     with torch.inference_mode():
-        logit = model.logit(torch.tensor(encode(flights, fitted)), torch.tensor(stack_values(flights)))
+        logit = model.logit(torch.tensor(encode(flights, fitted)), torch.tensor(stack_values(flights, fitted.inputs)))
         probability: Floats = torch.sigmoid(logit)[:, 0].numpy().astype(np.float64)
     return probability
