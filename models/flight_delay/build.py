@@ -50,6 +50,8 @@ from server.registry.manifest import ManifestFields
 from server.registry.rebuild import FACTS_FILE
 from server.registry.resolve import DEFAULT_ALIAS
 
+SCHEDULE_ALIAS = "schedule"
+"""The alias by which the demo keeps the variant that reads no features."""
 AGREEMENT = 1e-5
 """Largest difference allowed between the probability of ONNX Runtime and that of torch, or of the torch program, on any June
 row (measured: below 1e-6)."""

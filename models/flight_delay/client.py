@@ -8,8 +8,9 @@ nothing of Podium: any server of the Open Inference Protocol will do.
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -71,25 +72,65 @@ def replay(
     A call that fails is counted and the replay goes on. `progress` is called with 1 after each.
     Raises: InferenceServerException where the server does not answer before the replay or after it.
     """
-    return asyncio.run(_replay(address, model, requests, concurrency, progress))
+
+    async def send(call: Callable[[int], Any]) -> None:
+        await _in_turn(call, range(len(requests)), concurrency)
+
+    return asyncio.run(_replay(address, model, requests, send, progress))
+
+
+def replay_in_time(
+    address: str,
+    model: str,
+    requests: Sequence[Encoded],
+    instants: Sequence[int],
+    happen: Callable[[int], None],
+    *,
+    concurrency: int,
+    progress: Callable[[int], object],
+) -> tuple[Outcome, Counted]:
+    """As `replay`, but the requests of one instant are sent together, after `happen` has made the world what it was then, and
+    answered before the next. Raises: InferenceServerException, and whatever `happen` does.
+    """
+    edges = [0, *(np.flatnonzero(np.diff(instants)) + 1).tolist(), len(requests)] if len(requests) else [0]
+
+    async def send(call: Callable[[int], Any]) -> None:
+        for first, last in pairwise(edges):
+            await asyncio.to_thread(happen, int(instants[first]))
+            await _in_turn(call, range(first, last), concurrency)
+
+    return asyncio.run(_replay(address, model, requests, send, progress))
+
+
+async def _in_turn(call: Callable[[int], Any], turns: range, concurrency: int) -> None:
+    """Call for every turn, so many at once."""
+    waiting = iter(turns)
+
+    async def caller() -> None:
+        for index in waiting:
+            await call(index)
+
+    await asyncio.gather(*(caller() for _ in range(min(concurrency, len(turns)))))
 
 
 async def _replay(
-    address: str, model: str, requests: Sequence[Encoded], concurrency: int, progress: Callable[[int], object]
+    address: str,
+    model: str,
+    requests: Sequence[Encoded],
+    send: Callable[[Callable[[int], Any]], Any],
+    progress: Callable[[int], object],
 ) -> tuple[Outcome, Counted]:
     results: list[Any] = [None] * len(requests)
     latency_s = np.zeros(len(requests))
-    waiting = iter(range(len(requests)))
 
-    async def caller(turns: Iterator[int]) -> None:
-        for index in turns:
-            began = time.perf_counter()
-            try:
-                results[index] = await client.infer(model, requests[index], client_timeout=_CALL_TIMEOUT_S)
-            except InferenceServerException as error:
-                results[index] = error
-            latency_s[index] = time.perf_counter() - began
-            progress(1)
+    async def call(index: int) -> None:
+        began = time.perf_counter()
+        try:
+            results[index] = await client.infer(model, requests[index], client_timeout=_CALL_TIMEOUT_S)
+        except InferenceServerException as error:
+            results[index] = error
+        latency_s[index] = time.perf_counter() - began
+        progress(1)
 
     async with triton_aio.InferenceServerClient(address, channel_args=_CHANNEL) as client:
         await client.is_server_live()  # the connection is made before the clock starts
@@ -97,7 +138,7 @@ async def _replay(
         gc.freeze()
         try:
             began, computed = time.perf_counter(), time.process_time()
-            await asyncio.gather(*(caller(waiting) for _ in range(min(concurrency, len(requests)))))
+            await send(call)
             wall_s, cpu_s = time.perf_counter() - began, time.process_time() - computed
         finally:
             gc.unfreeze()

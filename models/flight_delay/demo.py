@@ -1,17 +1,21 @@
-"""`make demo`: trains and registers the flight delay model, serves it, replays July 2013 against it, and judges the answers.
+"""`make demo`: trains both variants of the flight delay model, fills a store of features, serves the one that reads it from
+keys alone, replays July 2013 as it happened, and proves what was served.
 
-Every step is what a user would do: the recipe, `podium serve`, `tritonclient`. Exit status 0 only if every flight was
-answered by the champion, with the answers that its file gives without a server, and the server left in order.
+Every step is what a user would do: the recipe, `podium features materialize`, `podium serve`, pushed events, `tritonclient`,
+`podium features audit`. Exit status 0 only if every flight was answered by the champion, with the answers that its file gives
+for the features of the training path, the server left in order, and the audit found not one byte that differs.
 """
 
 import argparse
-import itertools
+import json
 import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,10 +23,25 @@ import numpy as np
 from tqdm import tqdm
 from tritonclient.utils import InferenceServerException
 
+from feature_client.errors import FeatureError
 from models.flight_delay import client, replay
-from models.flight_delay.build import ensure_registered
+from models.flight_delay.build import SCHEDULE_ALIAS, ensure_registered
+from models.flight_delay.events import load_events
+from models.flight_delay.examples import as_rows
 from models.flight_delay.export import predict
 from models.flight_delay.facts import ROOT
+from models.flight_delay.filling import (
+    DEFINITIONS,
+    PROJECT,
+    FillingFailed,
+    Happening,
+    audit,
+    materialize,
+    store_url,
+    write_logs,
+)
+from models.flight_delay.history import History, load_history
+from models.flight_delay.inputs import Variant
 from models.flight_delay.registration import MODEL, MODEL_FILE
 from models.flight_delay.replay import Replayed
 from models.flight_delay.report import Judged, cpu_seconds, origin, problems, render
@@ -49,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the server is stopped", flush=True)
         return INTERRUPTED
-    except (PodiumError, ServerFailed, OSError) as error:
+    except (PodiumError, FeatureError, ServerFailed, FillingFailed, OSError) as error:
         print(f"\nFAILED: {error}", flush=True)
         return 1
     for problem in found:
@@ -63,29 +82,28 @@ def run(repository: Path, settings: Settings, limit_rows: int | None, flights: i
     """All stages, printed as they go; what was wrong, or an empty list.
 
     `limit_rows` trains on fewer rows and `flights` replays only the first of July: quick, and then README.md's AUC is not
-    expected. Raises: PodiumError, ServerFailed, OSError; KeyboardInterrupt with the server stopped.
+    expected. Raises: PodiumError, ServerFailed, FillingFailed, OSError; KeyboardInterrupt with the server stopped.
     """
-    champion, parents = _model(repository, settings, limit_rows)
-    requests, encoded = _flights(flights)
+    champion, parents = _models(repository, settings, limit_rows)
+    july = _july(flights)
     file = repository / MODEL / str(champion.version) / MODEL_FILE
-    reference = predict(file.read_bytes(), _joined(requests))[client.OUTPUT][:, 0].astype(np.float64)
-    with ServerProcess(repository, MODEL) as server:
-        print(f"[3/4] server   ready in {server.ready_s:.1f} s on {server.grpc_address}")
-        print(f"               while it runs: {server.metrics_url}", flush=True)
-        try:
-            before = cpu_seconds(server.metrics())
-            with _progress(len(encoded)) as bar:
-                outcome, counted = client.replay(
-                    server.grpc_address, MODEL, encoded, concurrency=concurrency, progress=bar.update
-                )
-            page = server.metrics()
-        except (InferenceServerException, OSError) as error:
-            raise ServerFailed(f"the server stopped answering: {error}\n{server.log_tail()}") from error
-    late = np.concatenate([request.late for request in requests])
-    whole = limit_rows is None and flights is None and settings == Settings()
-    judged = Judged(outcome, counted, page, cpu_seconds(page) - before, late, reference, champion, whole)
-    print(f"[4/4] replay   done; the server left with status {server.exit_status}")
+    reference = predict(file.read_bytes(), _by_instant(july.history))[client.OUTPUT][:, 0].astype(np.float64)
+    with store_url() as (url, which), tempfile.TemporaryDirectory(prefix="podium-demo-") as folder:
+        samples = Path(folder) / "served.jsonl"
+        paths = _fill(july, url, which, Path(folder))
+        config = _server_settings(Path(folder), url, samples)
+        with ServerProcess(repository, MODEL, config) as server:
+            print(f"[4/6] server   ready in {server.ready_s:.1f} s on {server.grpc_address}")
+            print(f"               while it runs: {server.metrics_url}", flush=True)
+            outcome, counted, page, computed_s = _replay(server, july, url, concurrency)
+        late = np.concatenate([request.late for request in july.requests])
+        whole = limit_rows is None and flights is None and settings == Settings()
+        judged = Judged(outcome, counted, page, computed_s, late, reference, champion, whole)
+        print(f"[5/6] replay   done; the server left with status {server.exit_status}")
+        print("[6/6] audit    computing what was served again, by the training path ...", flush=True)
+        audited = audit(samples, paths, repository)
     print(f"\nFlights of July 2013, one request each\n{render(judged, concurrency)}")
+    print(f"\nWhat was served, against the training path\n{indented(audited)}")
     print(f"\nWhich model answered\n{origin(champion, DEFAULT_ALIAS, parents)}")
     print(f"\nWhere to look next\n{_next(repository)}\n", flush=True)
     found = problems(judged)
@@ -94,36 +112,104 @@ def run(repository: Path, settings: Settings, limit_rows: int | None, flights: i
     return found
 
 
-def _model(repository: Path, settings: Settings, limit_rows: int | None) -> tuple[Manifest, tuple[int, ...]]:
-    """The champion, trained where there is none that is the same, and its ancestors."""
-    began = time.monotonic()
-    print("[1/4] model    looking for a champion, else training one ...", flush=True)
-    registered = ensure_registered(repository, settings, limit_rows=limit_rows, reuse=True)
-    taken_s = time.monotonic() - began
-    if registered.built is None:
-        print(f"               {registered.key} is used again:\n               {registered.reason}")
-    else:
-        print(f"               {registered.reason}\n               {registered.key} trained and registered in {taken_s:.1f} s")
-    model = LocalDirectory(repository, settle_s=0.0).scan()[MODEL]
-    manifests = {number: version.manifest for number, version in model.versions.items()}
-    champion = manifests[registered.key.version]
-    if champion is None:
-        raise FileNotFoundError(f"{registered.key} lost its manifest")
+def _models(repository: Path, settings: Settings, limit_rows: int | None) -> tuple[Manifest, tuple[int, ...]]:
+    """The champion and its ancestors: both variants, trained where there is none that is the same."""
+    print("[1/6] models   looking for them, else training ...", flush=True)
+    aucs = {}
+    variants: tuple[tuple[Variant, str], ...] = (("schedule", SCHEDULE_ALIAS), ("history", DEFAULT_ALIAS))
+    for variant, alias in variants:
+        began = time.monotonic()
+        registered = ensure_registered(repository, settings, limit_rows=limit_rows, reuse=True, variant=variant, alias=alias)
+        taken_s = time.monotonic() - began
+        verb = "is used again:" if registered.built is None else f"trained and registered in {taken_s:.1f} s:"
+        print(f"               {registered.key} @{alias} ({variant}) {verb}\n               {registered.reason}", flush=True)
+        model = LocalDirectory(repository, settle_s=0.0).scan()[MODEL]
+        manifests = {number: version.manifest for number, version in model.versions.items()}
+        champion = manifests[registered.key.version]
+        if champion is None:
+            raise FileNotFoundError(f"{registered.key} lost its manifest")
+        aucs[variant] = champion.metrics["june_auc"]
+    gained = aucs["history"] - aucs["schedule"]
+    print(f"               AUC in June: {aucs['schedule']:.4f} by the timetable, {aucs['history']:.4f} by what happened lately")
+    print(f"               ({gained:+.4f})", flush=True)
     return champion, tuple(each.version for each in ancestors(registered.key.version, manifests))
 
 
-def _flights(limit: int | None) -> tuple[list[Replayed], list[client.Encoded]]:
+@dataclass(frozen=True)
+class July:
+    """The flights to replay, as a client sends them, and the logs of the whole year. Shapes: `instants_us` `[requests]`."""
+
+    history: History
+    requests: list[Replayed]
+    encoded: list[client.Encoded]
+    instants_us: list[int]
+    logs: Mapping[str, Mapping[str, Array]]
+
+
+def _july(limit: int | None) -> July:
     began = time.monotonic()
-    print("[2/4] flights  loading and encoding July ...", flush=True)
-    requests = list(itertools.islice(replay.requests(MONTH), limit))
+    print("[2/6] flights  loading the year, encoding July ...", flush=True)
+    history = load_history()
+    july = history.take(history.flights.month == MONTH)
+    first = july.take(np.argsort(july.scheduled_us, kind="stable")[:limit])
+    requests = replay.by_keys(first)
     encoded = client.encode(requests)
     print(f"               {len(encoded):,} requests encoded in {time.monotonic() - began:.1f} s")
-    return requests, encoded
+    return July(first, requests, encoded, sorted(first.scheduled_us.tolist()), load_events())
 
 
-def _joined(requests: Sequence[Replayed]) -> dict[str, Array]:
-    """All requests as one batch. Shapes: `[requests, 1]` per input."""
-    return {name: np.concatenate([request.inputs[name] for request in requests]) for name in requests[0].inputs}
+def _fill(july: July, url: str, which: str, folder: Path) -> dict[str, Path]:
+    print(f"[3/6] store    filling {which} with what was known on the morning of July 1 ...", flush=True)
+    paths = write_logs(july.logs, folder)
+    print(indented(materialize(url, paths, july.instants_us[0])), flush=True)
+    return paths
+
+
+def _server_settings(folder: Path, url: str, samples: Path) -> Path:
+    """What an operator tells a server about features, in the file that `--config` names."""
+    lines = {
+        "definitions": [str(DEFINITIONS)],
+        "store": url,
+        "project": PROJECT,
+        "audit_file": str(samples),
+        "audit_of_rows": 1.0,
+    }
+    file = folder / "server.toml"
+    file.write_text("[features]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in lines.items()), "utf-8")
+    return file
+
+
+def _replay(server: ServerProcess, july: July, url: str, concurrency: int) -> tuple[client.Outcome, client.Counted, str, float]:
+    """What came back, the server's own account, its metrics page, and the seconds it computed. Raises: ServerFailed."""
+    happening = Happening(url, july.logs, july.instants_us[0])
+    try:
+        before = cpu_seconds(server.metrics())
+        with _progress(len(july.encoded)) as bar:
+            outcome, counted = client.replay_in_time(
+                server.grpc_address,
+                MODEL,
+                july.encoded,
+                july.instants_us,
+                happening.until,
+                concurrency=concurrency,
+                progress=bar.update,
+            )
+        page = server.metrics()
+        return outcome, counted, page, cpu_seconds(page) - before
+    except (InferenceServerException, OSError) as error:
+        raise ServerFailed(f"the server stopped answering: {error}\n{server.log_tail()}") from error
+    finally:
+        happening.close()
+
+
+def _by_instant(history: History) -> dict[str, Array]:
+    """What the training path gives the network, in the order of the requests. Shapes: `[requests, 1]` per input."""
+    return as_rows(history.take(np.argsort(history.scheduled_us, kind="stable")).flights.inputs)
+
+
+def indented(text: str) -> str:
+    """What a command said, below a heading of our own."""
+    return "\n".join(f"               {line}" for line in text.rstrip().splitlines())
 
 
 def _progress(total: int) -> "tqdm[NoReturn]":
@@ -131,7 +217,7 @@ def _progress(total: int) -> "tqdm[NoReturn]":
     terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
-        desc="[4/4] replay",
+        desc="[5/6] replay",
         unit=" flights",
         mininterval=0.2 if terminal else 5.0,
         maxinterval=10.0,

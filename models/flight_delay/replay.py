@@ -1,5 +1,7 @@
 """A month of flights as the requests a client would have sent, in the order of scheduled departure.
 
+With inputs or, for versions that find their features themselves, with what names a flight and when it is to leave.
+
 What a request holds are slices of columns sorted once: making one costs no copy, so a client that replays tens of
 thousands spends its time on sending. The labels ride along for judging; they are no part of what is sent.
 """
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from models.flight_delay.data import Flights, load
 from models.flight_delay.examples import as_rows
+from models.flight_delay.history import History
 from server.core.tensors import Array
 
 
@@ -45,6 +48,15 @@ def split(flights: Flights, rows_per_request: int = 1) -> Iterator[Replayed]:
     inputs = as_rows(ordered.inputs)
     starts = range(0, ordered.rows, rows_per_request)
     return (_slice(inputs, ordered, slice(start, start + rows_per_request)) for start in starts)
+
+
+def by_keys(history: History) -> list[Replayed]:
+    """One request for each flight, which brings its join keys and the instant that it asks for, in order of that instant."""
+    order = np.argsort(history.scheduled_us, kind="stable")
+    ordered = history.take(order)
+    instants = {"scheduled_us": ordered.scheduled_us, "as_of_us": ordered.scheduled_us}
+    inputs = as_rows({**ordered.keys, **instants})
+    return [_slice(inputs, ordered.flights, slice(start, start + 1)) for start in range(ordered.flights.rows)]
 
 
 def _slice(inputs: dict[str, Array], ordered: Flights, rows: slice) -> Replayed:

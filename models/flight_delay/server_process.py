@@ -34,7 +34,8 @@ class ServerProcess:
     Raises: ServerFailed on entering. Units: `ready_s` seconds from start to ready.
     """
 
-    def __init__(self, repository: Path, model: str) -> None:
+    def __init__(self, repository: Path, model: str, config: Path | None = None) -> None:
+        """`config`: settings beside those of the command line."""
         grpc_port, http_port = _free_ports()
         self.grpc_address, self.http_address = f"127.0.0.1:{grpc_port}", f"127.0.0.1:{http_port}"
         self.exit_status: int | None = None
@@ -43,6 +44,7 @@ class ServerProcess:
             *(sys.executable, "-m", "server", "serve", "--repository", str(repository.resolve())),
             *("--grpc-address", self.grpc_address, "--http-address", self.http_address),
             *("--control-mode", "explicit", "--load-model", model, "--drain-delay-s", "0"),
+            *(() if config is None else ("--config", str(config))),
         ]
 
     @property

@@ -7,10 +7,11 @@ import pytest
 
 from models.flight_delay import data
 from models.flight_delay.data import Flights
+from models.flight_delay.inputs import MEASURES, SCHEDULE
 from server.core.tensors import NUMPY_DTYPES
 
 Load = Callable[[Callable[[dict[str, Any]], None]], Flights]
-FLIGHTS, WEATHER, PLANES = data.FILES
+FLIGHTS, WEATHER, PLANES, _ = data.FILES
 KNOWN_LATER = ("dep_time", "dep_delay", "arr_time", "air_time", "sched_arr_time", "flight")
 
 
@@ -43,8 +44,8 @@ def test_class_balance_drifts_over_the_year(flights: Flights) -> None:
 
 
 def test_inputs_have_the_stated_types_and_rows(flights: Flights) -> None:
-    assert list(flights.inputs) == [spec.name for spec in data.INPUTS]
-    for spec in data.INPUTS:
+    assert list(flights.inputs) == [spec.name for spec in SCHEDULE.specs]
+    for spec in SCHEDULE.specs:
         array = flights.inputs[spec.name]
         assert array.dtype == NUMPY_DTYPES[spec.datatype]
         assert array.shape == (flights.rows,)
@@ -62,14 +63,14 @@ def test_the_first_flight_of_the_year(flights: Flights) -> None:
 
 
 def test_missing_weather_and_planes_stay_rows(flights: Flights) -> None:
-    missing = {name: int(np.isnan(flights.inputs[name].astype(np.float32)).sum()) for name in data.MEASURES}
+    missing = {name: int(np.isnan(flights.inputs[name].astype(np.float32)).sum()) for name in MEASURES}
     assert 0 < missing["temp_f"] < 0.01 * flights.rows
     assert 0.1 * flights.rows < missing["pressure_mbar"] < 0.12 * flights.rows
     assert 0.14 * flights.rows < missing["plane_seats"] < 0.17 * flights.rows
 
 
 def test_no_input_is_named_after_something_known_only_later() -> None:
-    names = {spec.name for spec in data.INPUTS}
+    names = {spec.name for spec in SCHEDULE.specs}
     assert not names & {*KNOWN_LATER, "arr_delay", "month", "tailnum"}
 
 

@@ -1,12 +1,13 @@
 import numpy as np
 
 from models.flight_delay import examples
-from models.flight_delay.data import INPUTS, MEASURES, Flights
+from models.flight_delay.data import Flights
+from models.flight_delay.inputs import MEASURES, SCHEDULE
 
 
 def test_examples_have_real_rows_and_every_variant(flights: Flights) -> None:
     chosen = examples.choose(flights.months(6))
-    assert list(chosen) == [spec.name for spec in INPUTS]
+    assert list(chosen) == [spec.name for spec in SCHEDULE.specs]
     assert {array.shape for array in chosen.values()} == {(examples.ROWS, 1)}
     assert b"ZZ" in chosen["carrier"]
     assert b"" in chosen["dest"]

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from models.flight_delay import export
 from models.flight_delay.build import BuildResult
-from models.flight_delay.data import CATEGORIES, INPUTS, MEASURES, Flights
+from models.flight_delay.data import Flights
 from models.flight_delay.examples import as_rows
+from models.flight_delay.inputs import CATEGORIES, MEASURES, SCHEDULE
 from models.flight_delay.model import fit
 from models.flight_delay.training import Settings, predict, train
 from server.core.tensors import Array
@@ -43,7 +44,7 @@ def changed(inputs: dict[str, Array], **values: Any) -> dict[str, Array]:
 
 def test_the_file_states_the_inputs_and_outputs_of_the_recipe(content: bytes) -> None:
     graph = onnx.load_from_string(content).graph
-    for values, specs in ((graph.input, INPUTS), (graph.output, export.OUTPUTS)):
+    for values, specs in ((graph.input, SCHEDULE.specs), (graph.output, export.OUTPUTS)):
         assert [value.name for value in values] == [spec.name for spec in specs]
         for value, spec in zip(values, specs, strict=True):
             tensor = value.type.tensor_type

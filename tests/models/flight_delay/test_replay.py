@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from models.flight_delay.data import INPUTS, Flights
+from models.flight_delay.data import Flights
+from models.flight_delay.inputs import SCHEDULE
 from models.flight_delay.replay import requests, split
 
 
@@ -17,7 +18,7 @@ def test_july_is_replayed_in_the_order_of_scheduled_departure() -> None:
 
 def test_requests_hold_every_input_as_slices_of_the_same_columns(flights: Flights) -> None:
     first, second = list(split(flights.months(7), rows_per_request=20_000))
-    assert list(first.inputs) == [spec.name for spec in INPUTS]
+    assert list(first.inputs) == [spec.name for spec in SCHEDULE.specs]
     assert {array.shape for array in first.inputs.values()} == {(20_000, 1)}
     assert {array.shape for array in second.inputs.values()} == {(8_293, 1)}
     assert (first.late.shape, second.departs_s.shape) == ((20_000,), (8_293,))
