@@ -38,9 +38,10 @@ HEADER_BYTES = 40
 MAX_ROW_BYTES = 2**20
 """Values that are larger have no place in a row of features."""
 
-_NULLS, _TOMBSTONE = 1 << 16, 4 << 16  # flags, where they stand in the first word
+_NULLS, _TOMBSTONE = np.uint64(1 << 16), np.uint64(4 << 16)  # flags, where they stand in the first word
 _WORD, _STAMP, _EVENT, _AVAILABLE, _CHECK = range(5)
 _HALF = np.uint64(32)
+_NO_ENDS = np.empty((0, 0), np.int64)
 Words = NDArray[np.uint64]
 
 
@@ -109,7 +110,7 @@ def pack(
         return []
     raw = np.zeros((count, layout.row_bytes), np.uint8)
     words = raw.view(np.uint64)
-    words[:, _WORD] = layout.first_word + np.where(nulls.any(axis=1), _NULLS, 0).astype(np.uint64)
+    words[:, _WORD] = np.uint64(layout.first_word) + np.where(nulls.any(axis=1), _NULLS, np.uint64(0))
     words[:, _STAMP] = stamp
     words[:, _EVENT] = event_us.view(np.uint64)
     words[:, _AVAILABLE] = available_us.view(np.uint64)
@@ -122,20 +123,20 @@ def pack(
         else:
             for index, name in enumerate(block.names):
                 columns[:, index] = values[name]
-    tails = _pack_tails(view, layout, raw, values, nulls) if layout.tails else [b""] * count
-    size = layout.row_bytes
-    sizes = np.fromiter(map(len, tails), np.int64, count) + size
-    whole = raw.tobytes()
-    unsigned = b"".join(whole[row * size : (row + 1) * size] + tail for row, tail in enumerate(tails))
-    words[:, _CHECK] = _checks(np.frombuffer(unsigned, np.uint64), sizes)
-    whole = raw.tobytes()
-    return [whole[row * size : (row + 1) * size] + tail for row, tail in enumerate(tails)]
+    if not layout.tails:
+        words[:, _CHECK] = _sums(words)
+        return _split(raw)
+    tails = _pack_tails(view, layout, raw, values, nulls)
+    sizes = np.fromiter(map(len, tails), np.int64, count) + layout.row_bytes
+    unchecked = b"".join(map(bytes.__add__, _split(raw), tails))
+    words[:, _CHECK] = _checks(np.frombuffer(unchecked, np.uint64), sizes)
+    return list(map(bytes.__add__, _split(raw), tails))
 
 
 def tombstone(view: View, stamp: int, event_us: int, available_us: int) -> bytes:
     """What says that an entity has no row any more, from the instant `available_us` on."""
     times = np.array([event_us, available_us], np.int64).view(np.uint64)
-    words = np.array([layout_of(view).first_word | _TOMBSTONE, stamp, *times, 0], np.uint64)
+    words = np.array([layout_of(view).first_word | int(_TOMBSTONE), stamp, *times, 0], np.uint64)
     words[_CHECK] = _checks(words, np.array([HEADER_BYTES]))[0]
     return words.tobytes()
 
@@ -152,22 +153,23 @@ def unpack(view: View, stamp: int, rows: Sequence[bytes | None], absent: Status 
         return absent_rows(view, 0, absent)
     whole, statuses = _arranged(layout, stamp, rows, absent)
     if layout.tails:
-        words, ends, checks, sound = _with_tails(layout, whole)
+        words, ends, checks, odd = _with_tails(layout, whole)
     else:
         words = np.frombuffer(b"".join(whole), np.uint64).reshape(count, -1)
-        checks, sound = _sums(words), np.ones(count, np.bool_)
-        ends = np.empty((count, 0), np.int64)
-    flags = words[:, _WORD] - np.uint64(layout.first_word)
-    here = sound & ((flags & ~np.uint64(_NULLS)) == 0) & (words[:, _STAMP] == stamp) & (words[:, _CHECK] == checks)
+        ends, checks, odd = _NO_ENDS, _sums(words), np.zeros(count, np.uint64)
+    flags = words[:, _WORD] ^ np.uint64(layout.first_word)
+    # every bit that is not as it must be, of flags all but the nulls'
+    odd = odd | ((flags | _NULLS) ^ _NULLS) | (words[:, _STAMP] ^ np.uint64(stamp)) | (words[:, _CHECK] ^ checks)
+    here = odd == 0
     statuses[here] = Status.PRESENT
-    if not here.all():
+    if odd.any():
         words = np.where(here[:, None], words, np.uint64(0))
         flags = np.where(here, flags, np.uint64(0))
     raw = words.view(np.uint8)
     nulls = np.zeros((count, layout.features), np.bool_)
     if flags.any():
         bits = raw[:, HEADER_BYTES : HEADER_BYTES + -(-layout.features // 8)]
-        nulls = np.unpackbits(bits, axis=1, count=layout.features, bitorder="little").view(np.bool_)
+        nulls = np.unpackbits(bits, axis=1, count=layout.features, bitorder="little").astype(np.bool_)
     values = _values(layout, raw)
     for column, (index, name) in enumerate(layout.tails):
         values[name] = _texts(whole, layout.row_bytes, ends, column, here & ~nulls[:, index])
@@ -190,6 +192,11 @@ def _check_columns(view: View, count: int, values: Columns, nulls: Array, event_
         if column is None or column.dtype != dtype or column.shape != shape:
             got = "missing" if column is None else f"{column.dtype} {list(column.shape)}"
             raise EventError(f"'{name}' of rows of '{view.ref}' must be {dtype} {list(shape)}; it is {got}")
+
+
+def _split(raw: NDArray[np.uint8]) -> list[bytes]:
+    whole, size = raw.tobytes(), raw.shape[1]
+    return [whole[at : at + size] for at in range(0, len(whole), size)]
 
 
 def _pack_tails(view: View, layout: Layout, raw: NDArray[np.uint8], values: Columns, nulls: Array) -> list[bytes]:
@@ -216,38 +223,38 @@ def _arranged(
     """Rows of a possible length, zeros in place of others; and the status of each if it is not a sound row."""
     size = layout.row_bytes
     statuses = np.full(len(rows), Status.FP_MISMATCH, np.uint8)
-    if not layout.tails and None not in rows and set(map(len, rows)) == {size}:  # type: ignore[arg-type]  # none is None
-        return rows, statuses  # type: ignore[return-value]
+    if not layout.tails:
+        try:
+            uniform = set(map(len, rows)) == {size}  # type: ignore[arg-type]  # which is what the exception is for
+        except TypeError:
+            uniform = False
+        if uniform:
+            return rows, statuses  # type: ignore[return-value]  # None has no length
+    lengths = np.array([-1 if row is None else len(row) for row in rows], np.int64)
+    fits = lengths == size
+    if layout.tails:
+        fits |= (lengths > size) & (lengths <= MAX_ROW_BYTES) & (lengths % 8 == 0)
     zeros = bytes(size)
-    whole: list[bytes] = []
-    headers: list[int] = []
-    for index, row in enumerate(rows):
-        if row is None:
-            statuses[index] = absent
-        elif len(row) == HEADER_BYTES:
-            headers.append(index)
-        fits = row is not None and (
-            len(row) == size or (layout.tails and size < len(row) <= MAX_ROW_BYTES and len(row) % 8 == 0)
-        )
-        whole.append(row if row is not None and fits else zeros)
-    if headers:
-        words = np.frombuffer(b"".join(rows[index] or b"" for index in headers), np.uint64).reshape(len(headers), -1)
-        buried = (words[:, _WORD] == layout.first_word | _TOMBSTONE) & (words[:, _STAMP] == stamp)
-        buried &= words[:, _CHECK] == _sums(words)
-        statuses[np.array(headers)[buried]] = Status.NOT_FOUND
+    whole = [row if row is not None and fit else zeros for row, fit in zip(rows, fits.tolist(), strict=True)]
+    statuses[lengths == -1] = absent
+    headers = np.flatnonzero(lengths == HEADER_BYTES)
+    if len(headers):
+        words = np.frombuffer(b"".join(rows[at] or b"" for at in headers.tolist()), np.uint64).reshape(len(headers), -1)
+        buried = (words[:, _WORD] == np.uint64(layout.first_word) | _TOMBSTONE) & (words[:, _STAMP] == stamp)
+        statuses[headers[buried & (words[:, _CHECK] == _sums(words))]] = Status.NOT_FOUND
     return whole, statuses
 
 
-def _with_tails(layout: Layout, whole: Sequence[bytes]) -> tuple[Words, NDArray[np.int64], Words, NDArray[np.bool_]]:
-    """Of rows with tails: words of their fixed parts, ends of values `[N, T]`, checks, and whether lengths agree with ends."""
+def _with_tails(layout: Layout, whole: Sequence[bytes]) -> tuple[Words, NDArray[np.int64], Words, Words]:
+    """Of rows with tails: words of their fixed parts, ends of values `[N, T]`, checks; 0 where lengths agree with ends."""
     sizes = np.fromiter(map(len, whole), np.int64, len(whole))
     flat = np.frombuffer(b"".join(whole), np.uint64)
     starts = (sizes.cumsum() - sizes) // 8
     words = flat[starts[:, None] + np.arange(layout.row_bytes // 8)]
     stop = layout.ends_at + 4 * len(layout.tails)
     ends = words.view(np.uint8)[:, layout.ends_at : stop].view(np.uint32).astype(np.int64)
-    sound = (np.diff(ends, axis=1, prepend=0) >= 0).all(axis=1) & (layout.row_bytes + (ends[:, -1] + 7) // 8 * 8 == sizes)
-    return words, ends, _checks(flat, sizes), sound
+    odd = (np.diff(ends, axis=1, prepend=0) < 0).any(axis=1) | (layout.row_bytes + (ends[:, -1] + 7) // 8 * 8 != sizes)
+    return words, ends, _checks(flat, sizes), odd.astype(np.uint64)
 
 
 def _values(layout: Layout, raw: NDArray[np.uint8]) -> dict[str, Array]:
