@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from feature_client.errors import EventError
+from feature_client.fingerprint import claim_view, stamp_of
 from feature_client.keys import row_keys
-from feature_client.fingerprint import stamp_of
 from feature_client.point_in_time import check_events
-from feature_client.retained import Retained, SeenIds, Step, available_us
+from feature_client.retained import EntityKey, Retained, SeenIds, Step, available_us
 from feature_client.row import pack, tombstone
-from feature_client.schema import US_PER_S, Columns, EventLog, days, minutes
+from feature_client.schema import DTYPES, US_PER_S, Array, Columns, EventLog, days, minutes
 from feature_client.served import nulls_of
 from feature_client.store import Store
 from feature_client.view import View
@@ -31,6 +31,15 @@ def wall_clock_us() -> int:
 def expire_s(view: View) -> int:
     """After how long a row that nobody writes again is garbage: twice as long as it may be served. 0: never."""
     return -(-2 * view.max_age_us // US_PER_S)
+
+
+def key_columns(view: View, entities: Sequence[EntityKey]) -> dict[str, Array]:
+    """The join keys of some entities as columns `[N]`, of the types that the view's entity declares."""
+    declared = {} if view.entity is None else view.entity.keys
+    columns = {name: np.empty(len(entities), DTYPES[dtype]) for name, dtype in declared.items()}
+    for index, column in enumerate(columns.values()):
+        column[:] = [entity[index] for entity in entities]
+    return columns
 
 
 def pack_rows(project: str, view: View, stamp: int, keys: Columns, rows: Rows) -> list[tuple[bytes, bytes]]:
@@ -71,6 +80,11 @@ class Push:
         self._views = {view.ref: view for view in views}
         self.retained = {view.ref: Retained(view, lateness_us) for view in views}
         self.too_late = dict.fromkeys(self._views, 0)
+        self._sources: dict[str, EventLog] = {}
+        for source in filter(None, (view.source for view in views)):
+            if self._sources.setdefault(source.name, source) != source:
+                raise EventError(f"there are two different event logs named '{source.name}'")
+        self._ids = {name: SeenIds(source, lateness_us) for name, source in self._sources.items()}
         self._stamps = {ref: stamp_of(fingerprints[ref]) for ref in self._views}
         for ref, view in self._views.items():
             claim_view(store, project, view, fingerprints[ref])
@@ -81,10 +95,11 @@ class Push:
         `events`: the columns of the log, in its order. Raises: EventError and EntityError for events that cannot be, before
         anything is written; StoreError, StoreTimeout: then push the same events again.
         """
+        events = self._first_told(log_name, events)
         steps = self._steps(log_name, events)
         rows = {ref: self._packed(self._views[ref], step) for ref, step in steps.items()}
         written = sum(self._store.write(each, expire_s(self._views[ref])) for ref, each in rows.items() if each)
-        self._commit(steps)
+        self._commit(log_name, events, steps)
         return written
 
     def seed(self, log_name: str, events: Columns) -> None:
@@ -93,7 +108,8 @@ class Push:
         The tail must reach back from the last event that was pushed by the widest window and by how late events may be.
         Raises: EventError.
         """
-        self._commit(self._steps(log_name, events))
+        events = self._first_told(log_name, events)
+        self._commit(log_name, events, self._steps(log_name, events))
 
     def delete(self, view: View, keys: Columns, event_us: Ints) -> int:
         """Write tombstones over the rows of these entities, and forget their events up to those instants; how many were taken.
@@ -110,21 +126,21 @@ class Push:
         self.retained[view.ref].remove(entities, event_us)
         return taken
 
-    def _steps(self, log_name: str, events: Columns) -> dict[str, Step]:
-        sources = {ref: view.source for ref, view in self._views.items() if view.source and view.source.name == log_name}
-        if not sources:
-            raise EventError(f"no view here is computed from '{log_name}'")
-        for source in sources.values():
-            check_events(source, events)
-            self._check_known(source, events)
-        return {ref: self.retained[ref].step(events) for ref in sources}
-
-    def _check_known(self, source: EventLog, events: Columns) -> None:
-        names = filter(None, (source.event_time, source.created_time))
-        latest_us = max(int(events[name].max(initial=0)) for name in names)
+    def _first_told(self, log_name: str, events: Columns) -> Columns:
+        source = self._sources.get(log_name)
+        if source is None:
+            raise EventError(f"no view here is computed from '{log_name}'; there are: {', '.join(self._sources)}")
+        check_events(source, events)
+        latest_us = int(available_us(source, events).max(initial=0))
         ahead_us = latest_us - self._now_us()
         if ahead_us > self._future_us:
-            raise EventError(f"an event of '{source.name}' becomes known {ahead_us / US_PER_S:.0f} s from now, at {latest_us}")
+            raise EventError(f"an event of '{log_name}' becomes known {ahead_us / US_PER_S:.0f} s from now, at {latest_us}")
+        told = self._ids[log_name].first_told(events)
+        return {name: events[name][told] for name in source.columns}
+
+    def _steps(self, log_name: str, events: Columns) -> dict[str, Step]:
+        reading = [ref for ref, view in self._views.items() if view.source == self._sources[log_name]]
+        return {ref: self.retained[ref].step(events) for ref in reading}
 
     def _packed(self, view: View, step: Step) -> list[tuple[bytes, bytes]]:
         rows = self.retained[view.ref].rows(step)
@@ -133,7 +149,8 @@ class Push:
         keys = key_columns(view, [step.entities[code] for code in rows.entity.tolist()])
         return pack_rows(self._project, view, self._stamps[view.ref], keys, rows)
 
-    def _commit(self, steps: Mapping[str, Step]) -> None:
+    def _commit(self, log_name: str, events: Columns, steps: Mapping[str, Step]) -> None:
+        self._ids[log_name].commit(events)
         for ref, step in steps.items():
             self.retained[ref].commit(step)
             self.too_late[ref] += step.too_late
