@@ -196,7 +196,7 @@ def idle_events(cards: int, each: int) -> dict[str, Array]:
 
 
 def test_what_is_idle_is_cut_down_to_its_newest_event() -> None:
-    store, events = MemoryStore(), part(idle_events(3000, 5), slice(3, None))
+    store, events = MemoryStore(), part(idle_events(3000, 5), slice(4, None))
     push = push_to(store, [taps], lateness_us=100)
     most = 0
     for at in range(0, 15000, 500):
