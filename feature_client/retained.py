@@ -168,7 +168,9 @@ class Retained:
             places = self._places.pop(entity, _NONE)
             gone = self._room[places] <= instant_us
             self._give_back(places[gone])
-            if not gone.all():
+            if gone.all():
+                self._cut.pop(entity, None)  # what was forgotten before was older
+            else:
                 self._places[entity] = places[~gone]
 
     @property
@@ -194,8 +196,7 @@ class Retained:
         order = np.argsort(codes, kind="stable")
         ends = np.searchsorted(codes[order], np.arange(1, len(entities)), side="left")
         for entity, its in zip(entities, np.split(places[order], ends), strict=False):
-            if len(its):
-                self._places[entity] = its.copy()  # a view would keep all of the step's places alive
+            self._places[entity] = its.copy()  # a view would keep all of the step's places alive
 
     def _sweep(self) -> None:
         idle_us = self._newest_us - self._widest_us - self._lateness_us

@@ -241,14 +241,29 @@ def test_a_full_disk_leaves_no_half_lines(
 
 
 def test_a_closing_writer_gives_up_on_a_hanging_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go = threading.Event()
-    monkeypatch.setattr(samples, "line_of", lambda sampled: b"\n" if go.wait(20) else b"")
+    go, inside = threading.Event(), threading.Event()
+
+    def hanging(sampled: Sampled) -> bytes:
+        inside.set()
+        return b"\n" if go.wait(20) else b""
+
+    monkeypatch.setattr(samples, "line_of", hanging)
     monkeypatch.setattr(samples, "_CLOSE_S", 0.05)
     writer = SampleWriter(tmp_path / "samples", 1.0, 10**6, waiting=1)
-    while not writer.dropped_rows:
-        writer.offer(some(1))
+    writer.offer(some(1))
+    assert inside.wait(20)
+    writer.offer(some(1))
+    writer.offer(some(1))
+    assert writer.dropped_rows == 1
     writer.close()
     go.set()
+
+
+def test_most_batches_have_no_chosen_row(tmp_path: Path) -> None:
+    writer = SampleWriter(tmp_path / "samples", 1e-12, 10**6)
+    writer.offer(some(5))
+    writer.close()
+    assert (writer.written_rows, writer.dropped_rows, list(read_samples([tmp_path / "samples"]))) == (0, 0, [])
 
 
 def test_what_cannot_be_written_or_read(tmp_path: Path) -> None:
