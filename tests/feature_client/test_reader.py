@@ -12,7 +12,7 @@ import pytest
 from feature_client.aggregation import count
 from feature_client.breaker import Breaker
 from feature_client.cache import RowCache
-from feature_client.errors import StoreError, StoreTimeout
+from feature_client.errors import StoreError, StorePartial, StoreTimeout
 from feature_client.keys import row_keys
 from feature_client.reader import Reader, ViewReading, Wanted
 from feature_client.row import pack, tombstone
@@ -252,6 +252,27 @@ def test_an_old_row_that_stands_in_is_still_judged_by_its_age() -> None:
     assert serve(view, found, days(1) + 2).values["total"].tolist() == [-1.0]
 
 
+def test_a_part_of_the_store_is_better_than_nothing() -> None:
+    store = StoreDouble().has(1, 2, 3)
+    reader, clock = remembering(store)
+    reader.read([wanted(3)], 0.01)
+    clock.now_s += 5.0
+    store.answer = lambda keys: partly([store.rows.get(key) if key not in keys_of(2, 3) else None for key in keys], [1, 2])
+    for _ in range(6):
+        (found,) = reader.read([wanted(1, 2, 3, 4)], 0.01)
+        assert statuses(found) == [Status.PRESENT, Status.TIMEOUT, Status.PRESENT, Status.NOT_FOUND]
+        assert found.values["total"].tolist() == [1.0, 0.0, 3.0, 0.0]
+        clock.now_s += 1.0
+    reading = reader.store_reading()
+    assert (reading.breaker, reading.failures["partial"], reading.keys_stale) == ("closed", 6, 6)
+    store.works()
+    assert statuses(reader.read([wanted(1, 2, 3)], 0.01)[0]) == [Status.PRESENT] * 3, "what nobody answered was not remembered"
+
+
+def partly(rows: list[bytes | None], unanswered: list[int]) -> None:
+    raise StorePartial("one node is gone", rows, unanswered)
+
+
 WRONG: list[Answer] = [
     lambda keys: [],
     lambda keys: [None] * (len(keys) + 1),
@@ -259,6 +280,8 @@ WRONG: list[Answer] = [
     lambda keys: ["text"] * len(keys),
     lambda keys: [bytearray(8)] * len(keys),
     lambda keys: 1 / 0,
+    lambda keys: partly([], [0]),
+    lambda keys: partly([None] * len(keys), [len(keys)]),
 ]
 
 
@@ -295,7 +318,7 @@ def test_a_store_that_keeps_failing_is_left_alone_and_tried_now_and_then(caplog:
     assert statuses(reader.read([wanted(1)], 0.01)[0]) == [Status.PRESENT]
     reading = reader.store_reading()
     assert (reading.breaker, reading.calls) == ("closed", 7)
-    assert reading.failures == {"timeout": 6, "error": 0, "refused_by_breaker": 17, "no_budget": 0}
+    assert reading.failures == {"timeout": 6, "error": 0, "partial": 0, "refused_by_breaker": 17, "no_budget": 0}
     assert [record.message for record in caplog.records] == [
         "the store double keeps failing and is left alone but for probes: too late",
         "the store double answers again",
