@@ -186,10 +186,10 @@ class _Callers:
         """Every feature can be given in place of the one that would be found or computed."""
         name = feature.name
         if name in self._brings:
-            raise LoadFailed(f"the input '{name}' brings {self._brings[name]}, but '{name}' is also a feature: name another one")
-        self.inputs.setdefault(
-            name, TensorSpec(name, DATATYPES[feature.dtype], _shapes(feature)[0], optional=True)
-        )
+            raise LoadFailed(
+                f"the input '{name}' brings {self._brings[name]}, but '{name}' is also a feature: name another one"
+            )
+        self.inputs.setdefault(name, TensorSpec(name, DATATYPES[feature.dtype], _shapes(feature)[0], optional=True))
 
 
 def alternatives(binding: Binding, view: View) -> Iterator[str]:

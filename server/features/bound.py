@@ -124,9 +124,7 @@ class Bound:
                 self._known[names] = known
         return known
 
-    def _find(
-        self, views: Sequence[View], keys: Columns, rows: int, budget_s: float, *, remembered: bool
-    ) -> dict[str, Found]:
+    def _find(self, views: Sequence[View], keys: Columns, rows: int, budget_s: float, *, remembered: bool) -> dict[str, Found]:
         """The rows of every stored view, in one round trip. What can be no entity is not found, and no reason to fail others."""
         asked: list[Wanted] = []
         wrong: dict[str, list[int]] = {}

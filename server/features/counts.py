@@ -34,7 +34,9 @@ class Counts:
         with self._lock:
             totals = {ref: each.copy() for ref, each in self._totals.items()}
         return {
-            (ref, status_text(status)): int(each[status]) for ref, each in totals.items() for status in np.flatnonzero(each).tolist()
+            (ref, status_text(status)): int(each[status])
+            for ref, each in totals.items()
+            for status in np.flatnonzero(each).tolist()
         }
 
 
