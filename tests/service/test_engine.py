@@ -26,6 +26,7 @@ class Replica:
     """As much of a replica as an engine needs: its own backend and recorder."""
 
     key = VersionKey("m", 1)
+    features = None
 
     @property
     def backend(self) -> "Replica":
