@@ -229,8 +229,8 @@ class Server:
         engine.start()
 
     def _slots_of(self, device: str) -> int:
-        """On the CPU a second batch at hand would only be formed too early: gathering it takes the same cores. But where a batch
-        waits for its features they are idle."""
+        """On the CPU a second batch at hand would only be formed too early: gathering it takes the same cores. Where one
+        waits for its features those are idle."""
         return self._settings.device_slots or (2 if device != "cpu" or self._settings.features.definitions else 1)
 
     def _queue_of(self, key: VersionKey) -> QueueSnapshot | None:

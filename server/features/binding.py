@@ -101,8 +101,8 @@ def _check_taken(
         if name not in used and name not in columns and name not in taken:
             ref = features.view_of[name].ref
             raise LoadFailed(
-                f"the feature '{name}' of '{ref}' ends nowhere: no input of the model has its name, none is packed of it, and no"
-                f" view takes it; {_inputs_of(model)}"
+                f"the feature '{name}' of '{ref}' ends nowhere: no input of the model has its name, none is packed of it, and"
+                f" no view takes it; {_inputs_of(model)}"
             )
 
 

@@ -1,7 +1,7 @@
 """The features of one version in service: found, computed and bound for whole batches.
 
-Floor 2, on the engine's threads: a cost per batch, not per request. Its parts are pure (`needed`, `columns`, `apart`); this file
-has the order they go in, the clock, the store and the log.
+Floor 2, on the engine's threads: a cost per batch, not per request. Its parts are pure (`needed`, `columns`, `apart`); this
+file has the order they go in, the clock, the store and the log.
 """
 
 import logging
@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from feature_client.reader import Reader, Wanted
+from feature_client.samples import Sampled, SampleWriter
 from numpy.typing import NDArray
 
 from feature_client.errors import FeatureError
-from feature_client.reader import Reader, Wanted
-from feature_client.samples import Sampled, SampleWriter
 from feature_client.schema import Columns, Status
 from feature_client.served import Found, absent_rows, serve
 from feature_client.view import View
@@ -125,7 +125,7 @@ class Bound:
         return known
 
     def _find(self, views: Sequence[View], keys: Columns, rows: int, budget_s: float, *, remembered: bool) -> dict[str, Found]:
-        """The rows of every stored view, in one round trip. What can be no entity is not found, and no reason to fail others."""
+        """The rows of every stored view, in one round trip. What can be no entity is not found, and fails no other."""
         asked: list[Wanted] = []
         wrong: dict[str, list[int]] = {}
         for view in views:

@@ -1,7 +1,7 @@
 """From a batch's arrays to columns of features, and from features to the arrays a backend takes. **Pure.**
 
-Shapes: a batch's arrays are `[P, *shape]`, of which the first N rows are real; columns are `[N]`, or `[N, *shape]` for a feature
-with a shape.
+Shapes: a batch's arrays are `[P, *shape]`, of which the first N rows are real; columns are `[N]`, or `[N, *shape]` for a
+feature with a shape.
 """
 
 from collections.abc import Mapping, Sequence

@@ -13,7 +13,10 @@ _STATUSES = 256
 
 
 class Counts:
-    """Totals of one version, which never fall: a reload goes on counting. Thread-safe; a batch costs one pass over its statuses."""
+    """Totals of one version, which never fall: a reload goes on counting. Thread-safe.
+
+    A batch costs one pass over its statuses.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

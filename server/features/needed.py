@@ -53,7 +53,8 @@ def _want(binding: Binding, names: Set[str], name: str, feature: str, wanted: di
         how = "finds" if view.kind == "stored" else "computes"
         made, itself = ("it", "") if feature == name else (f"'{feature}'", f", or '{feature}' itself")
         raise InvalidRequest(
-            f"input '{name}' is missing: give it, or {' and '.join(missing)} from which the view '{view.ref}' {how} {made}{itself}"
+            f"input '{name}' is missing: give it, or {' and '.join(missing)} from which the view '{view.ref}' {how} {made}"
+            f"{itself}"
         )
     if view.kind != "stored":
         for each in view.inputs:
