@@ -137,7 +137,7 @@ def test_a_refusal_names_the_worst_features_first_and_not_all_of_them() -> None:
     assert str(part.error) == f"features are unavailable: 'f5' is FP_MISMATCH, {stale} and 2 more"
     statuses[:] = Status.NULL
     (part,) = answered([Part(0, 1, None)], pieces, batch.spans, names)
-    assert str(part.error) == "features are unavailable"
+    assert str(part.error) == "features are unavailable: they cannot be computed"
 
 
 def test_what_breaks_the_contract_fails_its_request(caplog: pytest.LogCaptureFixture) -> None:
