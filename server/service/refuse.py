@@ -73,5 +73,6 @@ def _refusal(joined: Joined, rows: slice, names: Sequence[str]) -> FeaturesUnava
     blamed = [f"'{names[index]}' is {status_text(int(worst[index]))}" for index in order if worst[index] >= Status.STALE]
     more = f" and {len(blamed) - _NAMED} more" if len(blamed) > _NAMED else ""
     where = f" in {np.count_nonzero(refused)} of {len(refused)} rows" if len(refused) > 1 else ""
-    said = f": {', '.join(blamed[:_NAMED])}{more}" if blamed else ""
-    return FeaturesUnavailable(f"features are unavailable{where}{said}")
+    # refused though nothing is missing: a definition that fails on these values
+    said = f"{', '.join(blamed[:_NAMED])}{more}" if blamed else "they cannot be computed"
+    return FeaturesUnavailable(f"features are unavailable{where}: {said}")
