@@ -1,0 +1,29 @@
+"""A server without definitions: it serves models, and refuses versions that were trained on features."""
+
+from pathlib import Path
+
+from server.core.errors import LoadFailed
+from server.core.settings import ModelSettings
+from server.core.signature import Signature
+from server.core.versions import VersionKey
+
+CONTRACT = "features.json"
+"""The file in a version's folder that says which features it was trained on."""
+
+
+class NoFeatures:
+    """What takes the place of `Installed`."""
+
+    def bind(self, key: VersionKey, folder: Path, settings: ModelSettings, signature: Signature) -> None:
+        """Raises: LoadFailed for a version that would answer with values that nobody computed as in training."""
+        if (folder / CONTRACT).exists():
+            raise LoadFailed(
+                f"'{key.model}' was trained on features ({CONTRACT}), but this server has no definitions: set 'definitions' in"
+                " [features] of its settings"
+            )
+
+    def readings(self) -> None:
+        """There is nothing to say."""
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
