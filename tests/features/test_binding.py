@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from feature_client.schema import Array, Entity, Feature
+from feature_client.aggregation import count
+from feature_client.schema import Array, Entity, Feature, hours
 from feature_client.view import View, feature_view
 from server.core.errors import LoadFailed
 from server.core.tensors import TensorSpec
@@ -23,6 +24,15 @@ from tests.features.examples import (
     scaled,
     settings,
 )
+
+
+def of_log(*made: Feature, entity: Entity, name: str) -> View:
+    """A stored view with these features, which is never computed."""
+
+    def function(flights: Array) -> dict[str, Array]:
+        raise AssertionError
+
+    return feature_view(entity=entity, source=FLIGHTS, inputs={"flights": count(hours(1))}, features=made, name=name)(function)
 
 
 def of_request(*made: Feature, name: str = "extra", **inputs: str) -> View:
@@ -86,13 +96,7 @@ def test_a_join_key_may_be_an_input_of_the_model_of_any_width(datatype: str) -> 
 
 def test_one_input_may_bring_a_key_a_value_and_the_instant() -> None:
     view = of_request(Feature("late", "bool", False), at_us="int64")
-    key = feature_view(
-        entity=Entity("slot", {"event_us": "int64"}),
-        source=FLIGHTS,
-        inputs={},
-        features=[Feature("busy", "float32", 0.0)],
-        name="slots",
-    )(lambda: {})
+    key = of_log(Feature("busy", "float32", 0.0), entity=Entity("slot", {"event_us": "int64"}), name="slots")
     views = features(view, key)
     given = settings(views=views, as_of="at_us", keys={"slots@1": {"event_us": "at_us"}}).model_copy(update={"inputs": ()})
     made = bind(views, given, model({"late": ("BOOL", (1,)), "busy": ("FP32", (1,))}))
@@ -199,9 +203,7 @@ def test_keys_that_no_input_can_bring_are_named(keys: dict[str, dict[str, str]],
 
 
 def test_one_join_key_has_one_input_as_it_has_one_column_in_training() -> None:
-    other = feature_view(entity=CARRIER, source=FLIGHTS, inputs={}, features=[Feature("fleet", "float32", 0.0)], name="fleets")(
-        lambda: {}
-    )
+    other = of_log(Feature("fleet", "float32", 0.0), entity=CARRIER, name="fleets")
     keys = {"carrier_delays@1": {"carrier": "airline"}}
     text = refused((*ALL, other), {**INPUTS, "fleet": ("FP32", (1,))}, FULL, keys=keys)
     assert "the join key 'carrier' is brought by the input 'airline' and, in 'fleets@1', by 'carrier'" in text

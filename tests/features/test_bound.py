@@ -259,7 +259,7 @@ def test_values_are_counted_by_view_and_status() -> None:
     scene = Scene()
     scene.bound.join(batch(carrier=texts(b"AA", b"CC", b"AA", b"AA"), weekend=np.zeros(4, np.bool_)), 3, 1.0)
     scene.bound.join(batch(), 3, 1.0)
-    assert scene.bound.readings().values == {
+    assert scene.counts.readings() == {
         ("carrier_delays@1", "PRESENT"): 10,
         ("carrier_delays@1", "DEFAULTED(NOT_FOUND)"): 2,
         ("airport_delays@1", "PRESENT"): 12,
