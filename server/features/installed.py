@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from feature_client.contract import Contract, read_contract
+from feature_client.contract_files import DOCUMENT_FILE
 from feature_client.definitions import Definitions, load_definitions
 
 from feature_client.breaker import Breaker, State
@@ -31,7 +32,6 @@ from server.features.binding import bind
 from server.features.bound import Bound, Supply
 from server.features.counts import Counts
 from server.features.readings import FeatureReading
-from server.features.without import CONTRACT
 
 _log = logging.getLogger("podium.features")
 KEPT_VERDICTS = 1024
@@ -85,7 +85,7 @@ class Installed:
         with self._lock:
             self._verdicts.pop(key, None)
         if settings.features is not None:
-            _log.info("version without features", extra={"model": str(key), "reason": f"its folder has no {CONTRACT}"})
+            _log.info("version without features", extra={"model": str(key), "reason": f"its folder has no {DOCUMENT_FILE}"})
         return None
 
     def readings(self) -> FeatureReading:
@@ -127,9 +127,8 @@ class Installed:
             known = ", ".join(sorted(refs))
             raise LoadFailed(f"model.toml names the views {', '.join(sorted(asked))}, but this version was trained on {known}")
         contract.check(self._definitions)
-        views = [self._definitions.views[ref] for ref in refs]
-        features = FeatureSet(views, contract.states)
-        binding = bind(features, settings, signature)
+        features = FeatureSet([self._definitions.views[ref] for ref in refs], contract.states)
+        binding = bind(features, settings, signature, contract.reads)
         stamps = {view.ref: stamp_of(self._definitions.fingerprints[view.ref]) for view in features.stored}
         return Bound(key, binding, self._supply, stamps, self._counts, fail_on_timeout=settings.on_timeout == "fail")
 

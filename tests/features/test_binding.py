@@ -45,7 +45,7 @@ def of_request(*made: Feature, name: str = "extra", **inputs: str) -> View:
 
 
 def test_callers_see_keys_and_values_beside_inputs_that_are_optional_where_features_fill_them() -> None:
-    made = bind(features(), settings(as_of="at_us", keys={"carrier_delays@1": {"carrier": "airline"}}), model())
+    made = bound(features(), settings(as_of="at_us", keys={"carrier_delays@1": {"carrier": "airline"}}), model())
     assert made.signature.inputs == (
         TensorSpec("carrier_flights", "INT64", (1,), optional=True),
         TensorSpec("recent", "FP32", (2,), optional=True),
@@ -90,7 +90,7 @@ def test_values_of_the_request_become_inputs_where_the_model_has_none() -> None:
 
 @pytest.mark.parametrize("datatype", ["INT8", "UINT32", "INT64"])
 def test_a_join_key_may_be_an_input_of_the_model_of_any_width(datatype: str) -> None:
-    made = bind(features(), settings(), model({**INPUTS, "airport": (datatype, ())}))
+    made = bound(features(), settings(), model({**INPUTS, "airport": (datatype, ())}))
     assert TensorSpec("airport", datatype, ()) in made.signature.inputs
 
 
@@ -117,7 +117,7 @@ FULL = (PACKED,)
 
 def test_a_model_that_does_not_batch_cannot_have_features() -> None:
     with pytest.raises(LoadFailed, match="without a batch dimension cannot have features"):
-        bind(features(), settings(), model(max_batch=0))
+        bound(features(), settings(), model(max_batch=0))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_inputs_that_do_not_fit_are_named(changed: dict[str, Spec], text: str) -
 
 def test_outputs_cannot_have_the_names_of_the_server() -> None:
     with pytest.raises(LoadFailed, match="'podium_feature_statuses' cannot be an input or output"):
-        bind(features(), settings(), model(outputs=("podium_feature_statuses",)))
+        bound(features(), settings(), model(outputs=("podium_feature_statuses",)))
 
 
 @pytest.mark.parametrize(
