@@ -176,9 +176,7 @@ def test_what_the_model_was_not_trained_to_take_may_end_anywhere_but_in_it() -> 
     given = settings({"name": "packed", "columns": ["airport_delay", "delay_by_day"]})
     inputs = {**INPUTS, "packed": ("FP32", (2,))}
     assert bound(features(), given, model(inputs), "delay_scaled").taken["packed"] == ("airport_delay", "delay_by_day")
-    with pytest.raises(
-        LoadFailed, match="the model takes the feature 'weekend' of 'calendar@1', but its contract says"
-    ):
+    with pytest.raises(LoadFailed, match="the model takes the feature 'weekend' of 'calendar@1', but its contract says"):
         bound(features(), settings(), model(), "weekend")
 
 
