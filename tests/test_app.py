@@ -62,9 +62,7 @@ def test_definitions_that_cannot_be_used_are_told_at_the_start(capsys: pytest.Ca
         root.setLevel(level)
     told = capsys.readouterr().err.splitlines()
     assert told[0] == f"podium serve: features: definitions '{tmp_path / 'gone.py'}' are no Python file"
-    assert told[1].startswith(
-        f"podium serve: features: {tmp_path / 'broken.py'}:1: ImportError: cannot import name 'no_such_thing'"
-    )
+    assert told[1].startswith(f"podium serve: features: {tmp_path / 'broken.py'}:1: ImportError: cannot import name")
 
 
 def test_features_without_their_packages_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
