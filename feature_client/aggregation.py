@@ -4,10 +4,13 @@ Sums are kept as integers (fixed point), so that neither order nor the number of
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from math import inf
+from typing import Literal, get_args
 
 from feature_client.errors import DefinitionError
 
+Kind = Literal["count", "sum", "mean", "rate", "last"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 RESOLUTION = 2.0**-20
 """What sums and means of float64 columns are exact to, unless stated: about 1e-6 of the column's unit."""
 
@@ -21,16 +24,20 @@ class Aggregation:
     `count` counts events, the others those whose column is not missing; without any, a mean or rate is NaN and a sum 0.
     """
 
-    kind: Literal["count", "sum", "mean", "rate", "last"]
+    kind: Kind
     column: str = ""
     window_us: int = 0
     resolution: float = RESOLUTION
 
     def __post_init__(self) -> None:
-        if self.kind != "last" and self.window_us <= 0:
-            raise DefinitionError(f"the window of '{self.kind}' must be longer than nothing")
-        if not self.resolution > 0:
-            raise DefinitionError("the resolution of a sum must be above 0")
+        if self.kind not in KINDS:
+            raise DefinitionError(f"there is no aggregation '{self.kind}'; there are {', '.join(KINDS)}")
+        if self.kind == "last" and self.window_us:
+            raise DefinitionError("'last' has no window")
+        if self.kind != "last" and not (isinstance(self.window_us, int) and 0 < self.window_us < 2**62):
+            raise DefinitionError(f"the window of '{self.kind}' must be longer than nothing, in whole microseconds")
+        if not 0 < self.resolution < inf:
+            raise DefinitionError("the resolution of a sum must be above 0, and finite")
 
 
 def count(window_us: int) -> Aggregation:

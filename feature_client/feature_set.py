@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_client.errors import DefinitionError, EventError
-from feature_client.schema import DEFAULTED, DTYPES, Array, Columns, Feature, Status
+from feature_client.schema import DEFAULTED, DTYPES, Array, Columns, Feature, Status, stray
 from feature_client.served import Served, Statuses, default_of, nulls_of
 from feature_client.view import View
 
@@ -54,6 +54,11 @@ class FeatureSet:
         for view in self.computed:
             for name, wanted in view.inputs.items():
                 self._check_input(view, name, str(wanted))
+        for key in self.keys.keys() & self.request.keys():
+            if self.keys[key] != self.request[key]:
+                raise DefinitionError(
+                    f"'{key}' has two types: {self.keys[key]} as a join key, {self.request[key]} of the request"
+                )
         self.views = (*self.stored, *self.computed)
 
     def _ordered(self, views: list[View]) -> tuple[View, ...]:
@@ -87,6 +92,8 @@ class FeatureSet:
         values: dict[str, Array] = {}
         statuses: dict[str, Statuses] = {}
         refused = np.zeros(rows, dtype=np.bool_)
+        for name in given.keys() & self.features.keys():
+            self._check_given(name, given[name], rows)
         for view in self.stored:
             served = stored.get(view.ref)
             for index, feature in enumerate(view.features):
@@ -95,11 +102,26 @@ class FeatureSet:
                     statuses[feature.name] = np.full(rows, Status.GIVEN, np.uint8)
                 elif served is not None:
                     values[feature.name], statuses[feature.name] = served.values[feature.name], served.statuses[:, index]
-            if served is not None:
+                else:
+                    raise EventError(f"there are no rows of '{view.ref}', and '{feature.name}' is not given")
+            if served is not None and not set(view.names) <= given.keys():
                 refused |= served.refused
         for view in self.computed:
             self._compute(view, rows, request, given, values, statuses)
         return Assembled(values, statuses, refused)
+
+    def _check_given(self, name: str, column: Array, rows: int) -> None:
+        feature = self.features[name]
+        if column.dtype != DTYPES[feature.dtype] or column.shape != (rows, *feature.shape) or stray(column) is not None:
+            got = f"{column.dtype} {list(column.shape)}"
+            raise EventError(f"the given '{name}' is {got}, not {feature.dtype} {[rows, *feature.shape]}")
+
+    def _state(self, view: View) -> Columns | None:
+        if view.kind != "model":
+            return None
+        if view.ref not in self.states:
+            raise DefinitionError(f"the model view '{view.ref}' has no state: it has to be fitted first")
+        return self.states[view.ref]
 
     def _compute(
         self,
@@ -114,8 +136,10 @@ class FeatureSet:
             made: Mapping[str, Array] = {}
             known = np.zeros(rows, np.uint8)
         else:
-            columns = {name: values[name] if name in self.features else _typed(name, request, view) for name in view.inputs}
-            made = view.compute(columns, self.states[view.ref] if view.kind == "model" else None)
+            columns = {
+                name: values[name] if name in self.features else _typed(name, request, view, rows) for name in view.inputs
+            }
+            made = view.compute(columns, self._state(view))
             known = _worst([statuses[name] for name in view.inputs if name in self.features], rows)
         for feature in view.features:
             if feature.name in given:
@@ -125,7 +149,8 @@ class FeatureSet:
             column, status = made[feature.name], known.copy()
             nulls = nulls_of(feature, column)
             if nulls.any():
-                status[nulls] = Status.NULL
+                # null because of what was worse is that
+                status[nulls & (status & ~np.uint8(DEFAULTED) < Status.NULL)] = Status.NULL
                 if feature.null == "default":
                     status[nulls] |= DEFAULTED
                     where = nulls.reshape(len(nulls), *(1 for _ in feature.shape))
@@ -133,12 +158,14 @@ class FeatureSet:
             values[feature.name], statuses[feature.name] = column, status
 
 
-def _typed(name: str, request: Columns, view: View) -> Array:
+def _typed(name: str, request: Columns, view: View, rows: int) -> Array:
     column = request.get(name)
-    wanted = DTYPES[str(view.inputs[name])]
-    if column is None or column.dtype != wanted or column.ndim != 1:
+    wanted = str(view.inputs[name])
+    if column is None or column.dtype != DTYPES[wanted] or column.shape != (rows,):
         got = "is missing" if column is None else f"is {column.dtype} {list(column.shape)}"
-        raise EventError(f"the request's '{name}' {got}; '{view.ref}' needs {wanted} [N]")
+        raise EventError(f"the request's '{name}' {got}; '{view.ref}' needs {wanted} [{rows}]")
+    if (at := stray(column)) is not None:
+        raise EventError(f"the request's '{name}' has {type(column[at]).__name__} in row {at}, not bytes or None")
     return column
 
 
@@ -146,8 +173,8 @@ def _worst(statuses: Sequence[Statuses], rows: int) -> Statuses:
     """By rank, whether or not a default stood in; what is computed is a value of its own, so GIVEN does not pass on."""
     if not statuses:
         return np.zeros(rows, np.uint8)
-    ranked = np.stack([status & 0x7F for status in statuses])
-    best = ranked.argmax(axis=0)
-    worst: Statuses = np.stack(statuses)[best, np.arange(rows)]
+    # the rank first, then whether a default stood in: the order of the inputs must not matter
+    ranked = np.stack([(status & ~np.uint8(DEFAULTED)) << 1 | status >> 7 for status in statuses]).max(axis=0)
+    worst: Statuses = ranked >> 1 | ranked << 7
     worst[worst == Status.GIVEN] = Status.PRESENT
     return worst

@@ -4,18 +4,20 @@ As known at that instant: an event counts from the later of its own time and the
 their order is kept, and where a row is missing or too old the same default stands in as when serving.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from feature_client.errors import EventError
 from feature_client.feature_set import Assembled, FeatureSet
-from feature_client.schema import DTYPES, Array, Columns, EventLog, Status
+from feature_client.schema import DTYPES, Array, Columns, EventLog, Status, stray
 from feature_client.served import Found, absent_rows, nulls_of, serve
+from feature_client.timelines import Ints, Timelines, search
 from feature_client.view import View
-from feature_client.windows import Ints, Rows, codes_of, rows_of
+from feature_client.windows import Rows, codes_of, rows_of
+
+_INSTANT_LIMIT = 2**62
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class History:
 def history_of(view: View, events: Columns) -> History:
     """Every row of a stored view. `events`: the columns of its source, in the order of the log.
 
-    Raises: EventError where they are not what the source declares.
+    An event without a value of a join key is about no entity. Raises: EventError where events are not what the source declares.
     """
     if view.source is None or view.entity is None:
         raise EventError(f"'{view.ref}' is no stored view: it has no history")
@@ -44,44 +46,77 @@ def history_of(view: View, events: Columns) -> History:
     ids = codes_of([events[source.event_id]])[0] if source.event_id else None
     aggregations = {name: each for name, each in view.inputs.items() if not isinstance(each, str)}
     rows = rows_of(entity, events[source.event_time], created, events, aggregations, ids)
-    return History(view, rows, {combination: code for code, combination in enumerate(combinations)})
+    return _of_entities(view, rows, combinations)
+
+
+def _of_entities(view: View, rows: Rows, combinations: Sequence[tuple[object, ...]]) -> History:
+    index = {each: code for code, each in enumerate(combinations) if None not in each}
+    if len(index) < len(combinations):
+        codes = np.full(len(combinations), -1)
+        codes[list(index.values())] = np.arange(len(index))
+        kept = codes[rows.entity] >= 0
+        inputs = {name: column[kept] for name, column in rows.inputs.items()}
+        entity = codes[rows.entity[kept]]
+        rows = Rows(entity, rows.event_us[kept], rows.available_us[kept], rows.event[kept], inputs)
+        index = {each: code for code, each in enumerate(index)}
+    return History(view, rows, index)
 
 
 def check_events(source: EventLog, events: Columns) -> None:
-    """Raises: EventError for columns that are missing, of another type, or of different lengths."""
+    """Raises: EventError for columns that are missing, of another type, or of different lengths, and for impossible values."""
     lengths = set()
     for name, dtype in source.columns.items():
-        column = events.get(name)
-        if column is None:
+        if name not in events:
             raise EventError(f"the event log '{source.name}' has no column '{name}'")
-        if column.ndim != 1 or column.dtype != DTYPES[dtype]:
-            raise EventError(f"the column '{name}' of '{source.name}' is {column.dtype} {list(column.shape)}, not {dtype} [N]")
-        lengths.add(len(column))
+        lengths.add(len(_checked(f"the column '{name}' of the event log '{source.name}'", events[name], dtype)))
     if len(lengths) > 1:
         raise EventError(f"the columns of the event log '{source.name}' have different lengths: {sorted(lengths)}")
+    for name in filter(None, (source.event_time, source.created_time)):
+        _check_instants(f"the column '{name}' of the event log '{source.name}'", events[name])
+    if source.event_id and source.columns[source.event_id] == "bytes" and None in events[source.event_id].tolist():
+        raise EventError(f"an event of '{source.name}' has no '{source.event_id}'")
+
+
+def _checked(what: str, column: Array, dtype: str) -> Array:
+    if not isinstance(column, np.ndarray) or column.ndim != 1:
+        shape = list(column.shape) if isinstance(column, np.ndarray) else type(column).__name__
+        raise EventError(f"{what} is {shape}, not a numpy array [N]")
+    if column.dtype != DTYPES[dtype]:
+        way = ".astype('datetime64[us]')" if column.dtype.kind == "M" else ""
+        way = f"{way}.astype(np.{dtype})" if dtype != "bytes" else " as bytes in an array of objects: text is its UTF-8"
+        raise EventError(f"{what} is {column.dtype}, not {dtype}; `columns.from_arrow` converts it, or give it{way}")
+    if (at := stray(column)) is not None:
+        raise EventError(f"{what} has {type(column[at]).__name__} in row {at}, not bytes or None: text is given as its UTF-8")
+    return column
+
+
+def _check_instants(what: str, instants: Ints) -> None:
+    # half of int64, so that differences and windows fit; NaT, which becomes the least int64, is none of these
+    if len(wrong := np.flatnonzero((instants <= -_INSTANT_LIMIT) | (instants >= _INSTANT_LIMIT))):
+        raise EventError(f"{what} has {instants[wrong[0]]} in row {wrong[0]}, which is no instant (NaT?)")
 
 
 def find(history: History, keys: Columns, as_of_us: Ints) -> Found:
     """What a store that was filled by `history` holds at each instant. Shapes: keys `[N]` each, `as_of_us` int64 `[N]`."""
     view, rows = history.view, history.rows
     count = len(as_of_us)
-    names = () if view.entity is None else tuple(view.entity.keys)
-    lists = [keys[name].tolist() for name in names]
-    codes = np.fromiter((history.index.get(each, -1) for each in zip(*lists, strict=True)), np.int64, count)
+    if not len(rows.entity) or not count:
+        return absent_rows(view, count, Status.NOT_FOUND)
+    wanted, combinations = codes_of([keys[name] for name in (view.entity.keys if view.entity else ())])
+    codes = np.fromiter((history.index.get(each, -1) for each in combinations), np.int64, len(combinations))[wanted]
     at = _last_before(rows, codes, as_of_us)
     there = at >= 0
-    if not len(rows.entity):
-        return absent_rows(view, count, Status.NOT_FOUND)
     chosen = np.where(there, at, 0)
-    used, position = np.unique(chosen, return_inverse=True)  # each row's features once, however many labels read it
-    made = view.compute({name: column[used] for name, column in rows.inputs.items()})
+    # no row's features more than once, however many labels read it, and of no more rows than there are labels
+    few = count < len(rows.entity)
+    made = view.compute({name: column[chosen] for name, column in rows.inputs.items()} if few else rows.inputs)
     nulls = np.stack([nulls_of(feature, made[feature.name]) for feature in view.features], axis=1)
-    values: dict[str, Array] = {name: column[position] for name, column in made.items()}
-    status = np.where(there, Status.PRESENT, Status.NOT_FOUND).astype(np.uint8)
+    if not few:
+        made, nulls = {name: column[chosen] for name, column in made.items()}, nulls[chosen]
     return Found(
-        values,
-        nulls[position] & there[:, None],
-        status,
+        made,
+        nulls & there[:, None],
+        np.where(there, Status.PRESENT, Status.NOT_FOUND).astype(np.uint8),
         np.where(there, rows.event_us[chosen], 0),
         np.where(there, rows.available_us[chosen], 0),
     )
@@ -110,21 +145,20 @@ def training_set(
 
 
 def check_labels(features: FeatureSet, as_of_us: Ints, keys: Columns) -> None:
-    """Raises: EventError for join keys that are missing, of another type, or not one for each instant."""
-    if as_of_us.dtype != np.int64 or as_of_us.ndim != 1:
-        raise EventError("the instants of labels must be int64 microseconds, [N]")
+    """Raises: EventError for join keys that are missing, of another type, or not one for each instant.
+
+    A key of None is one that no event has: its rows are NOT_FOUND.
+    """
+    _check_instants("the instants of labels", _checked("the instants of labels", as_of_us, "int64"))
     for key, dtype in features.keys.items():
-        column = keys.get(key)
-        if column is None or column.dtype != DTYPES[dtype] or column.shape != as_of_us.shape:
+        if key not in keys or len(_checked(f"the join key '{key}' of labels", keys[key], dtype)) != len(as_of_us):
             raise EventError(f"labels need the join key '{key}': {dtype}, [{len(as_of_us)}]")
 
 
-def _last_before(rows: Rows, codes: Ints, as_of_us: Ints) -> NDArray[np.int64]:
+def _last_before(rows: Rows, codes: Ints, as_of_us: Ints) -> Ints:
     """The position of the last row of each entity that was available by an instant, inclusive; -1 where there is none."""
-    instants, rank = np.unique(rows.available_us, return_inverse=True)
-    packed = rows.entity * (len(instants) + 1) + rank
-    until = np.searchsorted(instants, as_of_us, side="right") - 1
-    at = np.searchsorted(packed, codes * (len(instants) + 1) + until, side="right") - 1
-    known = (codes >= 0) & (until >= 0) & (at >= 0)
+    timelines = Timelines(rows.entity, rows.available_us)
+    at = search(timelines.pack(rows.entity, rows.available_us), timelines.pack(codes, as_of_us)) - 1
+    known = (codes >= 0) & (at >= 0)
     known[known] = rows.entity[at[known]] == codes[known]
     return np.where(known, at, -1)

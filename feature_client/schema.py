@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from math import prod
+from math import inf, prod
 from typing import Any, Literal
 
 import numpy as np
@@ -83,6 +83,13 @@ def status_text(status: int) -> str:
     return f"DEFAULTED({name})" if status & DEFAULTED else name
 
 
+def stray(column: Array) -> int | None:
+    """The first place of an array of objects that holds neither bytes nor None; None where there is none, or no objects."""
+    if column.dtype.kind != "O" or set(map(type, column.ravel().tolist())) <= {bytes, type(None)}:
+        return None
+    return next(at for at, value in enumerate(column.ravel()) if not (value is None or type(value) is bytes))
+
+
 def check_name(kind: str, name: str) -> None:
     """Raises: DefinitionError for what cannot be a name."""
     if not NAME.fullmatch(name):
@@ -138,6 +145,21 @@ class EventLog:
             raise DefinitionError(f"'{self.event_id}' of the event log '{self.name}' must be a column of type int64 or bytes")
 
 
+def _holds(dtype: str, value: Any) -> bool:
+    """Whether a type can hold a value. What it could not would be another value, silently; rounding to a float is meant."""
+    if dtype == "bytes":
+        return isinstance(value, bytes)
+    number = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(number, bool | int | float):
+        return False
+    kind = DTYPES[dtype].kind
+    if kind == "f":
+        return number != number or abs(number) == inf or abs(number) <= float(np.finfo(dtype).max)
+    if kind == "b":
+        return number in (0, 1)
+    return number == number // 1 and np.iinfo(dtype).min <= number <= np.iinfo(dtype).max
+
+
 @dataclass(frozen=True)
 class Feature:
     """One value of a row. `default` stands in where there is none.
@@ -164,16 +186,7 @@ class Feature:
             raise DefinitionError(f"the feature '{self.name}': null is 'default' or 'keep', max_age_us at least 0")
         if self.null == "keep" and not self.nullable:
             raise DefinitionError(f"the feature '{self.name}' cannot keep nulls: {self.dtype} has none")
-        if self.dtype == "bytes":
-            fits = isinstance(self.default, bytes)
-        else:
-            fits = np.ndim(self.default) == 0 and isinstance(self.default, bool | int | float | np.generic)
-            # a default that the type cannot hold would be another value, silently
-            fits = fits and (
-                np.asarray(self.default).astype(DTYPES[self.dtype]) == self.default or self.default != self.default
-            )
-            fits = bool(fits) or DTYPES[self.dtype].kind == "f"
-        if not fits:
+        if not _holds(self.dtype, self.default):
             raise DefinitionError(f"the default of the feature '{self.name}' is no {self.dtype}: {self.default!r}")
 
     @property

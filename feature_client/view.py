@@ -5,6 +5,7 @@ there is no second form for one row. What it may do is elementwise, row by row: 
 be computed together would be another value in training than in serving.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from feature_client.aggregation import Aggregation
-from feature_client.errors import DefinitionError
-from feature_client.schema import COLUMN_DTYPES, DTYPES, Array, Columns, Entity, EventLog, Feature, check_name
+from feature_client.errors import DefinitionError, EventError
+from feature_client.schema import COLUMN_DTYPES, DTYPES, Array, Columns, Entity, EventLog, Feature, check_name, stray
 
 Kind = Literal["stored", "request", "model"]
 Policy = Literal["default", "fail"]
@@ -58,8 +59,15 @@ class View:
                 self._check_aggregation(name, given)
             elif not isinstance(given, str) or given not in DTYPES:
                 raise DefinitionError(f"the input '{name}' of '{self.ref}' must be a type: one of {', '.join(DTYPES)}")
+        if {self.on_missing, self.on_stale} - {"default", "fail"} or self.max_age_us < 0:
+            raise DefinitionError(f"'{self.ref}': on_missing and on_stale are 'default' or 'fail', max_age_us at least 0")
+        if (self.kind == "model") != (self.fit is not None) or (self.kind == "model" and "state" in self.inputs):
+            raise DefinitionError(f"'{self.ref}': model views have 'fit', no others have, and 'state' is what it gives")
+        if not self.inputs:
+            raise DefinitionError(f"the view '{self.ref}' has no inputs: how many rows it has would be unknown")
         if self.kind == "stored":
             self._check_entity()
+        self._check_function()
 
     def _check_aggregation(self, name: str, given: Aggregation | str) -> None:
         columns = {} if self.source is None else self.source.columns
@@ -76,6 +84,15 @@ class View:
             if self.source.columns.get(key) != dtype:
                 raise DefinitionError(f"the event log '{self.source.name}' lacks '{key}' ({dtype}), a join key of '{self.ref}'")
 
+    def _check_function(self) -> None:
+        wanted = [*self.inputs, *(["state"] if self.kind == "model" else [])]
+        try:
+            inspect.signature(self.function).bind(**dict.fromkeys(wanted))
+        except ValueError:
+            return  # some of what is built in tells nothing
+        except TypeError as error:
+            raise DefinitionError(f"the function of '{self.ref}' does not take {', '.join(wanted)}: {error}") from error
+
     @property
     def names(self) -> tuple[str, ...]:
         """Its features' names, in order."""
@@ -84,11 +101,15 @@ class View:
     def compute(self, columns: Columns, state: Columns | None = None) -> dict[str, Array]:
         """The features of N rows, in declared types, in order. `state`: of model views, what `fit` has given.
 
-        Shapes: columns `[N]`; results `[N, *shape]`, C-contiguous. Raises: DefinitionError where the function gives anything
-        but what is declared; whatever the function raises.
+        Shapes: columns `[N]`; results `[N, *shape]`, C-contiguous. Ownership: the function cannot write to the columns, which
+        others read as well; a result may be one of them. Integers that a declared type cannot hold become its nearest.
+        Raises: DefinitionError where the function gives anything but what is declared; EventError for columns that are not
+        there or not of one length; whatever the function raises.
         """
-        given = {name: np.ascontiguousarray(columns[name]) for name in self.inputs}
-        rows = len(next(iter(given.values()))) if given else 0
+        given = {name: self._given(name, columns) for name in self.inputs}
+        rows = len(next(iter(given.values())))
+        if any(len(column) != rows for column in given.values()):
+            raise EventError(f"the inputs of '{self.ref}' have different lengths: {', '.join(map(_shown, given.items()))}")
         with np.errstate(all="ignore"):  # nan and inf are values: what becomes of them is for defaults and null policies
             made = self.function(**given) if state is None else self.function(**given, state=state)
         if not isinstance(made, Mapping) or set(made) != set(self.names):
@@ -96,16 +117,35 @@ class View:
             raise DefinitionError(f"'{self.ref}' must give exactly {', '.join(self.names)}; it gave {got}")
         return {feature.name: self._declared(feature, made[feature.name], rows) for feature in self.features}
 
+    def _given(self, name: str, columns: Columns) -> Array:
+        if name not in columns:
+            raise EventError(f"'{self.ref}' needs the input '{name}'")
+        column = np.ascontiguousarray(columns[name]).view()
+        column.flags.writeable = False
+        return column
+
     def _declared(self, feature: Feature, made: Any, rows: int) -> Array:
         dtype = DTYPES[feature.dtype]
         if not isinstance(made, np.ndarray) or made.shape != (rows, *feature.shape):
             shape = list(made.shape) if isinstance(made, np.ndarray) else type(made).__name__
             raise DefinitionError(f"'{feature.name}' of '{self.ref}' must be [{rows}, *{list(feature.shape)}], not {shape}")
         # float64 to float32 is what people mean; float to int, or text to number, is a mistake
-        if not np.can_cast(made.dtype, dtype, casting="same_kind"):
+        if not np.can_cast(made.dtype, dtype, casting="same_kind") or (dtype.kind == "O" and made.dtype.kind not in "OS"):
             raise DefinitionError(f"'{feature.name}' of '{self.ref}' must be {feature.dtype}, not {made.dtype}")
+        if dtype.kind in "iu" and not np.can_cast(made.dtype, dtype, casting="safe"):
+            # of one row only: wrapping around would be another value, and an error would fail the rows beside it
+            limits = np.iinfo(dtype)
+            made = np.minimum(made, limits.max) if made.dtype.kind == "u" else np.clip(made, limits.min, limits.max)
         with np.errstate(all="ignore"):
-            return np.ascontiguousarray(made, dtype=dtype)
+            column = np.ascontiguousarray(made, dtype=dtype)
+        if (wrong := stray(column)) is not None:
+            got = f"{type(column[wrong]).__name__} in row {wrong}"
+            raise DefinitionError(f"'{feature.name}' of '{self.ref}' must be bytes or None, not {got}")
+        return column
+
+
+def _shown(item: tuple[str, Array]) -> str:
+    return f"{item[0]} {list(item[1].shape)}"
 
 
 def feature_view(

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from feature_client.aggregation import Aggregation
 from feature_client.errors import EventError
 from feature_client.schema import Array, Columns
+from feature_client.timelines import Ints, Timelines, order_of
 
-Ints = NDArray[np.int64]
+_LARGEST = 2.0**42
+"""What a value may be in units of its sum's resolution: two million of them fit into an int64."""
 
 
 @dataclass(frozen=True)
@@ -53,116 +55,159 @@ def rows_of(
 ) -> Rows:
     """All rows of all entities.
 
-    Shapes: everything `[N]`, in the order of the log. `entity` and `event_id` are codes of what they stand for. An event that
-    changes nothing (a repeated id, one older than every window of a newer one) makes no row.
+    Shapes: everything `[N]`, in the order of the log. `entity` and `event_id` are codes of what they stand for, from 0 on. An
+    event that changes nothing (a repeated id, one older than every window of a newer one) makes no row.
     Raises: EventError for values that no sum can hold.
     """
     log = _Log(entity, event_us, created_us, event_id)
-    lower = {each.window_us: log.first_within(each.window_us) for each in aggregations.values() if each.kind != "last"}
     kept = log.rows_kept(widest_us(aggregations))
-    inputs = {name: _aggregate(log, each, columns, lower, kept) for name, each in aggregations.items()}
-    newest = log.newest[kept]
+    windows = {width: _Window(log, width, kept) for width in {each.window_us for each in aggregations.values()} if width}
+    newest = log.by_event[log.newest[kept]]
+    inputs: dict[str, Array] = {}
+    for name, each in aggregations.items():
+        if each.kind == "last":
+            inputs[name] = np.ascontiguousarray(columns[each.column][newest])
+        else:
+            inputs[name] = _aggregate(windows[each.window_us], each, columns, log.by_event)
     known = log.known[kept]
-    return Rows(entity[known], event_us[log.by_event[newest]], log.available_us[kept], known, inputs)
+    return Rows(entity[known], event_us[newest], log.available_us[kept], known, inputs)
 
 
 class _Log:
     """An event log in its two orders. E: by entity and event time. A: by entity and the instant of becoming known.
 
     Shapes, for the n events that are not repetitions: `by_event` positions in the log, in order E; `known` in order A;
-    `newest` for each place of A the place in E of the newest event known then; `place` for each place of A its own place in E.
+    `newest` for each place of A the place in E of the newest event known then; `place` for each place of A its own place in E;
+    `late` the places of A whose event was not the newest then, `late_from` the places of A from which on the newest is newer.
     """
 
     def __init__(self, entity: Ints, event_us: Ints, created_us: Ints, event_id: Ints | None) -> None:
         available_us = np.maximum(event_us, created_us)
-        known = np.lexsort((available_us, entity))  # stable: the log's own order decides where both are equal
-        if event_id is not None and len(event_id):
-            _, first = np.unique(event_id[np.argsort(available_us, kind="stable")], return_index=True)
-            repeated = np.ones(len(event_id), dtype=np.bool_)
-            repeated[np.argsort(available_us, kind="stable")[first]] = False
-            known = known[~repeated[known]]
-        self.known = known
-        self.entity, self.event_us = entity, event_us
-        self.available_us = available_us[known]
+        once = _without_repetitions(available_us, event_id)
+        self._entity, self._event_us = entity[once], event_us[once]
         # of two with one event time, the one created later is newer, then the later one of the log
-        order = np.lexsort((known, created_us[known], event_us[known], entity[known]))
-        self.by_event = known[order]
-        self.place = np.empty(len(known), dtype=np.int64)
-        self.place[order] = np.arange(len(known))
+        self._by_event, self._packed, self._timelines = _ordered(self._entity, self._event_us, created_us[once])
+        known, self._known_packed, _ = _ordered(self._entity, available_us[once])
+        self.by_event, self.known = once[self._by_event], once[known]
+        self.available_us = available_us[self.known]
+        places = np.empty(len(once), dtype=np.int64)
+        places[self._by_event] = np.arange(len(once))
+        self.place = places[known]
         # places of one entity lie together in both orders, so a running maximum never crosses entities
-        self.newest: Ints = np.maximum.accumulate(self.place) if len(known) else self.place
-        self._codes: Ints | None = None
+        self.newest: Ints = np.maximum.accumulate(self.place)
+        self.late = np.flatnonzero(self.place != self.newest)
+        self.late_from = np.searchsorted(self.newest, self.place[self.late], side="left")
 
     def first_within(self, window_us: int) -> Ints:
         """For each place of E, the place of the first event of its entity that is younger than a window that ends there."""
-        times = self.event_us[self.by_event]
-        instants, rank = np.unique(times, return_inverse=True)
-        entities = np.unique(self.entity[self.by_event], return_inverse=True)[1]
-        codes = entities * (len(instants) + 1) + rank
-        before = np.searchsorted(instants, times - window_us, side="right")
-        return np.searchsorted(codes, entities * (len(instants) + 1) + before, side="left").astype(np.int64)
+        if self._timelines is None:
+            return self._packed
+        before = self._timelines.pack(self._entity[self._by_event], self._event_us[self._by_event] - window_us)
+        return np.searchsorted(self._packed, before, side="right").astype(np.int64)
 
     def rows_kept(self, widest_us: int) -> Ints:
         """The places of A that make a row: what changed something, and of one instant the last."""
-        times = self.event_us[self.by_event]
-        changes = (self.place == self.newest) | (times[self.place] > times[self.newest] - widest_us)
+        changes = np.ones(len(self.place), dtype=np.bool_)
+        times = self._event_us[self._by_event]
+        changes[self.late] = times[self.place[self.late]] > times[self.newest[self.late]] - widest_us
         places = np.flatnonzero(changes)
-        if not len(places):
-            return places
-        entity, available = self.entity[self.known[places]], self.available_us[places]
-        last = np.ones(len(places), dtype=np.bool_)
-        last[:-1] = (entity[1:] != entity[:-1]) | (available[1:] != available[:-1])
-        return places[last]
+        at = self._known_packed[places]
+        last: Ints = places[np.append(at[1:] != at[:-1], True)[: len(places)]]
+        return last
 
-    def sums(self, values: Ints, lower: Ints, kept: Ints) -> Ints:
-        """Sums over the windows that end at the newest event, of what was known. `values` in order E; wraps as int64 does."""
+
+def _ordered(entity: Ints, instants: Ints, *then: Ints) -> tuple[Ints, Ints, Timelines | None]:
+    """Positions by entity and instant, the packed pairs in that order, and what has packed them (None: there is nothing)."""
+    if not len(entity):
+        return entity, entity, None
+    timelines = Timelines(entity, instants)
+    packed = timelines.pack(entity, instants)
+    order = order_of(packed, *then)
+    return order, packed[order], timelines
+
+
+def _without_repetitions(available_us: Ints, event_id: Ints | None) -> Ints:
+    """Positions of the events that are no repetition of one that was known before: of each id the first to be known."""
+    positions = np.arange(len(available_us))
+    if event_id is None or not len(event_id):
+        return positions
+    several = np.flatnonzero((np.bincount(event_id) > 1)[event_id])
+    if not len(several):
+        return positions
+    order = several[np.lexsort((several, available_us[several], event_id[several]))]
+    again = np.flatnonzero(event_id[order][1:] == event_id[order][:-1]) + 1
+    return np.delete(positions, order[again])
+
+
+class _Window:
+    """The windows of one width that end at the newest event of each row that is kept: ranges of E, less what is not known yet.
+
+    Each late event spoils the rows from where the newest is not before it to where it is known itself, or has left the window.
+    """
+
+    def __init__(self, log: _Log, window_us: int, kept: Ints) -> None:
+        first = log.first_within(window_us)
+        newest = log.newest[kept]
+        self._first, self._end = first[newest], newest + 1
+        until = np.minimum(log.late, np.searchsorted(first[log.newest], log.place[log.late], side="right"))
+        spoils = log.late_from < until
+        self._spoiling = log.place[log.late[spoils]]
+        self._from, self._until = log.late_from[spoils], until[spoils]
+        self._places, self._kept = len(log.place), kept
+        self.most = int((self._end - self._first).max(initial=0))
+        self.counts = self.sums(np.ones(self._places, dtype=np.int64))
+
+    def sums(self, values: Ints) -> Ints:
+        """Sums of what was known. `values` in order E."""
         prefix = np.zeros(len(values) + 1, dtype=np.int64)
-        np.cumsum(values, out=prefix[1:])
-        newest = self.newest[kept]
-        result: Ints = prefix[newest + 1] - prefix[lower[newest]]
-        late = np.flatnonzero(self.place != self.newest)
-        if len(late):
-            place = self.place[late]
-            begins = np.searchsorted(self.newest, place, side="left")
-            ends = np.minimum(late, np.searchsorted(lower[self.newest], place, side="right"))
-            taken_off = np.zeros(len(self.place) + 1, dtype=np.int64)
-            spoils = begins < ends
-            np.add.at(taken_off, begins[spoils], values[place[spoils]])
-            np.subtract.at(taken_off, ends[spoils], values[place[spoils]])
-            result -= np.cumsum(taken_off)[kept]
+        np.cumsum(values, out=prefix[1:])  # may wrap, and then does again in the difference
+        result: Ints = prefix[self._end] - prefix[self._first]
+        if len(self._spoiling):
+            taken_off = np.zeros(self._places + 1, dtype=np.int64)
+            np.add.at(taken_off, self._from, values[self._spoiling])
+            np.subtract.at(taken_off, self._until, values[self._spoiling])
+            result -= np.cumsum(taken_off)[self._kept]
         return result
 
 
-def _aggregate(log: _Log, wanted: Aggregation, columns: Columns, lower: Mapping[int, Ints], kept: Ints) -> Array:
-    newest = log.newest[kept]
-    if wanted.kind == "last":
-        return np.ascontiguousarray(columns[wanted.column][log.by_event[newest]])
-    within = lower[wanted.window_us]
+def _aggregate(window: _Window, wanted: Aggregation, columns: Columns, by_event: Ints) -> Array:
     if wanted.kind == "count":
-        return log.sums(np.ones(len(log.by_event), dtype=np.int64), within, kept)
-    column = columns[wanted.column][log.by_event]
-    there = ~np.isnan(column) if column.dtype.kind == "f" else np.ones(len(column), dtype=np.bool_)
+        return window.counts
+    column = columns[wanted.column]
     resolution = wanted.resolution if column.dtype.kind == "f" else 1.0
-    sums = log.sums(_fixed(wanted, column, there, resolution), within, kept).astype(np.float64) * resolution
+    missing = np.isnan(column) if column.dtype.kind == "f" else np.zeros(0, dtype=np.bool_)
+    values = _fixed(wanted, column, missing, resolution, window.most)
+    sums = window.sums(values[by_event]).astype(np.float64) * resolution
     if wanted.kind == "sum":
         return sums
-    counts = log.sums(there.astype(np.int64), within, kept)
+    counts = window.sums((~missing[by_event]).astype(np.int64)) if missing.any() else window.counts
     with np.errstate(invalid="ignore", divide="ignore"):
         return sums / counts
 
 
-def _fixed(wanted: Aggregation, column: Array, there: NDArray[np.bool_], resolution: float) -> Ints:
-    if column.dtype.kind != "f":
-        return column.astype(np.int64)
-    scaled = np.rint(np.where(there, column, 0.0) / resolution)
-    # far below the limit of int64, so that millions of them can be summed
-    if len(scaled) and not np.abs(scaled).max() < 2.0**42:
-        raise EventError(f"'{wanted.column}' has values that a sum of resolution {resolution} cannot hold: inf, or too large")
-    return scaled.astype(np.int64)
+def _fixed(wanted: Aggregation, column: Array, missing: NDArray[np.bool_], resolution: float, most: int) -> Ints:
+    if column.dtype.kind == "f":
+        scaled = np.rint(np.where(missing, 0.0, column) / resolution)
+        # a limit of each value's own: whether an event can be summed must not depend on its neighbours
+        if (wrong := np.flatnonzero(~(np.abs(scaled) < _LARGEST))).size:
+            raise EventError(
+                f"row {wrong[0]} of '{wanted.column}' is {column[wrong[0]]}, which a sum of resolution {resolution} cannot"
+                f" hold: the largest is {_LARGEST * resolution:g}; leave it out (NaN), or choose a coarser resolution"
+            )
+        values = scaled.astype(np.int64)
+    else:
+        values = column.astype(np.int64)
+    largest = max(int(values.max(initial=0)), -int(values.min(initial=0)))
+    if largest * most >= 2**63:
+        raise EventError(f"a window of {most} events of '{wanted.column}', of up to {largest}, is too large to be summed")
+    return values
 
 
 def codes_of(parts: Sequence[Array]) -> tuple[Ints, list[tuple[object, ...]]]:
-    """Numbers for the different combinations of some columns, in the order they first appear, and the combinations."""
+    """Numbers from 0 on for the different combinations of some columns, and the combinations by number."""
+    if len(parts) == 1 and parts[0].dtype.kind == "i":
+        distinct, inverse = np.unique(parts[0], return_inverse=True)
+        return inverse.astype(np.int64, copy=False), [(each,) for each in distinct.tolist()]
     index: dict[tuple[object, ...], int] = {}
     lists = [part.tolist() for part in parts]
     codes = np.fromiter((index.setdefault(each, len(index)) for each in zip(*lists, strict=True)), np.int64, len(lists[0]))

@@ -28,9 +28,10 @@ from server.dataplane.interface import QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.answers import Answer, settle
 from server.dataplane.python.plane import PythonPlane
+from server.features.without import NoFeatures
 from server.lifecycle.cache import AnswerCache
 from server.lifecycle.manager import Manager
-from server.optional import InstalledFeatures, NoFeatures, device_readings, loader_over, open_features, open_trace_sink
+from server.optional import InstalledFeatures, device_readings, loader_over, open_features, open_trace_sink
 from server.registry.lease import lease
 from server.registry.source import LocalDirectory
 from server.registry.watch import changes

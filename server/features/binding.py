@@ -4,7 +4,7 @@ Decided once, when a version is loaded: whatever does not fit is refused then, w
 request.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from feature_client.feature_set import FeatureSet
@@ -57,13 +57,14 @@ class Binding:
         return tuple(self.features.features)
 
 
-def bind(features: FeatureSet, settings: ModelFeatures, model: Signature) -> Binding:
-    """Raises: LoadFailed where features, settings and the model do not fit each other."""
+def bind(features: FeatureSet, settings: ModelFeatures, model: Signature, reads: Collection[str]) -> Binding:
+    """`reads`: the features that the model was trained to take. Raises: LoadFailed where these do not fit each other."""
     if not model.max_batch:
         raise LoadFailed("a model without a batch dimension cannot have features: they are found and computed for batches")
     packed = {each.name: each.columns for each in settings.inputs}
     taken = {name: (name,) for name in features.features if name in model.input_names} | packed
-    _check_taken(features, model, taken, packed)
+    _check_packed(features, model, packed)
+    _check_reads(features, model, taken, reads)
     keys = _key_inputs(features, settings)
     callers = _Callers(model, {name: _fitted(model, name, features, taken, packed) for name in taken})
     for name, dtype in features.request.items():
@@ -81,29 +82,33 @@ def bind(features: FeatureSet, settings: ModelFeatures, model: Signature) -> Bin
     return Binding(model, signature, features, taken, frozenset(packed), keys, settings.as_of)
 
 
-def _check_taken(
-    features: FeatureSet, model: Signature, taken: Mapping[str, tuple[str, ...]], packed: Mapping[str, tuple[str, ...]]
-) -> None:
-    columns = {column: name for name, each in packed.items() for column in each}
-    for name, each in packed.items():
+def _check_packed(features: FeatureSet, model: Signature, packed: Mapping[str, tuple[str, ...]]) -> None:
+    for name, columns in packed.items():
         if name not in model.input_names:
             raise LoadFailed(f"[[features.inputs]] packs '{name}', which is no input of the model; {_inputs_of(model)}")
         if name in features.features:
             raise LoadFailed(f"[[features.inputs]] packs '{name}', which is the name of a feature itself")
-        for column in each:
+        for column in columns:
             if column not in features.features:
                 raise LoadFailed(f"[[features.inputs]] packs '{column}' into '{name}', but no view has such a feature")
-    for column, name in columns.items():
-        if column in model.input_names:
-            raise LoadFailed(f"'{column}' is packed into '{name}', but the model also has an input '{column}'")
-    used = {name for view in features.computed for name in view.inputs}
-    for name in features.features:
-        if name not in used and name not in columns and name not in taken:
-            ref = features.view_of[name].ref
+            if column in model.input_names:
+                raise LoadFailed(f"'{column}' is packed into '{name}', but the model also has an input '{column}'")
+
+
+def _check_reads(
+    features: FeatureSet, model: Signature, taken: Mapping[str, tuple[str, ...]], reads: Collection[str]
+) -> None:
+    """What the model was trained to take must reach it, and nothing else."""
+    ends = {name for each in taken.values() for name in each}
+    passed_on = {name for view in features.computed for name in view.inputs}
+    for name, view in features.view_of.items():
+        if name in reads and name not in ends and name not in passed_on:
             raise LoadFailed(
-                f"the feature '{name}' of '{ref}' ends nowhere: no input of the model has its name, none is packed of it, and"
-                f" no view takes it; {_inputs_of(model)}"
+                f"the feature '{name}' of '{view.ref}' ends nowhere: no input of the model has its name, none is packed of it,"
+                f" and no view takes it; {_inputs_of(model)}"
             )
+        if name in ends and name not in reads:
+            raise LoadFailed(f"the model takes the feature '{name}' of '{view.ref}', but its contract says that it does not")
 
 
 def _inputs_of(model: Signature) -> str:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from feature_client.reader import Reader, Wanted
-from feature_client.samples import Sampled, SampleWriter
 from numpy.typing import NDArray
 
 from feature_client.errors import FeatureError
+from feature_client.reader import Reader, Wanted
+from feature_client.samples import Sampled, SampleWriter
 from feature_client.schema import Columns, Status
 from feature_client.served import Found, absent_rows, serve
 from feature_client.view import View
@@ -28,7 +28,6 @@ from server.features.columns import given, key_columns, keys_of, model_inputs, s
 from server.features.counts import Counts
 from server.features.interface import Joined
 from server.features.needed import Needed, needed
-from server.features.readings import FeatureReading
 
 _log = logging.getLogger("podium.features")
 KEPT_SETS = 256
@@ -48,7 +47,7 @@ class Supply:
 class Bound:
     """Implements `Features`. Ownership: of nothing; what it reads from is the server's.
 
-    `stamps`: for each stored view, what its rows must be stamped with.
+    `stamps`: for each stored view, what its rows must be stamped with. `counts`: where its values are counted.
     """
 
     def __init__(
@@ -68,7 +67,6 @@ class Bound:
         self._supply = supply
         self._stamps = stamps
         self._fail_on_timeout = fail_on_timeout
-        self._counts = counts
         self._counter = counts.counter(binding.features.view_of, self.names)
         self._known: dict[frozenset[str], Needed] = {}
         self._lock = threading.Lock()
@@ -109,10 +107,6 @@ class Bound:
             self._supply.sampler.offer(self._sampled(wanted, brought, computed, keys, found, now_us))
         bound = model_inputs(inputs, binding, features.values, rows)
         return Joined(bound, np.ascontiguousarray(statuses.T), features.refused)
-
-    def readings(self) -> FeatureReading:
-        """The values of this version alone, over all of its loads."""
-        return FeatureReading(self._counts.readings())
 
     def _needed(self, names: frozenset[str]) -> Needed:
         known = self._known.get(names)

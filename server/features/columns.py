@@ -63,7 +63,11 @@ def model_inputs(inputs: Mapping[str, Array], binding: Binding, values: Mapping[
             if spec.name in binding.model.input_names:
                 made[spec.name] = inputs[spec.name]
         elif spec.name in binding.packed:
-            columns = [values[name] for name in binding.taken[spec.name]]
+            # a column that the call states may be of a view that nothing else needed
+            taken = {name: values.get(name) for name in binding.taken[spec.name]}
+            columns = [
+                given(inputs, binding.features.features[name], rows) if each is None else each for name, each in taken.items()
+            ]
             made[spec.name] = _packed(columns, rows, padded)
         elif spec.name in binding.taken:
             made[spec.name] = _padded(values[spec.name].reshape(rows, *spec.shape), padded)

@@ -13,7 +13,7 @@ _STATUSES = 256
 
 
 class Counts:
-    """Totals of one version, which never fall: a reload goes on counting. Thread-safe.
+    """Totals of a server, which never fall: whoever serves a view, and comes and goes, counts here. Thread-safe.
 
     A batch costs one pass over its statuses.
     """

@@ -9,17 +9,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from feature_client.contract import Contract, read_contract
+from feature_client.contract_files import DOCUMENT_FILE
+from feature_client.definitions import Definitions, load_definitions
+
 from feature_client.breaker import Breaker, State
 from feature_client.cache import RowCache
-from feature_client.contract import Contract, read_contract
-from feature_client.definitions import Definitions, load_definitions
+from feature_client.errors import FeatureError
+from feature_client.feature_set import FeatureSet
 from feature_client.fingerprint import stamp_of
 from feature_client.opening import open_store
 from feature_client.reader import Reader
 from feature_client.samples import SampleWriter
-
-from feature_client.errors import FeatureError
-from feature_client.feature_set import FeatureSet
 from feature_client.schema import US_PER_S
 from feature_client.store import Store
 from server.core.errors import LoadFailed, Unsupported
@@ -31,9 +32,10 @@ from server.features.binding import bind
 from server.features.bound import Bound, Supply
 from server.features.counts import Counts
 from server.features.readings import FeatureReading
-from server.features.without import CONTRACT
 
 _log = logging.getLogger("podium.features")
+KEPT_VERDICTS = 1024
+"""Versions of which it is known how their last load went; the one loaded longest ago is forgotten first."""
 
 
 def wall_us() -> int:
@@ -60,7 +62,7 @@ class Installed:
         self._reader = Reader(store, cache, Breaker())
         self._supply = Supply(self._reader, settings.project, now_us, sampler)
         self._lock = threading.Lock()
-        self._counts: dict[VersionKey, Counts] = {}
+        self._counts = Counts()
         self._verdicts: dict[VersionKey, bool] = {}
 
     def bind(self, key: VersionKey, folder: Path, settings: ModelSettings, signature: Signature) -> Bound | None:
@@ -83,21 +85,16 @@ class Installed:
         with self._lock:
             self._verdicts.pop(key, None)
         if settings.features is not None:
-            _log.info("version without features", extra={"model": str(key), "reason": f"its folder has no {CONTRACT}"})
+            _log.info("version without features", extra={"model": str(key), "reason": f"its folder has no {DOCUMENT_FILE}"})
         return None
 
     def readings(self) -> FeatureReading:
         """Of all versions together."""
         with self._lock:
-            counts = list(self._counts.values())
             verdicts = {(key.model, key.version): each for key, each in self._verdicts.items()}
-        values: dict[tuple[str, str], int] = {}
-        for each in counts:
-            for name, count in each.readings().items():
-                values[name] = values.get(name, 0) + count
         store = self._reader.store_reading()
         return FeatureReading(
-            values,
+            self._counts.readings(),
             verdicts,
             calls=store.calls,
             failures=store.failures,
@@ -115,7 +112,10 @@ class Installed:
 
     def _judge(self, key: VersionKey, *, holds: bool) -> None:
         with self._lock:
+            self._verdicts.pop(key, None)
             self._verdicts[key] = holds
+            if len(self._verdicts) > KEPT_VERDICTS:
+                del self._verdicts[next(iter(self._verdicts))]
 
     def _bind(self, key: VersionKey, contract: Contract, settings: ModelFeatures | None, signature: Signature) -> Bound:
         refs = list(contract.views)
@@ -127,13 +127,10 @@ class Installed:
             known = ", ".join(sorted(refs))
             raise LoadFailed(f"model.toml names the views {', '.join(sorted(asked))}, but this version was trained on {known}")
         contract.check(self._definitions)
-        views = [self._definitions.views[ref] for ref in refs]
-        features = FeatureSet(views, contract.states)
-        binding = bind(features, settings, signature)
-        with self._lock:
-            counts = self._counts.setdefault(key, Counts())
+        features = FeatureSet([self._definitions.views[ref] for ref in refs], contract.states)
+        binding = bind(features, settings, signature, contract.reads)
         stamps = {view.ref: stamp_of(self._definitions.fingerprints[view.ref]) for view in features.stored}
-        return Bound(key, binding, self._supply, stamps, counts, fail_on_timeout=settings.on_timeout == "fail")
+        return Bound(key, binding, self._supply, stamps, self._counts, fail_on_timeout=settings.on_timeout == "fail")
 
 
 def open_installed(settings: FeatureStoreSettings) -> Installed:

@@ -35,8 +35,8 @@ def needed(binding: Binding, names: Set[str]) -> Needed:
         if name not in names:
             for feature in features:
                 _want(binding, names, name, feature, wanted)
-    features = binding.features
-    views = FeatureSet([view for view in features.views if view.ref in wanted], features.states)
+    every = binding.features
+    views = FeatureSet([view for view in every.views if view.ref in wanted], every.states)
     return Needed(views, tuple(name for name in views.features if name in names))
 
 

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
+from feature_client.contract_files import DOCUMENT_FILE
 from server.core.errors import LoadFailed
 from server.core.settings import ModelSettings
 from server.core.signature import Signature
 from server.core.versions import VersionKey
-
-CONTRACT = "features.json"
-"""The file in a version's folder that says which features it was trained on."""
 
 
 class NoFeatures:
@@ -16,9 +14,9 @@ class NoFeatures:
 
     def bind(self, key: VersionKey, folder: Path, settings: ModelSettings, signature: Signature) -> None:
         """Raises: LoadFailed for a version that would answer with values that nobody computed as in training."""
-        if (folder / CONTRACT).exists():
+        if (folder / DOCUMENT_FILE).exists():
             raise LoadFailed(
-                f"'{key.model}' was trained on features ({CONTRACT}), but this server has no definitions: set 'definitions' in"
+                f"'{key.model}' was trained on features ({DOCUMENT_FILE}), but this server has no definitions: set 'definitions' in"
                 " [features] of its settings"
             )
 

@@ -1,6 +1,5 @@
-"""Definitions, models and settings that the tests of this room share."""
+"""Definitions, models, settings and stores that the tests of this room share."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,7 +105,3 @@ def texts(*values: bytes) -> Array:
 def column(dtype: Any, *values: Any) -> Array:
     """Shapes: `[N, 1]`."""
     return np.array(values, dtype=dtype)[:, None]
-
-
-def now_us() -> int:
-    return time.time_ns() // 1000

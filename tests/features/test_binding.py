@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from feature_client.schema import Array, Entity, Feature
+from feature_client.aggregation import count
+from feature_client.schema import Array, Entity, Feature, hours
 from feature_client.view import View, feature_view
 from server.core.errors import LoadFailed
 from server.core.tensors import TensorSpec
@@ -25,6 +26,15 @@ from tests.features.examples import (
 )
 
 
+def of_log(*made: Feature, entity: Entity, name: str) -> View:
+    """A stored view with these features, which is never computed."""
+
+    def function(flights: Array) -> dict[str, Array]:
+        raise AssertionError
+
+    return feature_view(entity=entity, source=FLIGHTS, inputs={"flights": count(hours(1))}, features=made, name=name)(function)
+
+
 def of_request(*made: Feature, name: str = "extra", **inputs: str) -> View:
     """A request view with these features, which is never computed."""
 
@@ -35,7 +45,7 @@ def of_request(*made: Feature, name: str = "extra", **inputs: str) -> View:
 
 
 def test_callers_see_keys_and_values_beside_inputs_that_are_optional_where_features_fill_them() -> None:
-    made = bind(features(), settings(as_of="at_us", keys={"carrier_delays@1": {"carrier": "airline"}}), model())
+    made = bound(features(), settings(as_of="at_us", keys={"carrier_delays@1": {"carrier": "airline"}}), model())
     assert made.signature.inputs == (
         TensorSpec("carrier_flights", "INT64", (1,), optional=True),
         TensorSpec("recent", "FP32", (2,), optional=True),
@@ -80,19 +90,13 @@ def test_values_of_the_request_become_inputs_where_the_model_has_none() -> None:
 
 @pytest.mark.parametrize("datatype", ["INT8", "UINT32", "INT64"])
 def test_a_join_key_may_be_an_input_of_the_model_of_any_width(datatype: str) -> None:
-    made = bind(features(), settings(), model({**INPUTS, "airport": (datatype, ())}))
+    made = bound(features(), settings(), model({**INPUTS, "airport": (datatype, ())}))
     assert TensorSpec("airport", datatype, ()) in made.signature.inputs
 
 
 def test_one_input_may_bring_a_key_a_value_and_the_instant() -> None:
     view = of_request(Feature("late", "bool", False), at_us="int64")
-    key = feature_view(
-        entity=Entity("slot", {"event_us": "int64"}),
-        source=FLIGHTS,
-        inputs={},
-        features=[Feature("busy", "float32", 0.0)],
-        name="slots",
-    )(lambda: {})
+    key = of_log(Feature("busy", "float32", 0.0), entity=Entity("slot", {"event_us": "int64"}), name="slots")
     views = features(view, key)
     given = settings(views=views, as_of="at_us", keys={"slots@1": {"event_us": "at_us"}}).model_copy(update={"inputs": ()})
     made = bind(views, given, model({"late": ("BOOL", (1,)), "busy": ("FP32", (1,))}))
@@ -113,7 +117,7 @@ FULL = (PACKED,)
 
 def test_a_model_that_does_not_batch_cannot_have_features() -> None:
     with pytest.raises(LoadFailed, match="without a batch dimension cannot have features"):
-        bind(features(), settings(), model(max_batch=0))
+        bound(features(), settings(), model(max_batch=0))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +149,7 @@ def test_inputs_that_do_not_fit_are_named(changed: dict[str, Spec], text: str) -
 
 def test_outputs_cannot_have_the_names_of_the_server() -> None:
     with pytest.raises(LoadFailed, match="'podium_feature_statuses' cannot be an input or output"):
-        bind(features(), settings(), model(outputs=("podium_feature_statuses",)))
+        bound(features(), settings(), model(outputs=("podium_feature_statuses",)))
 
 
 @pytest.mark.parametrize(
@@ -199,9 +203,7 @@ def test_keys_that_no_input_can_bring_are_named(keys: dict[str, dict[str, str]],
 
 
 def test_one_join_key_has_one_input_as_it_has_one_column_in_training() -> None:
-    other = feature_view(entity=CARRIER, source=FLIGHTS, inputs={}, features=[Feature("fleet", "float32", 0.0)], name="fleets")(
-        lambda: {}
-    )
+    other = of_log(Feature("fleet", "float32", 0.0), entity=CARRIER, name="fleets")
     keys = {"carrier_delays@1": {"carrier": "airline"}}
     text = refused((*ALL, other), {**INPUTS, "fleet": ("FP32", (1,))}, FULL, keys=keys)
     assert "the join key 'carrier' is brought by the input 'airline' and, in 'fleets@1', by 'carrier'" in text

@@ -189,10 +189,9 @@ def test_every_failure_names_its_step_and_closes_what_was_opened() -> None:
 class Found:
     """Features that are never joined: a load only finds them."""
 
-    names = ("f",)
-
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
+        self.names: tuple[str, ...] = ("f",)
 
     def check(self, given: frozenset[str]) -> None:
         raise AssertionError
