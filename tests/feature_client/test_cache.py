@@ -26,7 +26,7 @@ def test_a_row_is_fresh_until_its_time_is_over() -> None:
     assert cache.fresh([b"a", b"b"], 10.0, 1.0) == {b"a": b"row"}
     assert cache.fresh([b"a"], 10.99, 1.0) == {b"a": b"row"}
     assert cache.fresh([b"a"], 11.0, 1.0) == {}
-    assert cache.fresh([b"a"], 10.1, 0.1) == {}
+    assert cache.fresh([b"a"], 10.2, 0.1) == {}
 
 
 def test_a_stale_row_may_stand_in_for_a_while() -> None:
