@@ -14,7 +14,8 @@ import numpy as np
 
 from feature_client.checkpoint import Checkpoint
 from feature_client.errors import EventError
-from feature_client.fingerprint import claim_view, stamp_of
+from feature_client.claims import claim_view
+from feature_client.fingerprint import stamp_of
 from feature_client.point_in_time import history_of
 from feature_client.schema import Columns
 from feature_client.store import Store
@@ -28,9 +29,9 @@ _BATCH_ROWS = 10_000
 
 @dataclass(frozen=True)
 class Filled:
-    """What became of one view: `rows` were written in `duration_s`, after `skipped` of an earlier fill that was interrupted.
+    """What became of one view: `rows` were brought to the store, after `skipped` of an earlier fill that was interrupted.
 
-    `kept`: how many rows of the store stayed because they were newer. `duration_s` counts everything from events to answers.
+    `kept`: instead of how many of them the store kept its own, which is newer. `duration_s`: from events to answers.
     """
 
     view: str
@@ -90,7 +91,8 @@ class _Fill:
         self._rows = _latest(history.rows, np.array([None not in entity for entity in self._entities], np.bool_), until_us)
         digest = _digest(view, events)
         self._what = f"{view.ref} {fingerprint.hex()} {project} {store.name} until {until_us} of {digest}"
-        self._claimed_before = claim_view(store, project, view, fingerprint)
+        self._claimed_before = store.get_text(claim_key(project, view)) is not None
+        claim_view(store, project, view, fingerprint)
 
     def run(self, checkpoint: Checkpoint, progress: Callable[[str, int, int], None], batch_rows: int) -> Filled:
         """Write what is not done yet. Raises: EntityError, DefinitionError, StoreError."""
@@ -104,7 +106,7 @@ class _Fill:
             checkpoint.reached(self._what, end)
             progress(self._view.ref, end, total)
         duration_s = time.perf_counter() - self._started_s
-        return Filled(self._view.ref, written, begin, total - begin - written, duration_s)
+        return Filled(self._view.ref, total - begin, begin, total - begin - written, duration_s)
 
     def _write(self, begin: int, end: int) -> int:
         rows = self._rows

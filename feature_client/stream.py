@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from feature_client.errors import EventError
-from feature_client.fingerprint import claim_view, stamp_of
+from feature_client.claims import claim_view
+from feature_client.fingerprint import stamp_of
 from feature_client.keys import row_keys
 from feature_client.point_in_time import check_events
 from feature_client.retained import EntityKey, Retained, SeenIds, Step, available_us
