@@ -14,7 +14,8 @@ from feature_client.errors import StoreError, StorePartial, StoreTimeout
 from feature_client.redis_address import parse_address
 from feature_client.redis_channel import Reply, Word, packed
 from feature_client.redis_cluster import Cluster
-from feature_client.redis_link import Asked, Link, exchange
+from feature_client.redis_exchange import Asked, exchange
+from feature_client.redis_link import Link
 from feature_client.redis_places import Node, Places, SinglePlace
 from feature_client.redis_replies import ELSEWHERE, code_of, refused
 from feature_client.redis_writing import Command, commands_of
@@ -32,7 +33,8 @@ class RedisStore:
     """A `Store` in Redis, or in a Redis cluster. Nothing is connected before the first call.
 
     `connections`: how many sockets a server gets for reading at most; `write_timeout_s`: how long a write may take, per MiB.
-    `name`: in place of the URL's, for people; `on_close` ends what was started for this store. Raises: StoreError where the URL cannot be one.
+    `name`: in place of the URL, for people; `on_close` ends what was started for this store.
+    Raises: StoreError where the URL cannot be one.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ from feature_client.redis_store import RedisStore
 from feature_client.row import pack
 from protos import grpc_service_pb2 as pb
 from tests.feature_client.servers import Server, tcp_server
-from tests.server.models import graph, put
+from tests.server.models import Shape, graph, put
 from tests.server.serving import Serving, infer_message, refusal, until
 
 DEFINITIONS = '''
@@ -86,16 +86,14 @@ def feature_set(definitions: Definitions, *refs: str) -> FeatureSet:
     return FeatureSet([definitions.views[ref] for ref in refs])
 
 
-def put_trained(
-    repository: Path, name: str, inputs: Sequence[str], features: FeatureSet, definitions: Definitions, settings: str
-) -> None:
+def put_trained(repository: Path, name: str, inputs: Sequence[str], features: FeatureSet, settings: str) -> None:
     """A model whose answer is its inputs side by side, and the contract of its training."""
-    column = ("FP32", ["N", 1])
+    column: tuple[str, Shape] = ("FP32", ["N", 1])
     node = helper.make_node("Concat", list(inputs), ["y"], axis=1)
     model = graph([node], dict.fromkeys(inputs, column), {"y": ("FP32", ["N", len(inputs)])})
     bundle = repository.parent / f"bundle-{name}"
     bundle.mkdir()
-    write_contract(bundle, features, definitions)
+    write_contract(bundle, features, reads=list(inputs))
     put(repository, name, 1, {"model.onnx": model} | {path.name: path.read_bytes() for path in bundle.iterdir()}, settings)
 
 
@@ -141,8 +139,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     path.write_text(DEFINITIONS)
     definitions = load_definitions([path])
     flights, routes = feature_set(definitions, "aircraft@1", "planned@1"), feature_set(definitions, "route@1")
-    put_trained(repository, "flights", ["tail_delay", "tail_flights", "flight_min"], flights, definitions, FLIGHTS)
-    put_trained(repository, "routes", ["route_delay"], routes, definitions, ROUTES)
+    put_trained(repository, "flights", ["tail_delay", "tail_flights", "flight_min"], flights, FLIGHTS)
+    put_trained(repository, "routes", ["route_delay"], routes, ROUTES)
     event_us = time.time_ns() // 1000
     with tcp_server(home / "store") as store:
         fill(store.url, definitions, event_us)
@@ -394,7 +392,7 @@ def test_other_definitions_keep_a_version_out_and_say_how_they_differ(place: Pla
             assert "MILES_PER_MIN" in index["flights"].reason
             assert index["routes"].state == "READY", index["routes"].reason
             assert rows(stub.ModelInfer(leg(b"N4"))) == [[4.0]]
-            assert refusal(lambda: stub.ModelInfer(flight(b"N1")))[0] == "UNAVAILABLE"
+            assert refusal(lambda: stub.ModelInfer(flight(b"N1")))[0] == "NOT_FOUND"
         text = server.http("/metrics")[1]
         assert 'podium_feature_contract_ok{model="flights",version="1"} 0.0' in text
         assert 'podium_feature_contract_ok{model="routes",version="1"} 1.0' in text
