@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_client.errors import FeatureError
+from feature_client.feature_set import Assembled
 from feature_client.reader import Reader, Wanted
 from feature_client.samples import Sampled, SampleWriter
 from feature_client.schema import Columns, Status
@@ -24,7 +25,7 @@ from server.core.tensors import Array
 from server.core.versions import VersionKey
 from server.features.apart import Computed, Given, compute
 from server.features.binding import Binding
-from server.features.columns import given, key_columns, keys_of, model_inputs, scalars
+from server.features.columns import given, key_columns, keys_of, model_inputs, scalars, stated
 from server.features.counts import Counts
 from server.features.interface import Joined
 from server.features.needed import Needed, needed
@@ -104,7 +105,7 @@ class Bound:
                 statuses[index] = features.statuses[name]
         self._counter.add(statuses)
         if self._supply.sampler is not None and views.views:
-            self._supply.sampler.offer(self._sampled(wanted, brought, computed, keys, found, now_us))
+            self._supply.sampler.offer(self._sampled(inputs, brought, features, keys, found, now_us))
         bound = model_inputs(inputs, binding, features.values, rows)
         return Joined(bound, np.ascontiguousarray(statuses.T), features.refused)
 
@@ -153,21 +154,26 @@ class Bound:
 
     def _sampled(
         self,
-        wanted: Needed,
+        inputs: Mapping[str, Array],
         brought: Given,
-        computed: Computed,
+        made: Assembled,
         keys: Columns,
         found: Mapping[str, Found],
         now_us: int | NDArray[np.int64],
     ) -> Sampled:
+        """What was served, as features of all views: those that nobody computed count as the call's own."""
+        rows, every = brought.rows, self._binding.features
+        own = {
+            name: stated(inputs, self._binding, each, rows) for name, each in every.features.items() if name not in made.values
+        }
         return Sampled(
             origin=str(self._key),
-            views=tuple(view.ref for view in wanted.views.views),
-            as_of_us=np.broadcast_to(np.asarray(now_us, dtype=np.int64), (brought.rows,)),
+            views=tuple(view.ref for view in every.views),
+            as_of_us=np.broadcast_to(np.asarray(now_us, dtype=np.int64), (rows,)),
             keys=keys,
-            request=brought.request,
-            values=computed.features.values,
-            statuses=computed.features.statuses,
+            request={name: column for name, column in brought.request.items() if name not in every.features},
+            values={**made.values, **own},
+            statuses={**made.statuses, **{name: np.full(rows, Status.GIVEN, np.uint8) for name in own}},
             available_us={ref: each.available_us for ref, each in found.items()},
-            given=wanted.given,
+            given=tuple(name for name in self.names if name in own or name in brought.given),
         )

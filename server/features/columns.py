@@ -14,6 +14,7 @@ from feature_client.errors import EntityError
 from feature_client.keys import misfits, row_keys
 from feature_client.schema import DTYPES, Columns, Feature
 from feature_client.schema import Array as Column
+from feature_client.served import default_of
 from feature_client.view import View
 from server.core.tensors import Array
 from server.features.binding import Binding
@@ -27,6 +28,19 @@ def scalars(array: Array, rows: int) -> Column:
 def given(inputs: Mapping[str, Array], feature: Feature, rows: int) -> Column:
     """A feature as the call states it."""
     return np.ascontiguousarray(inputs[feature.name][:rows].reshape(rows, *feature.shape))
+
+
+def stated(inputs: Mapping[str, Array], binding: Binding, feature: Feature, rows: int) -> Column:
+    """A feature that nobody computed: as the call states it, by itself or as a column; the default where nothing needed it."""
+    name = feature.name
+    if name in inputs:
+        return given(inputs, feature, rows)
+    for packed in binding.packed & inputs.keys():
+        if name in binding.taken[packed]:
+            return np.ascontiguousarray(inputs[packed][:rows, binding.taken[packed].index(name)])
+    column = np.empty((rows, *feature.shape), dtype=DTYPES[feature.dtype])
+    column[...] = default_of(feature)
+    return column
 
 
 def key_columns(inputs: Mapping[str, Array], binding: Binding, keys: Mapping[str, str], rows: int) -> dict[str, Column]:
@@ -63,7 +77,7 @@ def model_inputs(inputs: Mapping[str, Array], binding: Binding, values: Mapping[
             if spec.name in binding.model.input_names:
                 made[spec.name] = inputs[spec.name]
         elif spec.name in binding.packed:
-            # a column that the call states may be of a view that nothing else needed
+            # a column that the call states may be of a view that nothing else needs
             taken = {name: values.get(name) for name in binding.taken[spec.name]}
             columns = [
                 given(inputs, binding.features.features[name], rows) if each is None else each for name, each in taken.items()

@@ -31,6 +31,7 @@ from tests.features.examples import (
     column,
     features,
     model,
+    scaled,
     settings,
     texts,
 )
@@ -83,15 +84,16 @@ class Scene:
         chosen = features(*views)
         packed = values.pop("packed", None)
         inputs = values.pop("inputs", None)
+        not_read = values.pop("not_read", ())
         given = settings(*([packed] if packed else []), views=chosen, **values)
-        if packed is None and "delay_scaled" not in chosen.features:
+        if packed is None and inputs is not None:
             given = given.model_copy(update={"inputs": ()})
         self.counts = Counts()
         reader = Reader(self.store, RowCache(2**20) if cached else None)
         sampler: Any = self.sampler
         self.bound = Bound(
             VersionKey("m", 3),
-            bound(chosen, given, model(inputs)),
+            bound(chosen, given, model(inputs), *not_read),
             Supply(reader, "p", lambda: self.now_us, sampler),
             STAMPS,
             self.counts,
@@ -291,8 +293,48 @@ def test_samples_have_what_was_served_and_what_it_came_of() -> None:
     assert set(sample.values) == set(sample.statuses) == set(scene.bound.names)
     assert sample.values["delay_by_day"].tolist() == [3, 10, 18]
     assert sample.statuses["weekend"].tolist() == [GIVEN] * 3
-    scene.bound.join(batch(carrier=None, airline=airline, at_us=column(np.int64, 1, 2, 3, 1)), 3, 1.0)
+    stated = column(np.int64, 1, 2, 3, 1)
+    scene.bound.join(batch(carrier=None, airline=airline, at_us=stated), 3, 1.0)
     assert scene.sampler.samples[1].as_of_us.tolist() == [1, 2, 3]
+
+
+def test_samples_have_every_feature_whatever_the_call_states_itself() -> None:
+    scene = Scene()
+    given = column(np.float32, 100, 200, 300, 100)
+    own = {"airport_delay": given, "recent": np.ones((4, 2), np.float32), "delay_by_day": given, "weekend": None}
+    scene.bound.join(batch(airport=None, **own), 3, 1.0)
+    packed = np.arange(12, dtype=np.float32).reshape(4, 3)
+    scene.bound.join(batch(packed=packed, airport=None, recent=own["recent"], weekend=np.ones(4, np.bool_)), 3, 1.0)
+    first, second = scene.sampler.samples
+    for sample in (first, second):
+        assert sample.views == ("carrier_delays@1", "airport_delays@1", "calendar@1", "scaled@1")
+        assert set(sample.values) == set(sample.statuses) == set(scene.bound.names)
+        assert set(sample.available_us) == {"carrier_delays@1"}
+        for name in sample.given:
+            assert sample.statuses[name].tolist() == [GIVEN] * 3
+    assert first.given == ("airport_delay", "recent", "delay_by_day")
+    assert first.values["airport_delay"].tolist() == [100, 200, 300]
+    assert set(first.request) == {"day"}
+    # columns of a packed input that the call brings are its own; what nothing needs has its default
+    assert second.given == ("airport_delay", "recent", "weekend", "delay_by_day", "delay_scaled")
+    assert second.values["airport_delay"].tolist() == [0, 3, 6]
+    assert second.values["delay_scaled"].tolist() == [2, 5, 8]
+    assert second.request == {}
+
+
+def test_what_nothing_needs_is_sampled_as_its_default() -> None:
+    inputs = {"delay_scaled": ("FP32", (1,)), "airport_delay": ("FP32", (1,)), "recent": ("FP32", (2,))}
+    scene = Scene((carrier_delays, airport_delays, scaled), inputs=inputs, not_read=("carrier_flights",))
+    scene.bound.join({"delay_scaled": column(np.float32, 1), "airport": column(np.int64, 8)}, 1, 1.0)
+    (sample,) = scene.sampler.samples
+    assert sample.given == ("carrier_delay", "carrier_flights", "delay_scaled")
+    assert {name: each.tolist() for name, each in sample.values.items()} == {
+        "airport_delay": [3],
+        "recent": [[3, 4]],
+        "carrier_delay": [-1],
+        "carrier_flights": [0],
+        "delay_scaled": [1],
+    }
 
 
 def test_what_is_missing_is_refused_before_it_joins_a_batch() -> None:

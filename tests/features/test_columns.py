@@ -1,12 +1,14 @@
 """Arrays of a batch to columns of features, and back."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from feature_client.errors import EntityError
 from feature_client.keys import row_keys
-from server.features.columns import given, key_columns, keys_of, model_inputs, scalars
-from tests.features.examples import bound, carrier_delays, column, features, model, settings, texts
+from server.features.columns import given, key_columns, keys_of, model_inputs, scalars, stated
+from tests.features.examples import INPUTS, bound, carrier_delays, column, features, model, settings, texts
 
 BINDING = bound(features(), settings(), model())
 
@@ -63,6 +65,21 @@ def test_features_are_bound_in_the_shapes_of_the_model_and_padding_repeats_the_f
         "day": np.int32,
         "free": np.float32,
     }
+
+
+def test_features_that_nobody_computed_are_the_calls_own_or_defaults() -> None:
+    inputs = {name: spec for name, spec in INPUTS.items() if name != "packed"} | {"one": ("FP32", (1,)), "two": ("FP32", (2,))}
+    packs = {"name": "one", "columns": ["airport_delay"]}, {"name": "two", "columns": ["delay_by_day", "delay_scaled"]}
+    binding = bound(features(), settings(*packs), model(inputs))
+    whole = {"two": np.arange(6, dtype=np.float32).reshape(3, 2), "one": column(np.float32, 7, 8, 9)}
+    brought: dict[str, Any] = {**whole, "weekend": np.ones(3, np.bool_)}
+
+    def own(name: str) -> list[Any]:
+        found: list[Any] = stated(brought, binding, binding.features.features[name], 2).tolist()
+        return found
+
+    assert (own("weekend"), own("airport_delay"), own("delay_scaled")) == ([True, True], [7, 8], [1, 3])
+    assert (own("carrier_delay"), own("recent")) == ([-1, -1], [[0, 0], [0, 0]])
 
 
 def test_without_padding_features_are_passed_on() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from feature_client.audit import audit
 from onnx import helper
 
 from feature_client.contract import write_contract
@@ -15,8 +16,10 @@ from feature_client.feature_set import FeatureSet
 from feature_client.fingerprint import fingerprint, stamp_of
 from feature_client.keys import row_keys
 from feature_client.memory_store import MemoryStore
+from feature_client.point_in_time import find, history_of
 from feature_client.row import pack
-from feature_client.samples import read_samples
+from feature_client.samples import SampleWriter, read_samples
+from feature_client.schema import hours
 from server.core.errors import LoadFailed, Unsupported
 from server.core.feature_settings import FeatureStoreSettings
 from server.core.settings import ModelSettings
@@ -238,6 +241,35 @@ def test_definitions_that_fail_are_told_with_their_line(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import numpy\n\nraise KeyError('no such thing')\n")
     with pytest.raises(Unsupported, match=r"broken\.py:3: KeyError: 'no such thing'"):
         open_installed(store_settings(definitions=[str(tmp_path / "broken.py")]))
+
+
+def test_what_is_sampled_is_what_an_audit_recomputes(store: MemoryStore, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    event_us = np.sort(rng.integers(0, hours(30), 400))
+    carriers = np.array([b"A", b"B", b"C"], dtype=object)[rng.integers(0, 3, 400)]
+    events = {"flights": {"event_us": event_us, "carrier": carriers, "delay": rng.normal(10, 9, 400)}}
+    rows = find(history_of(carrier_delays, events["flights"]), {"carrier": np.unique(carriers)}, np.full(3, hours(31)))
+    keys = row_keys("podium", carrier_delays, {"carrier": np.unique(carriers)})
+    packed = pack(
+        carrier_delays, stamp_of(fingerprint(carrier_delays)), rows.values, rows.nulls, rows.event_us, rows.available_us
+    )
+    store.write(list(zip(keys, packed, strict=True)), 0)
+    write_contract(tmp_path, TRAINED)
+    sampler = SampleWriter(tmp_path / "audit.jsonl", 1.0, 10**6)
+    definitions = load_definitions([FILE])
+    installed = Installed(definitions, store, store_settings(), sampler=sampler, now_us=lambda: hours(31))
+    bound = installed.bind(KEY, tmp_path, settings(), SIGNATURE)
+    assert bound is not None
+    carrier, day = texts(b"A", b"C", b"unknown", b"B"), column(np.int64, 1, 6, 5, 2)
+    some = column(np.float32, 1, 2, 3, 4)
+    bound.join({"carrier": carrier, "day": day}, 4, 1.0)
+    bound.join({"carrier": carrier, "day": day, "carrier_delay": some}, 4, 1.0)
+    bound.join({"carrier": carrier, "weekend": some, "delay_scaled": some}, 4, 1.0)
+    bound.join({"carrier": carrier, "x": np.ones((4, 3), np.float32)}, 4, 1.0)
+    bound.join({"carrier_flights": column(np.int64, 1, 2, 3, 4), "day": day, "carrier_delay": some}, 4, 1.0)
+    installed.close()
+    report = audit(read_samples([tmp_path / "audit.jsonl"]), {"delay:4": TRAINED}, events)
+    assert (report.rows, report.mismatches) == (20, 0)
 
 
 # with a real model
