@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from feature_client.audit import audit
 from onnx import helper
 
+from feature_client.audit import audit
 from feature_client.contract import write_contract
 from feature_client.definitions import definitions_of, load_definitions
 from feature_client.feature_set import FeatureSet
