@@ -28,9 +28,10 @@ from server.dataplane.interface import QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.answers import Answer, settle
 from server.dataplane.python.plane import PythonPlane
+from server.features.without import NoFeatures
 from server.lifecycle.cache import AnswerCache
 from server.lifecycle.manager import Manager
-from server.optional import device_readings, loader_over, open_trace_sink
+from server.optional import InstalledFeatures, device_readings, loader_over, open_features, open_trace_sink
 from server.registry.lease import lease
 from server.registry.source import LocalDirectory
 from server.registry.watch import changes
@@ -65,11 +66,14 @@ _BUILD = distribution_version("podium")
 
 
 class Server:
-    """A serving process. Ownership: the event loop that runs `run`."""
+    """A serving process. Ownership: the event loop that runs `run`; `features` are closed by who opened them, afterwards."""
 
-    def __init__(self, settings: ServerSettings, log: logs.LogControl, tracer: Tracer) -> None:
+    def __init__(
+        self, settings: ServerSettings, log: logs.LogControl, tracer: Tracer, features: InstalledFeatures | NoFeatures
+    ) -> None:
         self._settings = settings
         self._tracer = tracer
+        self._features = features
         self._loop = asyncio.get_running_loop()
         self._leaving = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -98,12 +102,13 @@ class Server:
             consumers=self._consumers.readings,
             traces=tracer.reading,
             refusals=lambda: refusals(self._access, self._callers),
+            features=features.readings,
         )
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
         watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
         self._manager = Manager(
             source=source,
-            loader=loader_over(source.verify, lease),
+            loader=loader_over(source.verify, lease, features.bind),
             plane=self._plane,
             metrics=self._metrics,
             mode=settings.control_mode,
@@ -219,13 +224,15 @@ class Server:
             monotonic_ns,
             on_dead=lambda replica, error: self._manager.mark_dead(replica, str(error)),
             on_crash=self._readiness_may_have_changed,
+            features=self._settings.features,
         )
         self._engines.append(engine)
         engine.start()
 
     def _slots_of(self, device: str) -> int:
-        """On the CPU a second batch at hand would only be formed too early: gathering it takes the same cores."""
-        return self._settings.device_slots or (1 if device == "cpu" else 2)
+        """On the CPU a second batch at hand would only be formed too early: gathering it takes the same cores. Where one
+        waits for its features those are idle."""
+        return self._settings.device_slots or (2 if device != "cpu" or self._settings.features.definitions else 1)
 
     def _queue_of(self, key: VersionKey) -> QueueSnapshot | None:
         replica = self._manager.published.ready.get(key)
@@ -266,15 +273,23 @@ def serve(settings: ServerSettings) -> int:
     except PodiumError as error:
         sys.stderr.write(f"podium serve: trace: {error}\n")
         return 1
+    try:
+        features = open_features(settings.features)
+    except PodiumError as error:
+        sys.stderr.write(f"podium serve: features: {error}\n")
+        return 1
 
     async def main() -> bool:
-        return await Server(settings, log, tracer).run()
+        return await Server(settings, log, tracer, features).run()
 
     try:
         ended = asyncio.run(main())
     except (OSError, RuntimeError) as error:
         _log.error("cannot serve", extra={"reason": str(error)})
         return 1
+    finally:
+        # engines have ended, or are inside native code and will not come back: nobody reads features any more
+        features.close()
     if not ended:
         # a thread is inside native code; the interpreter's own end would take the libraries away under it, and abort
         logging.shutdown()

@@ -8,15 +8,21 @@ import os
 from collections.abc import Callable, Sequence
 from importlib.metadata import Distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from server.backends.base import Backend, BackendFactory, LoadTask
 from server.backends.warm import warm
 from server.core.clock import monotonic_ns
 from server.core.errors import LoadFailed, Unsupported
-from server.core.settings import TraceSettings
+from server.core.feature_settings import FeatureStoreSettings
+from server.core.settings import ModelSettings, TraceSettings
+from server.core.signature import Signature
+from server.core.versions import VersionKey
+from server.features.interface import Features
+from server.features.readings import FeatureReading
+from server.features.without import NoFeatures
 from server.lifecycle.found import Lease
-from server.lifecycle.loader import Loader
+from server.lifecycle.loader import BindFeatures, Loader
 from server.registry.gates import compare_golden
 from server.registry.golden import load_golden
 from server.registry.labels import read_labels
@@ -47,7 +53,9 @@ def backend_factory(name: str) -> BackendFactory:
     return open_backend
 
 
-def loader_over(verify: Callable[[Any], None], lease: Callable[[Path], Lease] | None) -> Loader:
+def loader_over(
+    verify: Callable[[Any], None], lease: Callable[[Path], Lease] | None, bind_features: BindFeatures | None = None
+) -> Loader:
     """A loader with every backend of this installation: what a server loads with, and what proves a rebuilt version."""
     return Loader(
         verify=verify,
@@ -58,6 +66,7 @@ def loader_over(verify: Callable[[Any], None], lease: Callable[[Path], Lease] | 
         read_labels=read_labels,
         clock=monotonic_ns,
         lease=lease,
+        bind_features=bind_features,
     )
 
 
@@ -92,3 +101,31 @@ def open_trace_sink(settings: TraceSettings) -> TraceSink | None:
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise Unsupported(f"'{path}' cannot be written")
     return TraceFile(path)
+
+
+class InstalledFeatures(Protocol):
+    """`server.features.installed.Installed`, which is loaded by name: as much of it as a server needs."""
+
+    def bind(self, key: VersionKey, folder: Path, settings: ModelSettings, signature: Signature) -> Features | None:
+        """See `BindFeatures`."""
+        ...
+
+    def readings(self) -> FeatureReading:
+        """For a scrape."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the store and write what waits. Idempotent; no version may be in service any more."""
+        ...
+
+
+def open_features(settings: FeatureStoreSettings) -> InstalledFeatures | NoFeatures:
+    """The features that the operator installed. Raises: Unsupported, with what is wrong, where they cannot be used."""
+    if not settings.definitions:
+        return NoFeatures()
+    try:
+        module = importlib.import_module("server.features.installed")
+    except ImportError as error:
+        raise Unsupported(f"definitions need packages that are not installed: {error}") from error
+    installed: InstalledFeatures = module.open_installed(settings)
+    return installed

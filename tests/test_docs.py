@@ -165,7 +165,7 @@ def test_settings_are_described_as_they_are(heading: str) -> None:
 
 
 def test_every_settings_table_is_described() -> None:
-    kinds = [*vars(settings).values(), *vars(door_settings).values()]
+    kinds = [*vars(settings).values(), *vars(door_settings).values(), *vars(feature_settings).values()]
     tables = {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Table)}
     assert tables - {Table} == set(TABLES.values())
 

@@ -1,12 +1,11 @@
 """Settings of features: where the server finds definitions and rows, and how a model's inputs are bound to views. **Pure.**"""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from server.core.table import Table
 
-_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _REFERENCE = r"^[A-Za-z_][A-Za-z0-9_]*@[1-9][0-9]*$"
 
 
@@ -36,7 +35,7 @@ class ViewSettings(Table):
     """
 
     view: str = Field(pattern=_REFERENCE)
-    keys: dict[Annotated[str, Field(pattern=_NAME)], str] = Field(default_factory=dict)
+    keys: dict[str, str] = Field(default_factory=dict)
 
 
 class PackedInput(Table):

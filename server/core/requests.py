@@ -106,7 +106,7 @@ class InferRequest:
     `outputs` empty means all outputs. `priority` 0 means the model's default; `timeout_us` 0 means none.
     `deadline_ns` is the transport's deadline or None. `streamed`: it came by a stream, and may have any number of answers.
     `targets` has the outputs that are not simply sent, by name.
-    `timing`: its answer is to say how long what took.
+    `timing`: its answer is to say how long what took. `features`: it is to say which of its features were not simply there.
     """
 
     model: str
@@ -123,3 +123,4 @@ class InferRequest:
     streamed: bool = False
     targets: Mapping[str, Target] = field(default_factory=dict)
     timing: bool = False
+    features: bool = False

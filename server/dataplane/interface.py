@@ -49,18 +49,24 @@ class QueueRules:
     instances: int = 1
     share: float = 0.0
 
+    def padded(self, rows: int) -> int:
+        """How many rows are executed for so many."""
+        return next(size for size in self.buckets if size >= rows) if self.padding else rows
+
 
 @dataclass(slots=True)
 class Execution:
     """When a batch was taken and executed, for those of its callers who want to know. Units: monotonic ns; rows.
 
-    One for all requests of a batch. Ownership: the engine writes it before `finish`, nobody afterwards.
+    One for all requests of a batch. `features_ns`: how long its features took, before `started_ns`.
+    Ownership: the engine writes it before `finish`, nobody afterwards.
     """
 
     taken_ns: int
     started_ns: int = 0
     ran_ns: int = 0
     rows: int = 0
+    features_ns: int = 0
 
 
 @dataclass(slots=True)

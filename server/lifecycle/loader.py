@@ -18,12 +18,19 @@ from server.backends.instances import Instances
 from server.core.clock import Clock
 from server.core.errors import LoadFailed, PodiumError
 from server.core.settings import ModelSettings, buckets_for
+from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
+from server.core.versions import VersionKey
+from server.features.interface import Features
 from server.lifecycle.found import FoundVersion, GoldenRef, Lease
 from server.lifecycle.replica import Loaded
 
 MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "program.pt2": "torch", "fake.json": "fake"}
 """Which file in a version's folder says which backend, where settings do not."""
+
+BindFeatures = Callable[[VersionKey, Path, ModelSettings, Signature], Features | None]
+"""The features of a version, by its folder, its settings and its model's own signature; None where it was trained on none.
+Raises: LoadFailed where it was, and cannot have them."""
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +86,8 @@ class Loader:
     """Brings one version into memory. Used by one thread at a time.
 
     `backends` has a factory per name of `ModelSettings.backend`. `lease` keeps a folder from being pruned before anything of
-    it is read, for as long as the version is in memory; without it nothing does.
+    it is read, for as long as the version is in memory; without it nothing does. `bind_features` finds a version's features;
+    without it versions are loaded as bare models, whatever they were trained on: what proves their files needs no store.
     """
 
     def __init__(
@@ -93,6 +101,7 @@ class Loader:
         read_labels: Callable[[Path, str], Sequence[str]],
         clock: Clock,
         lease: Callable[[Path], Lease] | None = None,
+        bind_features: BindFeatures | None = None,
     ) -> None:
         self._verify = verify
         self._backends = backends
@@ -102,9 +111,12 @@ class Loader:
         self._read_labels = read_labels
         self._clock = clock
         self._lease = lease
+        self._bind_features = bind_features
 
     def load(self, found: FoundVersion, settings: ModelSettings) -> Loaded:
-        """Lease, verify, open, read labels, warm every batch bucket, compare golden examples.
+        """Lease, verify, open, bind features, read labels, warm every batch bucket, compare golden examples.
+
+        Warm-up and golden examples are of the model itself, with its own inputs.
 
         Raises: LoadFailed with the step that failed and why; nothing stays open or leased.
         """
@@ -132,11 +144,15 @@ class Loader:
         for _ in range(settings.instances):
             progress.opened.append(open_backend(task))
         tried = [_as_one_answer(member, settings) for member in progress.opened]
+        progress.step = "features"
+        signature = progress.opened[0].signature
+        bind = self._bind_features
+        features = None if bind is None else bind(found.key, found.folder, settings, signature)
         progress.step = "labels"
         named = {spec.name: spec.labels for spec in settings.outputs if spec.labels is not None}
         labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
         progress.step = "warm up"
-        buckets = buckets_for(progress.opened[0].signature.max_batch, settings.batching)
+        buckets = buckets_for(signature.max_batch, settings.batching)
         for member in tried:
             costs_ns = self._warm(member, buckets, settings.warmup.runs, self._clock)
         progress.step = "golden examples"
@@ -145,7 +161,7 @@ class Loader:
             for member in tried:
                 self._prove(member, found.folder, golden)
         backend = progress.opened[0] if settings.instances == 1 else Instances(progress.opened)
-        return Loaded(backend, buckets, costs_ns, labels, progress.lease)
+        return Loaded(backend, buckets, costs_ns, labels, progress.lease, features)
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
         name: str | None = settings.backend

@@ -6,7 +6,7 @@ next. It decides nothing: which batch comes next is the plan's business.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import cast
 
@@ -15,12 +15,17 @@ import numpy as np
 from server.backends.base import DecoupledBackend
 from server.core.clock import Clock
 from server.core.errors import BackendDead, BackendFailed
+from server.core.feature_settings import FeatureStoreSettings
 from server.dataplane.interface import Batch, DataPlane, Part
+from server.features.interface import Features
 from server.lifecycle.replica import Replica
 from server.service.execute import execute
+from server.service.join import Piece, join
+from server.service.refuse import answered
 from server.telemetry.answers import ANSWERS_COUNTED
 
 _log = logging.getLogger("podium.engine")
+_DEFAULTS = FeatureStoreSettings()
 
 
 class Engine(threading.Thread):
@@ -33,13 +38,16 @@ class Engine(threading.Thread):
         clock: Clock,
         on_dead: Callable[[Replica, BackendDead], None],
         on_crash: Callable[[], None],
+        features: FeatureStoreSettings = _DEFAULTS,
     ) -> None:
+        """`features`: how long those of a batch may take."""
         super().__init__(name=f"podium-engine-{device}", daemon=True)
         self._plane = plane
         self._device = device
         self._clock = clock
         self._on_dead = on_dead
         self._on_crash = on_crash
+        self._features = features
         self.problem = ""
         """Why this engine executes nothing any more; empty while it does."""
 
@@ -57,16 +65,19 @@ class Engine(threading.Thread):
     def _step(self, batch: Batch) -> None:
         replica: Replica = batch.rules.handle
         execution = batch.execution
+        pieces = () if replica.features is None else self._join(replica.features, replica, batch)
         self._plane.enter_device(batch)
         execution.started_ns = self._clock()
-        parts = self._execute(replica, batch)
+        parts = self._execute(replica, batch, pieces)
         execution.ran_ns = ran_ns = self._clock()
         # before the answers are dealt out: they take the interpreter, not the device
         self._plane.leave_device(batch)
         # what was isolated by running parts again says nothing about the cost of one execution
-        whole = len(parts) == 1 and parts[0].error is None
-        answered = self._plane.finish(batch, parts, ran_rows=batch.rows if whole else 0, ran_ns=ran_ns - execution.taken_ns)
-        failed = np.zeros(len(answered), dtype=np.bool_)
+        whole = len(parts) == 1 and parts[0].outputs is not None
+        if replica.features is not None and pieces:
+            parts = answered(parts, pieces, batch.spans, replica.features.names)
+        reached = self._plane.finish(batch, parts, ran_rows=batch.rows if whole else 0, ran_ns=ran_ns - execution.taken_ns)
+        failed = np.zeros(len(reached), dtype=np.bool_)
         for part in parts:
             failed[part.first : part.last] = part.error is not None
         finished_ns = self._clock()
@@ -81,11 +92,26 @@ class Engine(threading.Thread):
             spans=batch.spans,
             padded_rows=batch.padded_rows,
             released=batch.released,
-            answered=answered,
+            answered=reached,
             failed=failed,
         )
 
-    def _execute(self, replica: Replica, batch: Batch) -> list[Part]:
+    def _join(self, features: Features, replica: Replica, batch: Batch) -> Sequence[Piece]:
+        """A batch with its features, looked up before it enters the device: another one may be executing there."""
+        if batch.fault is not None or batch.rules.decoupled:
+            return ()
+        begun_ns = self._clock()
+        try:
+            pieces = join(features, batch, self._features, self._clock)
+        except Exception as bug:  # noqa: BLE001 - no memory to find the request at fault, say
+            _log.exception("features could not be joined", extra={"model": str(replica.key)})
+            failed = BackendFailed(f"finding the features of '{replica.key.model}' failed: {type(bug).__name__}")
+            pieces = [Piece(0, len(batch.spans) - 1, None, failed)]
+        took_ns = batch.execution.features_ns = self._clock() - begun_ns
+        replica.recorder.features(took_ns)
+        return pieces
+
+    def _execute(self, replica: Replica, batch: Batch, pieces: Sequence[Piece]) -> list[Part]:
         """The result of every request of a batch, whatever happens: a taken ticket must end."""
         error: BackendFailed
         try:
@@ -94,7 +120,7 @@ class Engine(threading.Thread):
             elif batch.rules.decoupled:
                 return self._stream(replica, batch)
             else:
-                return execute(replica.backend, batch)
+                return execute(replica.backend, batch, pieces)
         except BackendDead as dead:
             _log.error("backend is dead", extra={"model": str(replica.key), "reason": str(dead)})
             self._on_dead(replica, dead)

@@ -6,24 +6,34 @@ runs.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from server.backends.base import Backend
 from server.core.errors import BackendDead, BackendFailed
 from server.core.tensors import Array
 from server.dataplane.interface import Batch, Part
 from server.dataplane.rows import cut
+from server.service.join import Piece
 
 _log = logging.getLogger("podium.execute")
 
 
-def execute(backend: Backend, batch: Batch) -> list[Part]:
+def execute(backend: Backend, batch: Batch, pieces: Sequence[Piece] = ()) -> list[Part]:
     """The result of every request of a batch, in order.
 
+    `pieces`: the batch with its features, where its version has any. They are cut with the other inputs of a piece that fails,
+    not looked up again. A piece that would run for nobody does not: its part has neither outputs nor an error, for `answered`.
     Raises: BackendDead when the backend can execute nothing any more; nothing is known then about any request.
     """
-    everything = len(batch.spans) - 1
-    return _run(backend, batch, batch.inputs, 0, everything)
+    if not pieces:
+        return _run(backend, batch, batch.inputs, 0, len(batch.spans) - 1)
+    parts: list[Part] = []
+    for piece in pieces:
+        if piece.joined is not None and piece.worth_running:
+            parts += _run(backend, batch, piece.joined.inputs, piece.first, piece.last)
+        else:
+            parts.append(Part(piece.first, piece.last, None, piece.error))
+    return parts
 
 
 def _run(backend: Backend, batch: Batch, inputs: Mapping[str, Array], first: int, last: int) -> list[Part]:
@@ -41,13 +51,13 @@ def _run(backend: Backend, batch: Batch, inputs: Mapping[str, Array], first: int
         failed = BackendFailed(f"executing '{batch.rules.key.model}' failed: {type(error).__name__}")
     if last - first == 1:
         return [Part(first, last, None, failed)]
-    middle = (first + last) // 2
+    middle, origin = (first + last) // 2, int(batch.spans[first])
     parts: list[Part] = []
     for start, stop in ((first, middle), (middle, last)):
         first_row, last_row = int(batch.spans[start]), int(batch.spans[stop])
-        rows = last_row - first_row
-        padded = next(size for size in batch.rules.buckets if size >= rows) if batch.rules.padding else rows
-        parts += _run(backend, batch, cut(batch.inputs, first_row, last_row, padded), start, stop)
+        # from these inputs, not from the batch's: with features they are others
+        half = cut(inputs, first_row - origin, last_row - origin, batch.rules.padded(last_row - first_row))
+        parts += _run(backend, batch, half, start, stop)
     return parts
 
 

@@ -15,6 +15,7 @@ from server.core.tensors import Array
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueClosed
 from server.dataplane.ticket import NO_DEADLINE_NS, Reply, Ticket, TicketState
+from server.features.interface import Features
 from server.lifecycle.cache import cache_key
 from server.lifecycle.published import Published
 from server.lifecycle.replica import Replica
@@ -96,6 +97,8 @@ class Predict:
                 if replica.settings.decoupled and not request.streamed:
                     raise Unsupported(_ONE_ANSWER)
                 checked = check(request, replica.signature)
+                if replica.features is not None:
+                    _check_features(replica.features, request, checked)
                 queue = replica.settings.queue
                 deadline_ns = deadline_of(request, queue, self._default_timeout_us)
                 key = None
@@ -175,6 +178,14 @@ class Predict:
             if kind in _REASONS:
                 replica.recorder.refused(_REASONS[kind])
                 return
+
+
+def _check_features(features: Features, request: InferRequest, checked: CheckedRows) -> None:
+    """Raises: InvalidRequest, beginning with the request's id as those of `check` do."""
+    try:
+        features.check(frozenset(checked.arrays))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"[request id: {request.id or '<id_unknown>'}] {error}") from None
 
 
 def _own(request: InferRequest) -> bool:

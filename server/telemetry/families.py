@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from server.core.clock import NS_PER_S
 from server.telemetry.histogram import Histogram
-from server.telemetry.readings import ConsumerReading, LoadReading, TraceReading, VersionReading
+from server.telemetry.readings import ConsumerReading, FeatureReading, LoadReading, TraceReading, VersionReading
 
 _VERSION = ("model", "version")
 
@@ -46,6 +46,25 @@ def load_families(loads: Iterable[LoadReading]) -> Iterator[Metric]:
     yield lasts
 
 
+def feature_families(reading: FeatureReading) -> Iterator[Metric]:
+    """Features of all versions: they share one store. Times are counted per version, with everything else of it."""
+    values = CounterMetricFamily("podium_feature_values", "Values served, by status", labels=("view", "status"))
+    for labels, count in sorted(reading.values.items()):
+        values.add_metric(labels, count)
+    contracts = GaugeMetricFamily("podium_feature_contract_ok", "1 if the version may serve with them", labels=_VERSION)
+    for (model, version), holds in sorted(reading.contracts.items()):
+        contracts.add_metric((model, str(version)), holds)
+    failures = CounterMetricFamily("podium_feature_store_failures", "Calls of the store that failed", labels=("kind",))
+    for kind, count in sorted(reading.failures.items()):
+        failures.add_metric((kind,), count)
+    yield from (values, contracts, failures)
+    yield CounterMetricFamily("podium_feature_store_calls", "Calls of the store", value=reading.calls)
+    yield CounterMetricFamily("podium_feature_keys", "Rows wanted", value=reading.keys)
+    yield CounterMetricFamily("podium_feature_cache_hits", "Rows that were remembered", value=reading.cached_keys)
+    yield GaugeMetricFamily("podium_feature_breaker_open", "1 while the store is not asked", value=reading.breaker_open)
+    yield CounterMetricFamily("podium_feature_samples_dropped", "Rows of the audit lost", value=reading.samples_dropped)
+
+
 def trace_families(reading: TraceReading) -> Iterator[Metric]:
     """Traced requests, of all versions: what is lost is lost on the way to one file or one collector."""
     yield CounterMetricFamily("podium_traces", "Traces written or sent", value=reading.written)
@@ -72,12 +91,16 @@ def _histograms(readings: Sequence[VersionReading]) -> Iterator[Metric]:
         "podium_request_seconds", "Time of answered requests, by phase", labels=(*_VERSION, "phase")
     )
     rows = HistogramMetricFamily("podium_batch_rows", "Rows per executed batch, without padding", labels=_VERSION)
+    features = HistogramMetricFamily("podium_feature_seconds", "Time the features of a batch took", labels=_VERSION)
     for reading in readings:
+        if (took := reading.stats.features) is not None:
+            features.add_metric(reading.labels, _buckets(took, NS_PER_S), took.sum / NS_PER_S)
         for phase, histogram in reading.stats.histograms.items():
             seconds.add_metric((*reading.labels, phase), _buckets(histogram, NS_PER_S), histogram.sum / NS_PER_S)
         rows.add_metric(reading.labels, _buckets(reading.stats.batch_rows, 1), reading.stats.batch_rows.sum)
     yield seconds
     yield rows
+    yield features
 
 
 def _buckets(histogram: Histogram, unit: int) -> list[tuple[str, float]]:

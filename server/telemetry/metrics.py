@@ -20,6 +20,7 @@ from server.telemetry.families import (
     access_family,
     build_family,
     consumer_family,
+    feature_families,
     load_families,
     trace_families,
     version_families,
@@ -28,6 +29,7 @@ from server.telemetry.readings import (
     CacheLevels,
     ConsumerReading,
     DeviceReading,
+    FeatureReading,
     LoadReading,
     QueueLevels,
     TraceReading,
@@ -46,9 +48,9 @@ class Metrics:
     """The recorders of all versions, and the text of everything they hold. Thread-safe.
 
     `queues` tells a version's queue at this instant (`DataPlane.snapshot`), `devices` reads the GPUs
-    (`device_metrics.open_devices`), `caches` tells a version's response cache, `consumers` who asked which version, and
-    `traces` what became of traced requests (`Tracer.reading`); all are called on the thread that renders. `build` is the
-    program's version.
+    (`device_metrics.open_devices`), `caches` tells a version's response cache, `consumers` who asked which version, `traces`
+    what became of traced requests (`Tracer.reading`), and `features` what the feature store has to say, None where there is
+    none; all are called on the thread that renders. `build` is the program's version.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Metrics:
         traces: Callable[[], TraceReading] = TraceReading,
         wall_clock_ns: Callable[[], int] = time.time_ns,
         refusals: Callable[[], Iterable[tuple[str, str, int]]] = tuple,
+        features: Callable[[], FeatureReading | None] = lambda: None,
     ) -> None:
         self._queues = queues
         self._devices = devices
@@ -69,6 +72,7 @@ class Metrics:
         self._consumers = consumers
         self._traces = traces
         self._refusals = refusals
+        self._features = features
         self._wall_clock_ns = wall_clock_ns
         self._lock = threading.Lock()
         self._active: dict[VersionKey, VersionRecorder] = {}
@@ -135,6 +139,8 @@ class Metrics:
         yield consumer_family(self._consumers())
         yield from trace_families(self._traces())
         yield access_family(self._refusals())
+        if (features := self._features()) is not None:
+            yield from feature_families(features)
         yield self._build
         yield from self._process.collect()
 

@@ -4,6 +4,7 @@ Floor 2, between those who measure (recorder, the data plane above, a device lib
 text writers free of locks, clocks and NVML, and telemetry free of an import of the data plane above it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,6 +41,50 @@ class CacheLevels(Protocol):
 
     def __len__(self) -> int:
         """Answers it remembers."""
+        ...
+
+
+class FeatureReading(Protocol):
+    """What telemetry needs of the server's features, all versions together, since the process started."""
+
+    @property
+    def values(self) -> Mapping[tuple[str, str], int]:
+        """Values that were served, by view and status."""
+        ...
+
+    @property
+    def contracts(self) -> Mapping[tuple[str, int], bool]:
+        """Whether what is installed is what a version was trained on, by model and version."""
+        ...
+
+    @property
+    def calls(self) -> int:
+        """How often the store was asked."""
+        ...
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """Such calls that brought nothing, by kind."""
+        ...
+
+    @property
+    def keys(self) -> int:
+        """Rows that were wanted."""
+        ...
+
+    @property
+    def cached_keys(self) -> int:
+        """Those of them that were remembered."""
+        ...
+
+    @property
+    def breaker_open(self) -> bool:
+        """Whether the store is not asked now, because it has failed."""
+        ...
+
+    @property
+    def samples_dropped(self) -> int:
+        """Rows chosen for the audit that were lost on the way to its file."""
         ...
 
 

@@ -39,6 +39,7 @@ class VersionStats:
     ns) cover them too.
     `histograms` has one of ns per phase, over answered requests; `batch_rows` one of rows per execution, without padding.
     `answers`: of a decoupled version, the same by the place of an answer in its request, see `AnswerCosts`.
+    `features`: of ns per batch that features took; None where there were none.
     Units: `inference_count` rows answered, `execution_count` batches, `last_inference_ms` since 1970 (0: never),
     `rows` and `padding_rows` executed. Ownership: the histograms are copies; nobody changes them any more.
     """
@@ -60,6 +61,7 @@ class VersionStats:
     padding_rows: int
     cache_evictions: int = 0
     answers: Mapping[int, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
+    features: Histogram | None = None
 
 
 @dataclass(slots=True)
@@ -110,6 +112,7 @@ class VersionRecorder:
         self._cache_miss = [0, 0]
         self._cache_evictions = 0
         self._answers: AnswerCosts | None = None
+        self._features: Histogram | None = None
 
     def batch(
         self,
@@ -204,6 +207,13 @@ class VersionRecorder:
             self._cache_miss[1] += keep_ns
             self._cache_evictions += evictions
 
+    def features(self, took_ns: int) -> None:
+        """Record how long the features of one batch took; it is part of the batch's `input_ns` as well."""
+        with self._lock:
+            if self._features is None:
+                self._features = Histogram(LATENCY_EDGES_NS)
+            self._features.observe_one(took_ns)
+
     def answers(self, durations_ns: NDArray[np.int64], end: str, end_ns: int) -> None:
         """Record the answers of one request to a decoupled version; see `AnswerCosts.add`."""
         with self._lock:
@@ -248,4 +258,5 @@ class VersionRecorder:
                 padding_rows=self._padding_rows,
                 cache_evictions=self._cache_evictions,
                 answers={} if self._answers is None else self._answers.durations(),
+                features=None if self._features is None else self._features.copy(),
             )

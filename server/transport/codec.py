@@ -36,6 +36,7 @@ _TYPED_FIELDS: dict[str, tuple[str, ...]] = {
 
 EMPTY_FINAL = "triton_enable_empty_final_response"
 _TIMING = "podium_timing"
+_FEATURES = "podium_features"
 _SEQUENCE: dict[str, tuple[str, ...]] = {
     "sequence_id": ("int64_param", "string_param"),
     "sequence_start": ("bool_param",),
@@ -65,10 +66,10 @@ def decode(
     """
     model = message.model_name
     timeout_us = priority = 0
-    timing = False
+    timing = features = False
     parameters = _NO_PARAMETERS
     if message.parameters:
-        timeout_us, priority, timing, parameters = _parameters(message)
+        timeout_us, priority, timing, features, parameters = _parameters(message)
     outputs: tuple[str, ...] = ()
     targets = _NO_TARGETS
     if message.outputs:
@@ -88,6 +89,7 @@ def decode(
         streamed,
         targets,
         timing,
+        features,
     )
 
 
@@ -231,10 +233,12 @@ def _typed(tensor: ModelInferRequest.InferInputTensor, model: str) -> Array:
         raise InvalidRequest(f"explicit tensor data for {where} is out of range of datatype '{datatype}': {error}") from None
 
 
-def _parameters(message: ModelInferRequest) -> tuple[int, int, bool, Mapping[str, ParameterValue]]:
-    """Timeout in microseconds, priority, whether the answer is to say how long it took, and the caller's own parameters."""
+def _parameters(message: ModelInferRequest) -> tuple[int, int, bool, bool, Mapping[str, ParameterValue]]:
+    """Timeout in microseconds, priority, whether the answer is to say how long it took, whether it is to say what became of its
+    features, and the caller's own parameters.
+    """
     timeout_us = priority = 0
-    timing = False
+    timing = features = False
     own: dict[str, ParameterValue] = {}
     for name, parameter in message.parameters.items():
         if name == EMPTY_FINAL:
@@ -254,15 +258,17 @@ def _parameters(message: ModelInferRequest) -> tuple[int, int, bool, Mapping[str
             )
         elif name == _TIMING:
             timing = bool(_value(name, parameter, ("bool_param",)))
+        elif name == _FEATURES:
+            features = bool(_value(name, parameter, ("bool_param",)))
         elif name.startswith("podium_"):
             # whoever asks for what only a later server can do is told so, rather than given something else
             raise InvalidRequest(
                 "parameter keys starting with 'podium_' are reserved for this server's use. Only the following keys starting"
-                f" with 'podium_' are allowed: {_TIMING}"
+                f" with 'podium_' are allowed: {_FEATURES}, {_TIMING}"
             )
         else:
             own[name] = _value(name, parameter, ("int64_param", "bool_param", "string_param", "double_param"))
-    return timeout_us, priority, timing, own
+    return timeout_us, priority, timing, features, own
 
 
 def _value(name: str, parameter: InferParameter, allowed: tuple[str, ...]) -> ParameterValue:

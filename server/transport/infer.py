@@ -13,10 +13,12 @@ from server.core.clock import NS_PER_S, NS_PER_US, Clock, monotonic_ns
 from server.core.errors import PodiumError
 from server.core.requests import ANONYMOUS, Caller, InferRequest, consumer_named
 from server.dataplane.ticket import Reply, Ticket
+from server.features.interface import STATUSES_OUTPUT
 from server.lifecycle.replica import Replica
 from server.service.predict import Hit, Predict
 from server.telemetry.tracer import Tracer
 from server.transport.codec import decode, encode
+from server.transport.feature_statuses import worth_telling
 from server.transport.hand_over import HandOver
 from server.transport.places import Memory, NoMemory
 from server.transport.tracing import NO_TRACER, record, traced_caller
@@ -126,6 +128,9 @@ class Inference:
             self._predict.remember(replica, request, pending.ticket, outputs)
         if request.timing:
             self._time(response, pending)
+        if request.features and replica.features is not None and STATUSES_OUTPUT in outputs:
+            told = worth_telling(replica.features.names, outputs[STATUSES_OUTPUT])
+            response.parameters["podium_features"].string_param = told
         return response
 
     def leave(self, pending: Pending) -> None:
@@ -146,6 +151,8 @@ class Inference:
         elif (execution := ticket.execution) is not None:
             parameters["podium_queue_us"].int64_param = max(0, execution.taken_ns - arrival_ns) // NS_PER_US
             parameters["podium_execute_us"].int64_param = (execution.ran_ns - execution.taken_ns) // NS_PER_US
+            if pending.replica.features is not None:
+                parameters["podium_features_us"].int64_param = execution.features_ns // NS_PER_US
             parameters["podium_batch_rows"].int64_param = execution.rows
         parameters["podium_total_us"].int64_param = (self._clock() - arrival_ns) // NS_PER_US
 

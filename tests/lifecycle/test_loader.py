@@ -11,9 +11,11 @@ from server.backends.first_answer import FirstAnswer
 from server.core.clock import Clock
 from server.core.errors import BackendFailed, LoadFailed, RegistryError
 from server.core.settings import ModelSettings
+from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
 from server.core.versions import VersionKey
-from server.lifecycle.loader import Loader, run_golden
+from server.features.interface import Features, Joined
+from server.lifecycle.loader import BindFeatures, Loader, run_golden
 from server.lifecycle.replica import Loaded
 from tests.lifecycle.doubles import SETTINGS, Backend, Backends, Golden, HandClock, Leases, Manifest, Version
 
@@ -48,6 +50,7 @@ class Scene:
         self.warm_fault: Exception | None = None
         self.tried: base.Backend | None = None
         self.known: dict[str, Backends] = {"fake": self.backends}
+        self.bind_features: BindFeatures | None = None
 
     def verify(self, found: Any) -> None:
         # nothing of a version is read before it is leased
@@ -81,6 +84,7 @@ class Scene:
             read_labels=self.read_labels,
             clock=HandClock(),
             lease=self.leases,
+            bind_features=self.bind_features,
         )
         return loader.load(found, settings)
 
@@ -180,6 +184,58 @@ def test_every_failure_names_its_step_and_closes_what_was_opened() -> None:
     with pytest.raises(LoadFailed, match=r"^golden examples: output 'y' differs$"):
         scene.load(found)
     assert scene.backends.opened[0].closed == 1
+
+
+class Found:
+    """Features that are never joined: a load only finds them."""
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+        self.names: tuple[str, ...] = ("f",)
+
+    def check(self, given: frozenset[str]) -> None:
+        raise AssertionError
+
+    def join(self, inputs: Mapping[str, Array], rows: int, budget_s: float) -> Joined:
+        raise AssertionError
+
+
+def test_features_are_bound_to_the_models_own_signature_and_warm_up_stays_the_models() -> None:
+    scene, asked = Scene(), []
+
+    def bind(key: VersionKey, folder: Path, settings: ModelSettings, signature: Signature) -> Features | None:
+        # opened, and nothing of it has run
+        assert scene.warmed == []
+        asked.append((key, folder, settings, signature))
+        return Found(replace(signature, inputs=()))
+
+    scene.bind_features = bind
+    loaded = scene.load(Version(KEY, manifest=Manifest(Golden()), folder=Path("somewhere")))
+    signature = scene.backends.opened[0].signature
+    assert asked == [(KEY, Path("somewhere"), SETTINGS, signature)]
+    assert loaded.features is not None
+    assert loaded.features.signature.inputs == ()
+    assert loaded.backend.signature == signature
+    assert scene.tried is loaded.backend
+    assert scene.backends.opened[0].ran == [(3, 2)]
+
+
+def test_a_version_without_features_has_none() -> None:
+    scene = Scene()
+    scene.bind_features = lambda key, folder, settings, signature: None
+    assert scene.load(Version(KEY)).features is None
+
+
+def test_features_that_do_not_fit_fail_the_load() -> None:
+    scene = Scene()
+
+    def bind(*given: object) -> None:
+        raise LoadFailed("the views differ")
+
+    scene.bind_features = bind
+    with pytest.raises(LoadFailed, match=r"^features: the views differ$"):
+        scene.load(Version(KEY))
+    assert (scene.backends.opened[0].closed, scene.leases.out, scene.warmed) == (1, [], [])
 
 
 @pytest.mark.parametrize("step", ["verify", "choose", "open", "warm", "golden"])

@@ -48,6 +48,7 @@ PARAMETERS = (
     "triton_enable_empty_final_response",
     "triton_mine",
     "podium_timing",
+    "podium_features",
 )
 
 

@@ -1,6 +1,7 @@
 """The engine on a real data plane."""
 
 import gc
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -8,24 +9,31 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import ref
 
+import numpy as np
 import pytest
 
 from server.core.clock import monotonic_ns
-from server.core.errors import BackendDead, BackendFailed
+from server.core.errors import BackendDead, BackendFailed, PodiumError
+from server.core.feature_settings import FeatureStoreSettings
+from server.core.signature import CheckedRows
 from server.core.tensors import Array
 from server.core.versions import VersionKey
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.answers import settle
 from server.dataplane.python.plane import PythonPlane
 from server.dataplane.ticket import Ticket
+from server.features.interface import STATUSES_OUTPUT
 from server.service.engine import Engine
+from server.telemetry.recorder import VersionRecorder
 from tests.dataplane.histories import rows_of, rules
+from tests.service.featured import BROKEN, CALLERS, REFUSED, STALE, UNAVAILABLE, KeyFeatures
 
 
 class Replica:
     """As much of a replica as an engine needs: its own backend and recorder."""
 
     key = VersionKey("m", 1)
+    features = None
 
     @property
     def backend(self) -> "Replica":
@@ -190,3 +198,157 @@ def test_an_idle_engine_keeps_nothing_of_its_last_batch() -> None:
     assert kept() is None
     plane.stop()
     engine.join(10)
+
+
+class Featured:
+    """A replica with features: its model doubles `x`. The first execution waits for `gate`."""
+
+    key = VersionKey("m", 1)
+
+    def __init__(self, features: KeyFeatures) -> None:
+        self.features = features
+        self.recorder = VersionRecorder(self.key)
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.gate.set()
+
+    @property
+    def backend(self) -> "Featured":
+        return self
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+        self.entered.set()
+        assert self.gate.wait(10)
+        rows: Any = inputs["x"]
+        return {"y": rows * 2}
+
+
+@contextmanager
+def featured(replica: Featured, *, slots: int = 1, **settings: Any) -> Iterator[Callable[..., Future[Any]]]:
+    """Two engines at most around a replica; gives a way to ask for keys, one row each."""
+    engines: list[Engine] = []
+
+    def start(device: str) -> None:
+        made = Engine(plane, device, monotonic_ns, lambda replica, error: None, lambda: None, FeatureStoreSettings(**settings))
+        engines.append(made)
+        made.start()
+
+    plane = PythonPlane(
+        monotonic_ns, InflightLimit(100, 2**30), lambda answers, executed_ns: settle(answers), start, lambda device: slots
+    )
+    plane.open(rules(handle=replica, signature=CALLERS, max_batch=64))
+
+    def ask(*keys: int, **fields: Any) -> Future[Any]:
+        reply: Future[Any] = Future()
+        ids = np.array(keys, np.int64)[:, None]
+        plane.submit(1, Ticket(CheckedRows({"id": ids}, len(keys), (("id", (1,)),)), reply, monotonic_ns(), **fields))
+        return reply
+
+    try:
+        yield ask
+    finally:
+        replica.gate.set()
+        plane.stop()
+        for engine in engines:
+            engine.join(10)
+            assert engine.problem == ""
+
+
+def test_a_batch_is_executed_with_its_features() -> None:
+    replica = Featured(KeyFeatures())
+    with featured(replica, budget_us=5_000) as ask:
+        outputs = ask(7, STALE).result(10)
+    assert outputs["y"].tolist() == [[14.0], [2.0 * STALE]]
+    assert outputs[STATUSES_OUTPUT].tolist() == [[0, 0], [0, 0x83]]
+    assert replica.features.budgets_s == [pytest.approx(0.005, abs=0.005)]
+    assert 0 < replica.features.budgets_s[0] <= 0.005
+    took = replica.recorder.snapshot().features
+    assert took is not None
+    assert took.count == 1
+    assert took.sum > 0
+
+
+def test_who_has_no_features_fails_alone_and_the_engine_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    replica = Featured(KeyFeatures())
+    with featured(replica) as ask:
+        replica.gate.clear()
+        first = ask(1)
+        assert replica.entered.wait(10)
+        replies = {key: ask(key) for key in (2, UNAVAILABLE, 3, BROKEN, REFUSED, 4)}
+        replica.gate.set()
+        assert first.result(10)["y"].tolist() == [[2.0]]
+        for key in (2, 3, 4):
+            assert replies[key].result(10)["y"].tolist() == [[2.0 * key]]
+        texts = {
+            UNAVAILABLE: "'rate' cannot be computed",
+            BROKEN: "finding the features of 'm' failed: KeyError",
+            REFUSED: "features are unavailable: 'rate' is TIMEOUT",
+        }
+        for key, text in texts.items():
+            error = replies[key].exception(10)
+            assert isinstance(error, PodiumError)
+            assert not isinstance(error, BackendDead)
+            assert str(error) == text
+        assert ask(5).result(10)["y"].tolist() == [[10.0]]
+    assert replica.recorder.snapshot().requests == {"ok": 5, "failed": 3, "abandoned": 0, "refused": 0}
+    assert {record.getMessage() for record in caplog.records} == {"features could not be joined"}
+
+
+def test_features_that_cannot_even_be_halved_fail_their_batch_and_not_the_engine(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_memory(*arguments: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("server.service.engine.join", no_memory)
+    with featured(Featured(KeyFeatures())) as ask:
+        assert str(ask(1, 2).exception(10)) == "finding the features of 'm' failed: MemoryError"
+        assert str(ask(1, 2).exception(10)) == "finding the features of 'm' failed: MemoryError"
+    assert len(caplog.records) == 2
+
+
+def test_what_could_not_be_gathered_has_no_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*arguments: Any) -> Any:
+        raise MemoryError
+
+    replica = Featured(KeyFeatures())
+    with featured(replica) as ask:
+        monkeypatch.setattr("server.dataplane.python.batches.gather", no_memory)
+        assert str(ask(1).exception(10)) == "the batch could not be gathered: MemoryError"
+    assert replica.features.budgets_s == []
+    assert replica.recorder.snapshot().features is None
+
+
+def test_features_of_the_next_batch_are_found_while_one_executes() -> None:
+    asked = threading.Semaphore(0)
+    replica = Featured(KeyFeatures(asked.release))
+    with featured(replica, slots=2) as ask:
+        replica.gate.clear()
+        first = ask(1)
+        assert replica.entered.wait(10)
+        assert asked.acquire(timeout=10)
+        second = ask(2)
+        assert asked.acquire(timeout=10), "the second batch's features wait for the first batch"
+        assert not first.done()
+        replica.gate.set()
+        assert second.result(10)["y"].tolist() == [[4.0]]
+        assert first.result(10)["y"].tolist() == [[2.0]]
+
+
+def test_how_long_features_took_is_part_of_the_execution() -> None:
+    replica = Featured(KeyFeatures(lambda: time.sleep(0.002)))
+    plane = PythonPlane(monotonic_ns, InflightLimit(10, 2**30), lambda answers, executed_ns: settle(answers))
+    plane.open(rules(handle=replica, signature=CALLERS, max_batch=64))
+    engine = Engine(plane, "cpu", monotonic_ns, lambda replica, error: None, lambda: None)
+    engine.start()
+    reply: Future[Any] = Future()
+    ticket = Ticket(CheckedRows({"id": np.array([[1]])}, 1, (("id", (1,)),)), reply, monotonic_ns())
+    plane.submit(1, ticket)
+    reply.result(10)
+    execution = ticket.execution
+    assert execution is not None
+    assert 2_000_000 <= execution.features_ns <= execution.started_ns - execution.taken_ns
+    plane.stop()
+    engine.join(10)
+    stats = replica.recorder.snapshot()
+    assert stats.features is not None
+    assert stats.features.sum == execution.features_ns <= stats.durations["compute_input"][1]

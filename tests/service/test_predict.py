@@ -487,3 +487,26 @@ def test_who_would_answer_is_told_without_a_request(house: House) -> None:
     assert house.predict.answering("m", "1", streamed=True) is many
     with pytest.raises(Unsupported, match=r"^ModelInfer RPC doesn't support models with decoupled transaction policy$"):
         house.predict.answering("m", "1", streamed=False)
+
+
+def test_features_have_their_say_before_a_request_may_join_a_batch(house: House) -> None:
+    class Strict:
+        signature = SIGNATURE
+        names: tuple[str, ...] = ("a",)
+        given: frozenset[str] = frozenset()
+
+        def check(self, given: frozenset[str]) -> None:
+            self.given = given
+            raise InvalidRequest("neither the key 'id' nor all of its features")
+
+        def join(self, inputs: Mapping[str, Array], rows: int, budget_s: float) -> Any:
+            raise AssertionError("it was not admitted")
+
+    features = Strict()
+    house.published = publish({KEY: replace(house.replica, features=features)}, {KEY: State.READY}, {}, EMPTY)
+    with pytest.raises(InvalidRequest, match=r"^\[request id: 7\] neither the key 'id' nor all of its features$"):
+        house.admit(request(1.0, id="7"))
+    with pytest.raises(InvalidRequest, match=r"^\[request id: <id_unknown>\] neither"):
+        house.admit(request(1.0))
+    assert features.given == {"x"}
+    assert house.counted() == {"invalid": 2}

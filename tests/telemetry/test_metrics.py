@@ -23,6 +23,27 @@ _GPU = DeviceReading(_UUID, 0.41, 75.5, 700.0, 12.25, 150_754_820_096, 8_589_934
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "METRICS.md"
 
 
+@dataclass(frozen=True)
+class Features:
+    """What the features of a server have to say."""
+
+    values: Mapping[tuple[str, str], int]
+    contracts: Mapping[tuple[str, int], bool]
+    failures: Mapping[str, int]
+    calls: int = 11
+    keys: int = 50
+    cached_keys: int = 20
+    breaker_open: bool = True
+    samples_dropped: int = 2
+
+
+_FEATURES = Features(
+    {("route@1", "PRESENT"): 60, ("route@1", "DEFAULTED(STALE)"): 4},
+    {("ranker", 3): True, ("ranker", 4): False},
+    {"timeout": 2},
+)
+
+
 class Cache:
     """As much of a response cache as a scrape asks for."""
 
@@ -36,6 +57,7 @@ def _metrics(
     queues: Mapping[VersionKey, QueueSnapshot] | None = None,
     *gpus: DeviceReading,
     caches: Mapping[VersionKey, Cache] | None = None,
+    features: Features | None = None,
 ) -> Metrics:
     return Metrics(
         build="1.2.3",
@@ -45,6 +67,7 @@ def _metrics(
         consumers=lambda: [ConsumerReading(_KEY, "checkout", 4), ConsumerReading(_KEY, "", 1)],
         wall_clock_ns=lambda: 0,
         refusals=lambda: [("inference", "token", 3)],
+        features=lambda: features,
     )
 
 
@@ -90,7 +113,7 @@ def _value(metrics: Metrics, name: str, **labels: str) -> float:
 
 def _full() -> Metrics:
     """Metrics in which every family has a sample."""
-    metrics = _metrics({_KEY: QueueSnapshot(5, 9, 7)}, _GPU, caches={_KEY: Cache()})
+    metrics = _metrics({_KEY: QueueSnapshot(5, 9, 7)}, _GPU, caches={_KEY: Cache()}, features=_FEATURES)
     recorder = metrics.add(_KEY)
     recorder.hold_memory(1_000_000_000)
     metrics.mark_ready(_KEY, True)
@@ -101,6 +124,7 @@ def _full() -> Metrics:
     recorder.cache_hit(2_000, 10_000)
     recorder.cache_miss(5_000)
     recorder.cache_kept(1_000, 6)
+    recorder.features(300_000)
     return metrics
 
 
@@ -139,6 +163,30 @@ def test_an_answered_batch_is_shown_under_podiums_names() -> None:
     assert _value(metrics, "podium_cache_entries", **version) == 3
     assert _value(metrics, "podium_consumer_requests_total", **version, consumer="checkout") == 4
     assert _value(metrics, "podium_consumer_requests_total", **version, consumer="") == 1
+
+
+def test_features_are_shown() -> None:
+    metrics = _full()
+    version = {"model": "ranker", "version": "3"}
+    assert _value(metrics, "podium_feature_seconds_sum", **version) == 0.0003
+    assert _value(metrics, "podium_feature_seconds_bucket", **version, le="0.0002") == 0
+    assert _value(metrics, "podium_feature_seconds_bucket", **version, le="0.0003") == 1
+    assert _value(metrics, "podium_feature_values_total", view="route@1", status="PRESENT") == 60
+    assert _value(metrics, "podium_feature_values_total", view="route@1", status="DEFAULTED(STALE)") == 4
+    assert _value(metrics, "podium_feature_contract_ok", **version) == 1
+    assert _value(metrics, "podium_feature_contract_ok", model="ranker", version="4") == 0
+    assert _value(metrics, "podium_feature_store_calls_total") == 11
+    assert _value(metrics, "podium_feature_store_failures_total", kind="timeout") == 2
+    assert _value(metrics, "podium_feature_keys_total") == 50
+    assert _value(metrics, "podium_feature_cache_hits_total") == 20
+    assert _value(metrics, "podium_feature_breaker_open") == 1
+    assert _value(metrics, "podium_feature_samples_dropped_total") == 2
+
+
+def test_a_server_without_features_says_nothing_of_them() -> None:
+    metrics = _metrics()
+    metrics.add(_KEY)
+    assert not [name for name in _samples(metrics) if "feature" in name]
 
 
 def test_the_response_cache_is_shown_under_tritons_names() -> None:

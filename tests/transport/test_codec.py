@@ -238,7 +238,9 @@ def test_parameters() -> None:
     assert decoded(one_input(raw_input_contents=[b""])).parameters == {}
     for asked in (True, False):
         timed = decoded(parameter("podium_timing", bool_param=asked))
-        assert (timed.timing, timed.parameters) == (asked, {})
+        assert (timed.timing, timed.features, timed.parameters) == (asked, False, {})
+        told = decoded(parameter("podium_features", bool_param=asked))
+        assert (told.timing, told.features, told.parameters) == (False, asked, {})
 
 
 @pytest.mark.parametrize(
@@ -252,9 +254,11 @@ def test_parameters() -> None:
         (parameter("sequence_id", bool_param=True), "'sequence_id' parameter, expected int64_param or string_param."),
         (parameter("triton_enable_empty_final_response", int64_param=1), "expected bool_param."),
         (parameter("podium_timing", int64_param=1), "expected bool_param."),
+        (parameter("podium_features", string_param="x"), "for 'podium_features' parameter, expected bool_param."),
         (
             parameter("podium_later", bool_param=True),
-            "parameter keys starting with 'podium_' are reserved for this server's use.",
+            "parameter keys starting with 'podium_' are reserved for this server's use. Only the following keys starting"
+            " with 'podium_' are allowed: podium_features, podium_timing",
         ),
         (parameter("triton_mine", bool_param=True), "parameter keys starting with 'triton_' are reserved for Triton usage."),
         (parameter("mine", uint64_param=1), "'mine' parameter, expected int64_param, bool_param, string_param, or double"),

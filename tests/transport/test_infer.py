@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from server.core.tensors import TensorSpec
 from server.core.versions import VersionKey
 from server.dataplane.interface import Execution
 from server.dataplane.ticket import Ticket
+from server.features.interface import STATUSES_OUTPUT
 from server.lifecycle.cache import AnswerCache
 from server.service.predict import Hit
 from server.transport.hand_over import HandOver
@@ -30,32 +32,36 @@ class Replica:
     key = VersionKey("m", 7)
     signature = SIGNATURE
 
-    def __init__(self, cache: AnswerCache | None = None) -> None:
+    def __init__(self, cache: AnswerCache | None = None, features: Any = None) -> None:
         self.cache = cache
+        self.features = features
 
 
 class Predict:
     """Admits everything with one ticket, and remembers what it is told to."""
 
-    def __init__(self, ticket: Any, replica: Replica) -> None:
+    def __init__(self, ticket: Any, replica: Replica, statuses: Any = None) -> None:
         self._ticket = ticket
+        self._statuses = statuses
         self._replica = replica
         self.remembered: list[tuple[InferRequest, Mapping[str, Any]]] = []
 
     def admit(self, request: InferRequest, reply: Any) -> Any:
         if not isinstance(self._ticket, Hit):
-            reply.set_result({"y": ROWS})
+            reply.set_result({"y": ROWS} if self._statuses is None else {"y": ROWS, STATUSES_OUTPUT: self._statuses})
         return self._replica, self._ticket
 
     def remember(self, replica: Replica, request: InferRequest, ticket: Any, outputs: Mapping[str, Any]) -> None:
         self.remembered.append((request, outputs))
 
 
-def message(timing: bool | None = None) -> pb.ModelInferRequest:
+def message(timing: bool | None = None, features: bool | None = None) -> pb.ModelInferRequest:
     made = pb.ModelInferRequest(model_name="m", id="a", raw_input_contents=[bytes(8)])
     made.inputs.add(name="x", datatype="FP32", shape=[1, 2])
     if timing is not None:
         made.parameters["podium_timing"].bool_param = timing
+    if features is not None:
+        made.parameters["podium_features"].bool_param = features
     return made
 
 
@@ -66,10 +72,12 @@ def executed(taken_us: int, ran_us: int, rows: int) -> Ticket:
     return ticket
 
 
-def answered(ticket: Any, asked: pb.ModelInferRequest, replica: Replica | None = None) -> tuple[dict[str, Any], Predict, int]:
+def answered(
+    ticket: Any, asked: pb.ModelInferRequest, replica: Replica | None = None, statuses: Any = None
+) -> tuple[dict[str, Any], Predict, int]:
     """The parameters of an answer that is encoded 900 us after the call came in; and how often the engine was woken."""
     wakes: list[int] = []
-    predict: Any = Predict(ticket, replica or Replica())
+    predict: Any = Predict(ticket, replica or Replica(), statuses)
 
     async def main() -> pb.ModelInferResponse:
         inference = Inference(predict, HandOver(lambda: wakes.append(1)), lambda: START_NS + 900 * NS_PER_US)
@@ -132,6 +140,35 @@ def test_a_batch_that_goes_on_answering_has_only_a_total() -> None:
     ticket = executed(0, 0, 1)
     ticket.execution = None
     assert answered(ticket, message(timing=True))[0] == {"podium_total_us": 900}
+
+
+FEATURES = SimpleNamespace(names=("delay", "rate"))
+
+
+def test_an_answer_says_what_became_of_its_features_if_it_was_asked() -> None:
+    replica = Replica(features=FEATURES)
+    stale = np.array([[0, 0x83]], np.uint8)
+    assert answered(executed(1, 2, 1), message(features=True), replica, stale)[0] == {
+        "podium_features": '{"rate": ["DEFAULTED(STALE)"]}'
+    }
+    assert answered(executed(1, 2, 1), message(features=True), replica, 0 * stale)[0] == {"podium_features": "{}"}
+    for silent in (message(), message(features=False)):
+        assert answered(executed(1, 2, 1), silent, replica, stale)[0] == {}
+
+
+def test_a_version_without_features_says_nothing_of_them() -> None:
+    said, _, _ = answered(executed(200, 750, 5), message(timing=True, features=True))
+    assert not [name for name in said if "feature" in name]
+
+
+def test_an_answer_says_how_long_its_features_took() -> None:
+    ticket = executed(200, 750, 5)
+    assert ticket.execution is not None
+    ticket.execution.features_ns = 300 * NS_PER_US
+    said, _, _ = answered(ticket, message(timing=True), Replica(features=FEATURES), np.zeros((1, 2), np.uint8))
+    assert said["podium_features_us"] == 300
+    assert said["podium_execute_us"] == 550
+    assert "podium_features" not in said
 
 
 def test_a_hit_says_so_and_wakes_nobody() -> None:
