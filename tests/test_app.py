@@ -7,6 +7,7 @@ import pytest
 from server import app, optional
 from server.backends.base import LoadTask
 from server.core.errors import LoadFailed, Unsupported
+from server.core.feature_settings import FeatureStoreSettings
 from server.core.settings import ModelSettings, ServerSettings, TraceSettings
 from server.core.versions import VersionKey
 
@@ -46,6 +47,28 @@ def test_tracing_without_its_packages_says_so(
         root.handlers[:] = handlers
         root.setLevel(level)
     assert "podium serve: trace: mode 'opentelemetry' needs the extra 'tracing'" in capsys.readouterr().err
+
+
+def test_definitions_that_cannot_be_used_are_told_at_the_start(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("from feature_client.view import no_such_thing\n")
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        for file in ("gone.py", "broken.py"):
+            features = FeatureStoreSettings(definitions=(str(tmp_path / file),), store="memory://")
+            assert app.serve(ServerSettings(repository=str(tmp_path), features=features)) == 1
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == f"podium serve: features: definitions '{tmp_path / 'gone.py'}' are no Python file"
+    assert told[1].startswith(f"podium serve: features: {tmp_path / 'broken.py'}:1: ImportError: cannot import name")
+
+
+def test_features_without_their_packages_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "server.features.installed", None)
+    with pytest.raises(Unsupported, match="definitions need packages that are not installed"):
+        optional.open_features(FeatureStoreSettings(definitions=("views.py",)))
 
 
 def test_a_trace_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:

@@ -95,9 +95,7 @@ def _check_packed(features: FeatureSet, model: Signature, packed: Mapping[str, t
                 raise LoadFailed(f"'{column}' is packed into '{name}', but the model also has an input '{column}'")
 
 
-def _check_reads(
-    features: FeatureSet, model: Signature, taken: Mapping[str, tuple[str, ...]], reads: Collection[str]
-) -> None:
+def _check_reads(features: FeatureSet, model: Signature, taken: Mapping[str, tuple[str, ...]], reads: Collection[str]) -> None:
     """What the model was trained to take must reach it, and nothing else."""
     ends = {name for each in taken.values() for name in each}
     passed_on = {name for view in features.computed for name in view.inputs}

@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from feature_client.breaker import Breaker, State
+from feature_client.cache import RowCache
 from feature_client.contract import Contract, read_contract
 from feature_client.contract_files import DOCUMENT_FILE
 from feature_client.definitions import Definitions, load_definitions
-
-from feature_client.breaker import Breaker, State
-from feature_client.cache import RowCache
 from feature_client.errors import FeatureError
 from feature_client.feature_set import FeatureSet
 from feature_client.fingerprint import stamp_of

@@ -16,8 +16,8 @@ class NoFeatures:
         """Raises: LoadFailed for a version that would answer with values that nobody computed as in training."""
         if (folder / DOCUMENT_FILE).exists():
             raise LoadFailed(
-                f"'{key.model}' was trained on features ({DOCUMENT_FILE}), but this server has no definitions: set 'definitions' in"
-                " [features] of its settings"
+                f"'{key.model}' was trained on features ({DOCUMENT_FILE}), but this server has no definitions:"
+                " set 'definitions' in [features] of its settings"
             )
 
     def readings(self) -> None:

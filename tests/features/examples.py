@@ -12,6 +12,7 @@ from feature_client.view import View, feature_view
 from server.core.feature_settings import ModelFeatures
 from server.core.signature import Signature
 from server.core.tensors import TensorSpec
+from server.features.binding import Binding, bind
 
 FLIGHTS = EventLog(
     "flights",
@@ -93,6 +94,11 @@ def settings(*packed: dict[str, Any], views: FeatureSet | None = None, **values:
 def model(inputs: Mapping[str, Spec] | None = None, max_batch: int = 8, outputs: tuple[str, ...] = ("y",)) -> Signature:
     made = tuple(TensorSpec(name, *spec) for name, spec in (INPUTS if inputs is None else inputs).items())
     return Signature("m", made, tuple(TensorSpec(name, "FP32", (1,)) for name in outputs), max_batch)
+
+
+def bound(chosen: FeatureSet, given: ModelFeatures, own: Signature, *not_read: str) -> Binding:
+    """With a model that was trained to take every feature but these."""
+    return bind(chosen, given, own, set(chosen.features) - set(not_read))
 
 
 def texts(*values: bytes) -> Array:

@@ -9,7 +9,6 @@ from feature_client.schema import Array, Entity, Feature, hours
 from feature_client.view import View, feature_view
 from server.core.errors import LoadFailed
 from server.core.tensors import TensorSpec
-from server.features.binding import bind
 from tests.features.examples import (
     CARRIER,
     FLIGHTS,
@@ -17,6 +16,7 @@ from tests.features.examples import (
     PACKED,
     Spec,
     airport_delays,
+    bound,
     calendar,
     carrier_delays,
     features,
@@ -79,7 +79,7 @@ def test_callers_see_keys_and_values_beside_inputs_that_are_optional_where_featu
 
 def test_values_of_the_request_become_inputs_where_the_model_has_none() -> None:
     view = of_request(Feature("late", "bool", False), code="bytes", hour="uint8")
-    made = bind(
+    made = bound(
         features(view), settings(views=features(view)).model_copy(update={"inputs": ()}), model({"late": ("BOOL", (1,))})
     )
     assert made.signature.inputs[1:] == (
@@ -99,7 +99,7 @@ def test_one_input_may_bring_a_key_a_value_and_the_instant() -> None:
     key = of_log(Feature("busy", "float32", 0.0), entity=Entity("slot", {"event_us": "int64"}), name="slots")
     views = features(view, key)
     given = settings(views=views, as_of="at_us", keys={"slots@1": {"event_us": "at_us"}}).model_copy(update={"inputs": ()})
-    made = bind(views, given, model({"late": ("BOOL", (1,)), "busy": ("FP32", (1,))}))
+    made = bound(views, given, model({"late": ("BOOL", (1,)), "busy": ("FP32", (1,))}))
     assert [spec.name for spec in made.signature.inputs] == ["late", "busy", "at_us"]
 
 
@@ -107,7 +107,7 @@ def refused(views: tuple[View, ...], inputs: dict[str, Spec], packed: tuple[dict
     chosen = features(*views)
     given = settings(views=chosen, **values)
     with pytest.raises(LoadFailed) as caught:
-        bind(chosen, given.model_copy(update={"inputs": settings(*packed).inputs if packed else ()}), model(inputs))
+        bound(chosen, given.model_copy(update={"inputs": settings(*packed).inputs if packed else ()}), model(inputs))
     return str(caught.value)
 
 
@@ -170,6 +170,14 @@ def test_outputs_cannot_have_the_names_of_the_server() -> None:
 )
 def test_what_cannot_be_packed_is_named(packed: dict[str, Any], text: str) -> None:
     assert text in refused(ALL, INPUTS, (packed,))
+
+
+def test_what_the_model_was_not_trained_to_take_may_end_anywhere_but_in_it() -> None:
+    given = settings({"name": "packed", "columns": ["airport_delay", "delay_by_day"]})
+    inputs = {**INPUTS, "packed": ("FP32", (2,))}
+    assert bound(features(), given, model(inputs), "delay_scaled").taken["packed"] == ("airport_delay", "delay_by_day")
+    with pytest.raises(LoadFailed, match="the model takes the feature 'weekend' of 'calendar@1', but its contract says"):
+        bound(features(), settings(), model(), "weekend")
 
 
 def test_a_feature_with_a_shape_is_no_column() -> None:

@@ -20,12 +20,12 @@ from feature_client.view import View, feature_view
 from server.core.errors import FeaturesUnavailable, InvalidRequest
 from server.core.tensors import Array as Tensor
 from server.core.versions import VersionKey
-from server.features.binding import bind
 from server.features.bound import KEPT_SETS, Bound, Supply
 from server.features.counts import Counts
 from tests.features.examples import (
     VIEWS,
     airport_delays,
+    bound,
     calendar,
     carrier_delays,
     column,
@@ -91,7 +91,7 @@ class Scene:
         sampler: Any = self.sampler
         self.bound = Bound(
             VersionKey("m", 3),
-            bind(chosen, given, model(inputs)),
+            bound(chosen, given, model(inputs)),
             Supply(reader, "p", lambda: self.now_us, sampler),
             STAMPS,
             self.counts,

@@ -5,11 +5,10 @@ import pytest
 
 from feature_client.errors import EntityError
 from feature_client.keys import row_keys
-from server.features.binding import bind
 from server.features.columns import given, key_columns, keys_of, model_inputs, scalars
-from tests.features.examples import carrier_delays, column, features, model, settings, texts
+from tests.features.examples import bound, carrier_delays, column, features, model, settings, texts
 
-BINDING = bind(features(), settings(), model())
+BINDING = bound(features(), settings(), model())
 
 
 def test_columns_are_the_real_rows() -> None:

@@ -3,11 +3,10 @@
 import pytest
 
 from server.core.errors import InvalidRequest
-from server.features.binding import bind
 from server.features.needed import needed
-from tests.features.examples import features, model, settings
+from tests.features.examples import bound, features, model, settings
 
-BINDING = bind(features(), settings(), model())
+BINDING = bound(features(), settings(), model())
 OWN = {"day", "free"}
 KEYS = {"carrier", "airport"}
 
@@ -72,7 +71,7 @@ def test_what_is_missing_is_named_with_what_could_be_given(names: set[str], text
 
 
 def test_a_value_of_the_request_that_is_missing_is_named() -> None:
-    without = bind(features(), settings(), model({name: spec for name, spec in BINDING_INPUTS.items() if name != "day"}))
+    without = bound(features(), settings(), model({name: spec for name, spec in BINDING_INPUTS.items() if name != "day"}))
     with pytest.raises(InvalidRequest, match="'day' from which the view 'calendar@1' computes it"):
         needed(without, {"free", *KEYS})
 
