@@ -126,15 +126,18 @@ class RedisStore:
     def ping(self, budget_s: float) -> None:
         """As `Store.ping`; of a cluster, one node that answers is enough."""
         deadline_s = time.monotonic() + budget_s
+        nodes = self._places.nodes(deadline_s)
         trouble = StoreError(f"{self.name} has no nodes")
-        asked = [Asked(node.reading, packed(("PING",)), 1) for node in self._places.nodes(deadline_s)]
-        for each, replies in zip(asked, exchange(asked, deadline_s), strict=True):
+        for index, node in enumerate(nodes):
+            left_s = deadline_s - time.monotonic()
+            asked = Asked(node.reading, packed(("PING",)), 1)
+            (replies,) = exchange([asked], time.monotonic() + left_s / (len(nodes) - index))
             if isinstance(replies, StoreError):
                 trouble = self._doubting(replies)
             elif replies[0] == b"PONG":
                 return
             else:
-                trouble = self._refused(each, replies[0])
+                trouble = self._refused(asked, replies[0])
         raise trouble
 
     def close(self) -> None:
