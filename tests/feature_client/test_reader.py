@@ -15,6 +15,7 @@ from feature_client.breaker import Breaker
 from feature_client.cache import RowCache
 from feature_client.errors import StoreError, StorePartial, StoreTimeout
 from feature_client.keys import row_keys
+from feature_client.memory_store import MemoryStore
 from feature_client.reader import Reader, ViewReading, Wanted
 from feature_client.redis_store import RedisStore
 from feature_client.row import pack, tombstone
@@ -53,12 +54,12 @@ def wanted(*ids: int, view: View = TRIPS, stamp: int = STAMP) -> Wanted:
     return Wanted(view, stamp, keys_of(*ids, view=view))
 
 
-class StoreDouble:
-    """Rows in a dict, and whatever a test wants to go wrong. Only what a reader asks of a store."""
-
-    name = "double"
+class StoreDouble(MemoryStore):
+    """Rows in a dict, and whatever a test wants to go wrong when they are read."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self.name = "double"
         self.rows: dict[bytes, bytes] = {}
         self.asked: list[list[bytes]] = []
         self.budgets: list[float] = []
@@ -82,21 +83,6 @@ class StoreDouble:
 
     def works(self) -> None:
         self.answer = lambda keys: [self.rows.get(key) for key in keys]
-
-    def write(self, rows: Sequence[tuple[bytes, bytes]], expire_s: int, *, only_newer: bool = True) -> int:
-        raise NotImplementedError
-
-    def get_text(self, key: str) -> str | None:
-        raise NotImplementedError
-
-    def claim_text(self, key: str, text: str) -> str:
-        raise NotImplementedError
-
-    def ping(self, budget_s: float) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        raise NotImplementedError
 
 
 class Clock:
