@@ -68,16 +68,21 @@ def _run_show(arguments: Namespace) -> int:
 
 
 def _run_diff(arguments: Namespace) -> int:
-    lines = compare(_side(arguments, arguments.a), _side(arguments, arguments.b))
+    old, new = _side(arguments, arguments.a), _side(arguments, arguments.b)
+    # a view that one side names alone is asked for on the other side too, unless that names one itself
+    if "#" in arguments.a and "#" not in arguments.b:
+        new = _only(new, next(iter(old)), arguments.b)
+    elif "#" in arguments.b and "#" not in arguments.a:
+        old = _only(old, next(iter(new)), arguments.a)
+    lines = compare(old, new)
     print(json.dumps({"differences": lines}, indent=2) if arguments.json else "\n".join(lines or ["no differences"]))
     return DIFFERENT if lines else 0
 
 
 def _run_usage(arguments: Namespace) -> int:
-    installed = load_definitions(arguments.definitions).views if arguments.definitions else {}
+    views = load_definitions(arguments.definitions).views if arguments.definitions else None
     readers, problems = read_usage(source_of(arguments).scan())
-    known = {ref: view.names for ref, view in installed.items()}
-    found = usage_rows(readers, known)
+    found = usage_rows(readers, None if views is None else {ref: view.names for ref, view in views.items()})
     if arguments.json:
         print(json.dumps({"views": found, "problems": problems}, indent=2))
     else:
@@ -86,8 +91,8 @@ def _run_usage(arguments: Namespace) -> int:
 
 
 def compare(old: Mapping[str, Description], new: Mapping[str, Description]) -> list[str]:
-    """What differs between two sets of views, a line each. One view on either side is compared with the other side's view of
-    that name, or with the other side's one view, whatever its version.
+    """What differs between two sets of views, a line each. Where both have one view, these are compared, whatever they are called:
+    so can be two versions of a view.
     """
     if len(old) == len(new) == 1:
         ((before, old_view),), ((after, new_view),) = old.items(), new.items()
@@ -118,10 +123,15 @@ def read_usage(models: Mapping[str, FoundModel]) -> tuple[dict[VersionKey, Contr
     return contracts, problems
 
 
-def usage_rows(readers: Mapping[VersionKey, Contract], installed: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """A row for each view that is read or installed: which versions read it, and for each feature which versions do."""
-    features: dict[str, dict[str, list[str]]] = {ref: {name: [] for name in names} for ref, names in installed.items()}
-    read_by: dict[str, list[str]] = {ref: [] for ref in installed}
+def usage_rows(
+    readers: Mapping[VersionKey, Contract], installed: Mapping[str, Sequence[str]] | None
+) -> list[dict[str, Any]]:
+    """A row for each view that is read or installed: which versions read it, and for each feature which versions do.
+
+    `installed`: features by view; None where that was not asked.
+    """
+    features: dict[str, dict[str, list[str]]] = {ref: {name: [] for name in names} for ref, names in (installed or {}).items()}
+    read_by: dict[str, list[str]] = {ref: [] for ref in features}
     for key, contract in readers.items():
         for ref, used in contract.used().items():
             of_view = features.setdefault(ref, {})
@@ -133,7 +143,12 @@ def usage_rows(readers: Mapping[VersionKey, Contract], installed: Mapping[str, S
             if used:
                 read_by[ref].append(str(key))
     return [
-        {"view": ref, "installed": ref in installed, "read_by": read_by[ref], "features": features[ref]}
+        {
+            "view": ref,
+            "installed": None if installed is None else ref in installed,
+            "read_by": read_by[ref],
+            "features": features[ref],
+        }
         for ref in sorted(features)
     ]
 
@@ -149,6 +164,12 @@ def _side(arguments: Namespace, text: str) -> Mapping[str, Description]:
     if contract is None:
         raise NotFound(f"{key} was made without features")
     return {name: each.description for name, each in contract.recorded.items()}
+
+
+def _only(descriptions: Mapping[str, Description], ref: str, text: str) -> Mapping[str, Description]:
+    if ref not in descriptions:
+        raise NotFound(f"there is no view '{ref}' in {text}; it has: {', '.join(descriptions) or 'none'}")
+    return {ref: descriptions[ref]}
 
 
 def _view_row(definitions: Definitions, ref: str) -> dict[str, Any]:
@@ -186,7 +207,7 @@ def _view_text(definitions: Definitions, ref: str) -> str:
 
 def _usage_text(row: Mapping[str, Any]) -> str:
     read_by = ", ".join(row["read_by"]) or "nobody"
-    lines = [f"{row['view']}  read by {read_by}" + ("" if row["installed"] else "  (not among the definitions given)")]
+    lines = [f"{row['view']}  read by {read_by}" + ("  (not installed)" if row["installed"] is False else "")]
     for name, versions in row["features"].items():
         # only where it says more than the view's own line
         if versions != row["read_by"] or not versions:
