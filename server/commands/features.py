@@ -123,7 +123,9 @@ def read_usage(models: Mapping[str, FoundModel]) -> tuple[dict[VersionKey, Contr
     return contracts, problems
 
 
-def usage_rows(readers: Mapping[VersionKey, Contract], installed: Mapping[str, Sequence[str]] | None) -> list[dict[str, Any]]:
+def usage_rows(
+    readers: Mapping[VersionKey, Contract], installed: Mapping[str, Sequence[str]] | None
+) -> list[dict[str, Any]]:
     """A row for each view that is read or installed: which versions read it, and for each feature which versions do.
 
     `installed`: features by view; None where that was not asked.

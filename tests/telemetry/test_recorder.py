@@ -239,7 +239,7 @@ def test_threads_lose_no_count() -> None:
 
 
 def test_answers_of_a_decoupled_version_are_in_the_snapshot() -> None:
-    recorder = VersionRecorder(VersionKey("m", 1))
+    recorder = _recorder()
     assert recorder.snapshot().answers == {}
     recorder.answers(np.array([3, 1], dtype=np.int64), "empty_response", 2)
     recorder.answers(np.array([4, 1], dtype=np.int64), "empty_response", 2)
@@ -250,7 +250,7 @@ def test_answers_of_a_decoupled_version_are_in_the_snapshot() -> None:
 
 
 def test_features_are_timed_per_batch_once_there_are_any() -> None:
-    recorder = VersionRecorder(VersionKey("m", 1))
+    recorder = _recorder()
     assert recorder.snapshot().features is None
     recorder.features(300_000)
     before = recorder.snapshot().features
