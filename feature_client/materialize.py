@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from feature_client.checkpoint import Checkpoint
-from feature_client.errors import EventError
 from feature_client.claims import claim_view
+from feature_client.errors import EventError
 from feature_client.fingerprint import stamp_of
 from feature_client.point_in_time import history_of
 from feature_client.schema import Columns
@@ -88,11 +88,10 @@ class _Fill:
         self._stamp = stamp_of(fingerprint)
         history = history_of(view, events)
         self._entities = list(history.index)
-        self._rows = _latest(history.rows, np.array([None not in entity for entity in self._entities], np.bool_), until_us)
+        self._rows = _latest(history.rows, until_us)
         digest = _digest(view, events)
         self._what = f"{view.ref} {fingerprint.hex()} {project} {store.name} until {until_us} of {digest}"
-        self._claimed_before = store.get_text(claim_key(project, view)) is not None
-        claim_view(store, project, view, fingerprint)
+        self._claimed_before = claim_view(store, project, view.ref, fingerprint)
 
     def run(self, checkpoint: Checkpoint, progress: Callable[[str, int, int], None], batch_rows: int) -> Filled:
         """Write what is not done yet. Raises: EntityError, DefinitionError, StoreError."""
@@ -118,9 +117,9 @@ class _Fill:
         return self._store.write(packed, expire_s(self._view), only_newer=self._claimed_before)
 
 
-def _latest(rows: Rows, there: np.ndarray[tuple[int], np.dtype[np.bool_]], until_us: int | None) -> Rows:
-    """The last row of each entity that is one, in the order in which entities first appear in the log."""
-    index = np.flatnonzero(there[rows.entity]) if len(rows.entity) else np.empty(0, np.int64)
+def _latest(rows: Rows, until_us: int | None) -> Rows:
+    """The last row of each entity, in the order of their codes."""
+    index = np.arange(len(rows.entity))
     if until_us is not None:
         index = index[rows.available_us[index] <= until_us]
     chosen = index[np.flatnonzero(np.diff(rows.entity[index], append=-1))]
@@ -139,7 +138,7 @@ def _digest(view: View, events: Columns) -> str:
             digest.update(sizes.tobytes())
             digest.update(b"".join(filter(None, values)))
         else:
-            digest.update(np.ascontiguousarray(column))
+            digest.update(np.ascontiguousarray(column).data)
         digest.update(f"{name} {len(column)}".encode())
     return digest.hexdigest()
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from feature_client.aggregation import Aggregation
 from feature_client.errors import EventError
 from feature_client.schema import DTYPES, Array, Columns, EventLog
+from feature_client.timelines import Ints
 from feature_client.view import View
-from feature_client.windows import Ints, Rows, codes_of, rows_of, widest_us
+from feature_client.windows import Rows, codes_of, rows_of, widest_us
 
 EntityKey = tuple[object, ...]
 
@@ -51,16 +52,11 @@ class SeenIds:
         self._since_us = _EVER
 
     def first_told(self, events: Columns) -> Ints:
-        """The positions of the events that are no repetition, in their order. Of two among them, the first to be known counts.
-
-        Raises: EventError for an event without an id, where the source says that they have one.
-        """
+        """The positions of the events that are no repetition, in their order; of two alike, of the first to be known."""
         count = len(events[self._source.event_time])
         if not self._source.event_id:
             return np.arange(count)
         ids = events[self._source.event_id].tolist()
-        if None in ids:
-            raise EventError(f"an event of '{self._source.name}' has no '{self._source.event_id}'")
         first: dict[object, int] = {}
         for position in np.argsort(available_us(self._source, events), kind="stable").tolist():
             each = ids[position]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from feature_client.errors import EventError, StoreError
 from feature_client.exact_json import columns_of, json_of
 from feature_client.schema import Array, Columns
-from feature_client.windows import Ints
+from feature_client.timelines import Ints
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = 1

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from feature_client.errors import EventError
 from feature_client.claims import claim_view
+from feature_client.errors import EventError
 from feature_client.fingerprint import stamp_of
 from feature_client.keys import row_keys
 from feature_client.point_in_time import check_events
@@ -20,8 +20,9 @@ from feature_client.row import pack, tombstone
 from feature_client.schema import DTYPES, US_PER_S, Array, Columns, EventLog, days, minutes
 from feature_client.served import nulls_of
 from feature_client.store import Store
+from feature_client.timelines import Ints
 from feature_client.view import View
-from feature_client.windows import Ints, Rows
+from feature_client.windows import Rows
 
 
 def wall_clock_us() -> int:
@@ -88,7 +89,7 @@ class Push:
         self._ids = {name: SeenIds(source, lateness_us) for name, source in self._sources.items()}
         self._stamps = {ref: stamp_of(fingerprints[ref]) for ref in self._views}
         for ref, view in self._views.items():
-            claim_view(store, project, view, fingerprints[ref])
+            claim_view(store, project, view.ref, fingerprints[ref])
 
     def push(self, log_name: str, events: Columns) -> int:
         """Write the rows that these events make; how many the store took.
