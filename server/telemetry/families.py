@@ -54,7 +54,9 @@ def feature_families(reading: FeatureReading) -> Iterator[Metric]:
     contracts = GaugeMetricFamily("podium_feature_contract_ok", "1 if the version may serve with them", labels=_VERSION)
     for (model, version), holds in sorted(reading.contracts.items()):
         contracts.add_metric((model, str(version)), holds)
-    failures = CounterMetricFamily("podium_feature_store_failures", "Calls of the store that failed", labels=("kind",))
+    failures = CounterMetricFamily(
+        "podium_feature_store_failures", "Times rows were served without the store", labels=("kind",)
+    )
     for kind, count in sorted(reading.failures.items()):
         failures.add_metric((kind,), count)
     yield from (values, contracts, failures)

@@ -64,7 +64,7 @@ class FeatureReading(Protocol):
 
     @property
     def failures(self) -> Mapping[str, int]:
-        """Such calls that brought nothing, by kind."""
+        """How often rows were served without the store, or a part of it, by kind."""
         ...
 
     @property

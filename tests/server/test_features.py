@@ -333,6 +333,18 @@ def test_operators_see_what_was_served(serving: Serving) -> None:
     assert shown['podium_feature_seconds_count{model="flights",version="1"}'] >= 1
 
 
+def test_features_take_no_more_than_their_part_of_a_deadline(serving: Serving, place: Place) -> None:
+    place.store.freeze()
+    try:
+        with serving.stub() as stub:
+            response = stub.ModelInfer(flight(b"N900"), timeout=4)
+    finally:
+        place.store.thaw()
+    assert told(response)["tail_delay"] == ["DEFAULTED(TIMEOUT)"]
+    # of a budget of 5 s and a deadline in 4 s: 30 % of the latter
+    assert 500_000 < response.parameters["podium_features_us"].int64_param < 2_500_000
+
+
 def test_a_frozen_store_costs_values_never_answers(frozen: Serving, place: Place) -> None:
     answers = all_at_once(frozen, [flight(b"N%d" % tail) for tail in range(32)])
     for answer in answers:
@@ -396,5 +408,17 @@ def test_other_definitions_keep_a_version_out_and_say_how_they_differ(place: Pla
         text = server.http("/metrics")[1]
         assert 'podium_feature_contract_ok{model="flights",version="1"} 0.0' in text
         assert 'podium_feature_contract_ok{model="routes",version="1"} 1.0' in text
+    finally:
+        server.stop()
+
+
+def test_a_server_without_definitions_serves_no_version_that_was_trained_with_them(place: Place, tmp_path: Path) -> None:
+    server = Serving(place.repository, tmp_path)
+    try:
+        with server.stub() as stub:
+            for version in stub.RepositoryIndex(pb.RepositoryIndexRequest()).models:
+                assert version.state == "UNAVAILABLE"
+                assert "definitions" in version.reason
+        assert "podium_feature_" not in server.http("/metrics")[1].replace("podium_feature_seconds", "")
     finally:
         server.stop()

@@ -25,7 +25,7 @@ _DOCUMENT = Path(__file__).parents[2] / "docs" / "METRICS.md"
 
 @dataclass(frozen=True)
 class Features:
-    """What the features of a server have to say."""
+    """What the features of a server have to say; `server.features.readings` has the real one."""
 
     values: Mapping[tuple[str, str], int]
     contracts: Mapping[tuple[str, int], bool]

@@ -239,7 +239,7 @@ def test_threads_lose_no_count() -> None:
 
 
 def test_answers_of_a_decoupled_version_are_in_the_snapshot() -> None:
-    recorder = VersionRecorder(VersionKey("m", 1))
+    recorder = _recorder()
     assert recorder.snapshot().answers == {}
     recorder.answers(np.array([3, 1], dtype=np.int64), "empty_response", 2)
     recorder.answers(np.array([4, 1], dtype=np.int64), "empty_response", 2)
@@ -247,3 +247,16 @@ def test_answers_of_a_decoupled_version_are_in_the_snapshot() -> None:
         0: {"compute_infer": (2, 7), "compute_output": (2, 2), "success": (2, 9)},
         1: {"empty_response": (2, 4)},
     }
+
+
+def test_features_are_timed_per_batch_once_there_are_any() -> None:
+    recorder = _recorder()
+    assert recorder.snapshot().features is None
+    recorder.features(300_000)
+    before = recorder.snapshot().features
+    recorder.features(70_000)
+    after = recorder.snapshot().features
+    assert before is not None
+    assert after is not None
+    assert (before.count, before.sum) == (1, 300_000), "a snapshot is of its instant"
+    assert (after.count, after.sum) == (2, 370_000)
