@@ -5,9 +5,11 @@ from typing import Any
 import pandas as pd  # type: ignore[import-untyped]  # ships no annotations
 import pytest
 
+from models.flight_delay import build as recipe
 from models.flight_delay import data
 from models.flight_delay.build import BuildResult, build
 from models.flight_delay.data import Flights
+from models.flight_delay.history import History, load_history
 
 Tables = dict[str, Any]
 
@@ -21,6 +23,19 @@ def flights() -> Flights:
 def built(tmp_path_factory: pytest.TempPathFactory) -> BuildResult:
     """The model as it is shipped: the whole recipe takes seconds."""
     return build(tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="session")
+def histories() -> History:
+    return load_history()
+
+
+@pytest.fixture(scope="session")
+def history_built(tmp_path_factory: pytest.TempPathFactory, histories: History) -> BuildResult:
+    """The variant that is served from keys, as it is shipped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "load_history", lambda: histories)
+        return build(tmp_path_factory.mktemp("history"), variant="history")
 
 
 @pytest.fixture

@@ -5,10 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from feature_client.contract import read_contract
+from feature_client.definitions import load_definitions
 from models.flight_delay import build as recipe
 from models.flight_delay import export
 from models.flight_delay.build import BuildResult
 from models.flight_delay.data import Flights
+from models.flight_delay.features import VIEWS
+from models.flight_delay.filling import DEFINITIONS
+from models.flight_delay.history import History
 from models.flight_delay.training import Settings
 from server.core.settings import ModelSettings, buckets_for
 from server.registry.manifest import ManifestFields, parse_fields
@@ -46,7 +51,7 @@ def test_facts_say_how_to_make_it_again_and_can_be_written_as_json(built: BuildR
     assert facts["hyperparameters"]["hidden"] == [128, 64]
     assert facts["recipe"] == {
         "command": "python -m models.flight_delay.build",
-        "arguments": ["--seed", str(Settings.seed), "--epochs", str(Settings.epochs)],
+        "arguments": ["--inputs", "schedule", "--seed", str(Settings.seed), "--epochs", str(Settings.epochs)],
     }
 
 
@@ -87,6 +92,34 @@ def test_main_writes_the_file_and_prints_the_facts(
     printed = capsys.readouterr()
     assert json.loads(printed.out)["seeds"] == {"torch": 5}
     assert str(tmp_path / "model.onnx") in printed.err
+
+
+def test_the_variant_that_knows_what_happened_is_clearly_better_in_june(built: BuildResult, history_built: BuildResult) -> None:
+    schedule, history = (each.facts["metrics"] for each in (built, history_built))
+    assert history["june_auc"] > 0.80
+    assert history["june_auc"] - schedule["june_auc"] > 0.05
+    assert history["june_calibration_error"] < schedule["june_calibration_error"]
+
+
+def test_the_contract_is_a_part_of_the_version_and_fits_what_is_installed(history_built: BuildResult) -> None:
+    assert set(history_built.files) == {"model.onnx", "program.pt2", "golden.npz", "features.json", "features.npz"}
+    contract = read_contract(history_built.model_file.parent)
+    assert contract is not None
+    assert contract.views == tuple(view.ref for view in VIEWS)
+    contract.check(load_definitions([DEFINITIONS]))
+    settings = ModelSettings.model_validate(tomllib.loads((Path(recipe.__file__).parent / "model.toml").read_text()))
+    assert settings.features is not None
+    assert {each.view for each in settings.features.views} == set(contract.views)
+
+
+def test_two_builds_with_history_give_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, histories: History
+) -> None:
+    monkeypatch.setattr(recipe, "load_history", lambda: histories)
+    for name in ("one", "other"):
+        recipe.build(tmp_path / name, Settings(epochs=1), limit_rows=1500, variant="history")
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes(), path.name
 
 
 def test_serving_settings_are_valid() -> None:

@@ -13,7 +13,7 @@ from models.flight_delay import features
 from models.flight_delay.data import Flights
 from models.flight_delay.events import load_events
 from models.flight_delay.features import LOGS, VIEWS, new_york_offset_s
-from models.flight_delay.history import History, load_history
+from models.flight_delay.history import History
 from models.flight_delay.inputs import HISTORY, LATELY, SCHEDULE
 from server.core.tensors import Array
 
@@ -25,9 +25,9 @@ def logs() -> Logs:
     return load_events()
 
 
-@pytest.fixture(scope="module")
-def history() -> History:
-    return load_history()
+@pytest.fixture
+def history(histories: History) -> History:
+    return histories
 
 
 def known_us(columns: dict[str, Array]) -> Array:

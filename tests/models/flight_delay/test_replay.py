@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from models.flight_delay.data import Flights
+from models.flight_delay.history import History
 from models.flight_delay.inputs import SCHEDULE
-from models.flight_delay.replay import requests, split
+from models.flight_delay.replay import by_keys, requests, split
 
 
 def test_july_is_replayed_in_the_order_of_scheduled_departure() -> None:
@@ -33,6 +34,19 @@ def test_rows_and_labels_stay_together(flights: Flights) -> None:
         assert request.late[0] == month.late[chosen]
         assert request.inputs["dest"][0, 0] == month.inputs["dest"][chosen]
     assert len(order) == month.rows
+
+
+def test_by_keys_a_request_names_its_flight_and_its_instant(histories: History) -> None:
+    july = histories.take(np.flatnonzero(histories.flights.month == 7)[:500])
+    replayed = by_keys(july)
+    assert len(replayed) == 500
+    assert list(replayed[0].inputs) == [
+        *("carrier", "origin", "dest", "tailnum", "departure_hour", "scheduled_us", "as_of_us"),
+    ]
+    instants = [int(request.inputs["as_of_us"][0, 0]) for request in replayed]
+    assert instants == sorted(july.scheduled_us.tolist())
+    assert all(request.departs_s[0] * 1_000_000 == request.inputs["scheduled_us"][0, 0] for request in replayed)
+    assert {array.shape for array in replayed[0].inputs.values()} == {(1, 1)}
 
 
 @pytest.mark.parametrize(("month", "rows", "text"), [(0, 1, "month"), (13, 1, "month"), (7, 0, "rows_per_request")])

@@ -35,7 +35,7 @@ def run(folder: Path, *arguments: str, **variables: str) -> "subprocess.Complete
 def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This project as it is now, committed, with a small version of the model registered from it."""
     folder = tmp_path_factory.mktemp("code")
-    for name in ("server", "models", "protos"):
+    for name in ("server", "models", "protos", "feature_client"):
         # not the versions that somebody has registered here
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "[0-9]*", "*.json", "*.log"))
     shutil.copyfile(ROOT / "constraints.txt", folder / "constraints.txt")
