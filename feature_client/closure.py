@@ -45,7 +45,7 @@ def closure_of(function: object, sources: Sources) -> Closure:
     """The closure of a view's function. Raises: DefinitionError naming what cannot be part of it, and who uses it."""
     if not isinstance(function, FunctionType):
         raise DefinitionError(f"a view's function must be a plain function, not {type(function).__name__}")
-    if function.__name__ == "<lambda>":
+    if function.__code__.co_name == "<lambda>":
         raise DefinitionError("a view's function cannot be a lambda: use def")
     walk = _Walk(function.__code__.co_filename, sources)
     try:
@@ -150,7 +150,7 @@ class _Walk:
     def _function(self, function: FunctionType) -> str:
         line = function.__code__.co_firstlineno
         if not is_elsewhere(function.__code__.co_filename, self._home):
-            if function.__name__ == "<lambda>":
+            if function.__code__.co_name == "<lambda>":
                 raise UnknownValue(f"a lambda (line {line}), which cannot be told from another one: use def")
             return self.follow(function)
         module = sys.modules.get(function.__module__)
@@ -159,9 +159,8 @@ class _Walk:
             found = getattr(found, name, None)
         if module is None or found is not function or not self._is_elsewhere(module):
             # what a decorator of another package has made of a function looks like that function, and hides it
-            raise UnknownValue(
-                f"a function made by {Path(function.__code__.co_filename).name} (line {line}), not known by name"
-            )
+            file = Path(function.__code__.co_filename).name
+            raise UnknownValue(f"a function that {file} (line {line}) has made: what it wraps cannot be known")
         return f"{function.__module__}.{function.__qualname__}"
 
     def _class(self, cls: type) -> str:

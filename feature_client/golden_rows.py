@@ -126,7 +126,7 @@ def _computed(view: View, inputs: Columns, state: Columns | None, what: str) -> 
         return view.compute(inputs, state)
     except DefinitionError:
         raise
-    except Exception as error:  # noqa: BLE001 # whatever the operator's function raises, a row of data would make it raise too
+    except Exception as error:  # whatever the operator's function raises, a row of data would make it raise too
         raise DefinitionError(f"'{view.ref}' fails for {what}: {type(error).__name__}: {error}") from error
 
 
@@ -161,7 +161,8 @@ def _special(dtype: str, known: list[bytes]) -> Array:
         return np.array([False, True])
     if kind == "f":
         limits = np.finfo(DTYPES[dtype])
-        ends = [limits.max, limits.min, limits.tiny, -limits.tiny, limits.smallest_subnormal, -limits.smallest_subnormal]
+        smallest = np.nextafter(DTYPES[dtype].type(0), DTYPES[dtype].type(1))
+        ends = [limits.max, limits.min, limits.tiny, -limits.tiny, smallest, -smallest]
         near = [1.0, -1.0, limits.eps, 1.0 + float(limits.eps), 0.5, -0.5, 1e3, -1e3]
         return np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, *ends, *near], dtype=DTYPES[dtype])
     whole = np.iinfo(DTYPES[dtype])

@@ -13,7 +13,7 @@ from feature_client.store import Store
 LOCAL = "redis://127.0.0.1:6379/0"
 _PROBE_S = 0.25
 """How long a local server has to answer. It is asked once, when a process starts."""
-_REACHED_S = 5.0
+_REACHED_S = 2.0
 _log = logging.getLogger(__name__)
 
 

@@ -83,8 +83,10 @@ def _checked(what: str, column: Array, dtype: str) -> Array:
         raise EventError(f"{what} is {shape}, not a numpy array [N]")
     if column.dtype != DTYPES[dtype]:
         way = ".astype('datetime64[us]')" if column.dtype.kind == "M" else ""
-        way = f"{way}.astype(np.{dtype})" if dtype != "bytes" else " as bytes in an array of objects: text is its UTF-8"
-        raise EventError(f"{what} is {column.dtype}, not {dtype}; `columns.from_arrow` converts it, or give it{way}")
+        way = (
+            f"`column{way}.astype(np.{dtype})`" if dtype != "bytes" else "make it an array of objects: bytes, text as its UTF-8"
+        )
+        raise EventError(f"{what} is {column.dtype}, not {dtype}; {way}, or let `columns.from_arrow` convert it")
     if (at := stray(column)) is not None:
         raise EventError(f"{what} has {type(column[at]).__name__} in row {at}, not bytes or None: text is given as its UTF-8")
     return column

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from feature_client.breaker import Breaker, Passage, State
 from feature_client.cache import RowCache
-from feature_client.errors import StoreError, StoreTimeout
+from feature_client.errors import StoreError, StorePartial, StoreTimeout
 from feature_client.row import unpack
 from feature_client.schema import Status
 from feature_client.served import Found
@@ -48,9 +48,10 @@ class ViewReading:
 class StoreReading:
     """What the store was asked since the start, and how it stands.
 
-    `calls`: that reached the store; `failures`: how often rows had to be served without it: "timeout", "error",
-    "refused_by_breaker", "no_budget". `keys_asked`: in those calls; `keys_fresh`: answered from memory; `keys_stale`: old rows
-    that stood in after a failure. `seconds`: in calls. `breaker`: its state. `remembered_*`: what memory holds now.
+    `calls`: that reached the store; `failures`: how often rows had to be served without it: "timeout", "error", "partial" (some
+    keys were answered), "refused_by_breaker", "no_budget". `keys_asked`: in those calls; `keys_fresh`: answered from memory;
+    `keys_stale`: old rows that stood in after a failure. `seconds`: in calls. `breaker`: its state. `remembered_*`: what memory
+    holds now.
     """
 
     store: str
@@ -90,7 +91,7 @@ class Reader:
         self._judged_budget_s = judged_budget_s
         self._lock = threading.Lock()  # over all below; never held while the store is asked
         self._statuses: dict[str, NDArray[np.int64]] = {}
-        self._failures = {"timeout": 0, "error": 0, "refused_by_breaker": 0, "no_budget": 0}
+        self._failures = {"timeout": 0, "error": 0, "partial": 0, "refused_by_breaker": 0, "no_budget": 0}
         self._calls = self._keys_asked = self._keys_fresh = self._keys_stale = 0
         self._seconds = 0.0
 
@@ -106,20 +107,23 @@ class Reader:
         known = self._fresh(wanted, now_s) if remembered else {}
         keys = chain.from_iterable(each.keys for each in wanted)
         asked = list(dict.fromkeys(key for key in keys if key not in known) if known else dict.fromkeys(keys))
-        answers = self._ask(asked, budget_s, now_s) if asked else []
-        if answers is None:
-            found = self._without_store(wanted, known, asked, now_s if remembered else None)
+        answers, unanswered = self._ask(asked, budget_s, now_s) if asked else ([], ())
+        left_out: set[bytes] = set()
+        if unanswered:
+            left_out = {asked[at] for at in unanswered}
+            known.update(each for each in zip(asked, answers, strict=True) if each[0] not in left_out)
+            found = self._found_without(wanted, known, list(left_out), now_s if remembered else None)
         elif len(wanted) == 1 and len(asked) == len(wanted[0].keys):  # all of them, each once, in order
             found = [unpack(wanted[0].view, wanted[0].stamp, answers)]
         else:
             known.update(zip(asked, answers, strict=True))
             found = [unpack(each.view, each.stamp, [known[key] for key in each.keys]) for each in wanted]
         counts = [np.bincount(each.row_status, minlength=len(Status)) for each in found]
-        if remembered and answers:
-            damaged = self._damaged(wanted, found, counts)
+        if remembered and len(unanswered) < len(asked):
+            left_out |= _damaged(wanted, found, counts)
+            rows = zip(asked, answers, strict=True)
             with self._lock:
-                rows = zip(asked, answers, strict=True)
-                self._cache.remember((each for each in rows if each[0] not in damaged) if damaged else rows, now_s)
+                self._cache.remember((each for each in rows if each[0] not in left_out) if left_out else rows, now_s)
         with self._lock:
             for each, count in zip(wanted, counts, strict=True):
                 self._statuses[each.view.ref] = self._statuses.get(each.view.ref, 0) + count
@@ -155,21 +159,44 @@ class Reader:
             self._keys_fresh += len(known)
         return known
 
-    def _ask(self, keys: list[bytes], budget_s: float, now_s: float) -> list[bytes | None] | None:
-        """What the store has under these keys; None where it did not say."""
+    def _ask(self, keys: list[bytes], budget_s: float, now_s: float) -> tuple[list[bytes | None], Sequence[int]]:
+        """What the store has under these keys, and the positions of those that it did not answer."""
         with self._lock:
             passage = self._breaker.ask(now_s) if budget_s > 0 else Passage.REFUSED
             if passage is Passage.REFUSED:
                 self._failures["refused_by_breaker" if budget_s > 0 else "no_budget"] += 1
-                return None
+                return [None] * len(keys), range(len(keys))
         started_s = self._clock()
-        answers: list[bytes | None] | None = None
-        failure = reason = ""
+        outcome = self._outcome(keys, budget_s)
+        ended_s = self._clock()
+        with self._lock:
+            self._calls += 1
+            self._keys_asked += len(keys)
+            self._seconds += ended_s - started_s
+            if outcome.failure:
+                self._failures[outcome.failure] += 1
+            before = self._breaker.state
+            if outcome.failure != "timeout" or budget_s >= self._judged_budget_s:
+                # a part of the store is worth asking: what to do about the other part is for the store itself
+                self._breaker.tell(passage, outcome.failure in ("", "partial"), ended_s)
+            after = self._breaker.state
+        if before is not State.CLOSED and after is State.CLOSED:
+            _log.info("the store %s answers again", self._store.name)
+        elif before is State.CLOSED and after is not State.CLOSED:  # and not once more for every probe
+            _log.warning("the store %s keeps failing and is left alone but for probes: %s", self._store.name, outcome.reason)
+        return outcome.rows, outcome.unanswered
+
+    def _outcome(self, keys: list[bytes], budget_s: float) -> "_Outcome":
         try:
-            answers = self._store.read(keys, budget_s)
-            if len(answers) != len(keys) or not set(map(type, answers)) <= _ROW_TYPES:
-                answers = None
+            try:
+                outcome = _Outcome(self._store.read(keys, budget_s))
+            except StorePartial as error:
+                outcome = _Outcome(error.rows, error.unanswered, "partial", str(error))
+            if len(outcome.rows) != len(keys) or not set(map(type, outcome.rows)) <= _ROW_TYPES:
                 raise TypeError(f"{self._store.name} must answer {len(keys)} keys by as many rows of bytes, or None")
+            if any(not 0 <= at < len(keys) for at in outcome.unanswered):
+                raise IndexError(f"{self._store.name} was asked for {len(keys)} keys, and left others unanswered")
+            return outcome
         except StoreTimeout as error:
             failure, reason = "timeout", str(error)
         except StoreError as error:
@@ -177,29 +204,19 @@ class Reader:
         except Exception as error:  # noqa: BLE001 - a bug in a store must not take the batch with it
             _log.exception("the store %s has a bug", self._store.name)
             failure, reason = "error", repr(error)
-        ended_s = self._clock()
-        with self._lock:
-            self._calls += 1
-            self._keys_asked += len(keys)
-            self._seconds += ended_s - started_s
-            if failure:
-                self._failures[failure] += 1
-            before = self._breaker.state
-            if failure != "timeout" or budget_s >= self._judged_budget_s:
-                self._breaker.tell(passage, not failure, ended_s)
-            after = self._breaker.state
-        if before is not State.CLOSED and after is State.CLOSED:
-            _log.info("the store %s answers again", self._store.name)
-        elif before is State.CLOSED and after is not State.CLOSED:  # and not once more for every probe
-            _log.warning("the store %s keeps failing and is left alone but for probes: %s", self._store.name, reason)
-        return answers
+        return _Outcome([None] * len(keys), range(len(keys)), failure, reason)
 
-    def _without_store(
-        self, wanted: Sequence[Wanted], known: dict[bytes, bytes | None], asked: list[bytes], now_s: float | None
+    def _found_without(
+        self,
+        wanted: Sequence[Wanted],
+        known: dict[bytes, bytes | None],
+        unanswered: list[bytes],
+        now_s: float | None,
     ) -> list[Found]:
+        """Where some keys were not answered. `now_s` None: memory must not stand in."""
         if now_s is not None:
             with self._lock:
-                stale = self._cache.stale(asked, now_s)
+                stale = self._cache.stale(unanswered, now_s)
                 self._keys_stale += len(stale)
             known.update(stale)
         found = []
@@ -210,11 +227,21 @@ class Reader:
             found.append(rows)
         return found
 
-    @staticmethod
-    def _damaged(wanted: Sequence[Wanted], found: Sequence[Found], counts: Sequence[NDArray[np.int64]]) -> set[bytes]:
-        """Keys of rows that must not be remembered: whoever writes them anew should be seen at once."""
-        damaged = set()
-        for each, rows, count in zip(wanted, found, counts, strict=True):
-            if count[Status.FP_MISMATCH]:
-                damaged |= {each.keys[at] for at in np.flatnonzero(rows.row_status == Status.FP_MISMATCH).tolist()}
-        return damaged
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """Of one call: rows, None also where nobody answered; the positions of those; the kind of failure, "" if none, and why."""
+
+    rows: list[bytes | None]
+    unanswered: Sequence[int] = ()
+    failure: str = ""
+    reason: str = ""
+
+
+def _damaged(wanted: Sequence[Wanted], found: Sequence[Found], counts: Sequence[NDArray[np.int64]]) -> set[bytes]:
+    """Keys of rows that must not be remembered: whoever writes them anew should be seen at once."""
+    damaged: set[bytes] = set()
+    for each, rows, count in zip(wanted, found, counts, strict=True):
+        if count[Status.FP_MISMATCH]:
+            damaged |= {each.keys[at] for at in np.flatnonzero(rows.row_status == Status.FP_MISMATCH).tolist()}
+    return damaged

@@ -67,8 +67,8 @@ class Channel:
         self._reader = hiredis.Reader(notEnoughData=_MORE)
         self._reader.setmaxbuf(_KEPT_BUFFER_BYTES)
         self._poll = select.poll()
-        self._awaited = select.POLLIN
-        self._poll.register(found, self._awaited)
+        self._registered = select.POLLIN
+        self._poll.register(found, self._registered)
         self._unsent = memoryview(b"")
         self._replies: list[Reply] = []
 
@@ -103,6 +103,16 @@ class Channel:
         except OSError:
             return False
         return False
+
+    def awaited(self) -> int:
+        """What to poll its socket for; 0 where there is something to do already."""
+        if self._is_tls and self._socket.pending():  # type: ignore[attr-defined]  # decrypted already, so nothing will wake us
+            return 0
+        return select.POLLIN | select.POLLOUT if self._unsent else select.POLLIN
+
+    def fileno(self) -> int:
+        """The socket's number, for polling several."""
+        return self._socket.fileno()
 
     def close(self) -> None:
         """Let go of it. Idempotent; in a forked child the parent's connection stays up."""
@@ -143,12 +153,12 @@ class Channel:
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
             return False
-        if self._is_tls and self._socket.pending():  # type: ignore[attr-defined]  # decrypted already, so nothing will wake us
+        awaited = self.awaited()
+        if not awaited:
             return True
-        awaited = select.POLLIN | select.POLLOUT if self._unsent else select.POLLIN
-        if awaited != self._awaited:
+        if awaited != self._registered:
             self._poll.modify(self._socket, awaited)
-            self._awaited = awaited
+            self._registered = awaited
         return bool(self._poll.poll(left_s * 1000))
 
     def _lost(self, reason: str) -> StoreError:

@@ -7,14 +7,12 @@ and nothing reconnects; when it goes on, the replies that nobody wants any more 
 import os
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from feature_client.errors import StoreError, StoreTimeout
 from feature_client.redis_address import Address
-from feature_client.redis_channel import Channel, Reply
+from feature_client.redis_channel import Channel
 
-_LOOK_S = 0.001
+LOOK_S = 0.001
 """How often a call that finds every connection owing looks whether one has settled."""
 _SILENT_S = 1.0
 """After how long a connection that owes is given up when the server has answered on another since."""
@@ -73,7 +71,7 @@ class Link:
                 left_s = deadline_s - now_s
                 if left_s <= 0:
                     raise StoreTimeout(f"{self.name} did not answer in time")
-                self._changed.wait(min(left_s, _LOOK_S) if self._owing else left_s)
+                self._changed.wait(min(left_s, LOOK_S) if self._owing else left_s)
 
     def put(self, channel: Channel) -> None:
         """Give a channel back, clean, owing or closed."""
@@ -176,60 +174,3 @@ class Link:
                 self._pause_s = 0.0
                 self._clean.append(channel)
             changed.notify_all()
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Commands for one server, packed, and how many replies they get."""
-
-    link: Link
-    packed: bytes
-    replies: int
-
-
-def exchange(asked: Sequence[Asked], deadline_s: float) -> list[list[Reply] | StoreError]:
-    """Send everything, then collect: one round trip however many servers there are. A server's trouble stands in its place.
-
-    A server from which no connection is to be had at once comes last, so that it costs the others nothing.
-    """
-    answers: list[list[Reply] | StoreError] = [StoreTimeout(f"{each.link.name} did not answer in time") for each in asked]
-    lent: dict[int, Channel] = {}
-    try:
-        patient: list[int] = []
-        for index, each in enumerate(asked):
-            channel = each.link.take_now()
-            if channel is None:
-                patient.append(index)
-            else:
-                lent[index] = channel
-                answers[index] = _begun(channel, each) or answers[index]
-        for index in patient:
-            each = asked[index]
-            try:
-                channel = lent[index] = each.link.take(deadline_s)
-            except StoreError as error:
-                answers[index] = error
-            else:
-                answers[index] = _begun(channel, each) or answers[index]
-        for index, channel in lent.items():
-            if not channel.closed:
-                try:
-                    answers[index] = channel.finish(deadline_s) or answers[index]
-                except StoreError as error:
-                    answers[index] = error
-    except BaseException:
-        for channel in lent.values():
-            channel.close()
-        raise
-    finally:
-        for index, channel in lent.items():
-            asked[index].link.put(channel)
-    return answers
-
-
-def _begun(channel: Channel, asked: Asked) -> StoreError | None:
-    try:
-        channel.begin(asked.packed, asked.replies)
-    except StoreError as error:
-        return error
-    return None

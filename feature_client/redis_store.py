@@ -14,7 +14,8 @@ from feature_client.errors import StoreError, StorePartial, StoreTimeout
 from feature_client.redis_address import parse_address
 from feature_client.redis_channel import Reply, Word, packed
 from feature_client.redis_cluster import Cluster
-from feature_client.redis_link import Asked, Link, exchange
+from feature_client.redis_exchange import Asked, exchange
+from feature_client.redis_link import Link
 from feature_client.redis_places import Node, Places, SinglePlace
 from feature_client.redis_replies import ELSEWHERE, code_of, refused
 from feature_client.redis_writing import Command, commands_of
@@ -32,7 +33,8 @@ class RedisStore:
     """A `Store` in Redis, or in a Redis cluster. Nothing is connected before the first call.
 
     `connections`: how many sockets a server gets for reading at most; `write_timeout_s`: how long a write may take, per MiB.
-    `name`: in place of the URL's, for people; `on_close` ends what was started for this store. Raises: StoreError where the URL cannot be one.
+    `name`: in place of the URL, for people; `on_close` ends what was started for this store.
+    Raises: StoreError where the URL cannot be one.
     """
 
     def __init__(
@@ -124,15 +126,18 @@ class RedisStore:
     def ping(self, budget_s: float) -> None:
         """As `Store.ping`; of a cluster, one node that answers is enough."""
         deadline_s = time.monotonic() + budget_s
+        nodes = self._places.nodes(deadline_s)
         trouble = StoreError(f"{self.name} has no nodes")
-        asked = [Asked(node.reading, packed(("PING",)), 1) for node in self._places.nodes(deadline_s)]
-        for each, replies in zip(asked, exchange(asked, deadline_s), strict=True):
+        for index, node in enumerate(nodes):
+            left_s = deadline_s - time.monotonic()
+            asked = Asked(node.reading, packed(("PING",)), 1)
+            (replies,) = exchange([asked], time.monotonic() + left_s / (len(nodes) - index))
             if isinstance(replies, StoreError):
                 trouble = self._doubting(replies)
             elif replies[0] == b"PONG":
                 return
             else:
-                trouble = self._refused(each, replies[0])
+                trouble = self._refused(asked, replies[0])
         raise trouble
 
     def close(self) -> None:

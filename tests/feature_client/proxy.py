@@ -22,7 +22,7 @@ class Proxy:
         self.piece_bytes = 1 << 16
         self._target = port
         self._tls = tls
-        self._pieces = 0
+        self.pieces = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._up = threading.Event()
@@ -85,8 +85,8 @@ class Proxy:
 
     async def _hold_back(self, replies: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await replies.read(self.piece_bytes):
-            self._pieces += 1
-            if wait_s := self.delay_s(self._pieces):
+            self.pieces += 1
+            if wait_s := self.delay_s(self.pieces):
                 await asyncio.sleep(wait_s)
             writer.write(data)
             await writer.drain()

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,16 @@ import pytest
 from feature_client.aggregation import count
 from feature_client.breaker import Breaker
 from feature_client.cache import RowCache
-from feature_client.errors import StoreError, StoreTimeout
+from feature_client.errors import StoreError, StorePartial, StoreTimeout
 from feature_client.keys import row_keys
+from feature_client.memory_store import MemoryStore
 from feature_client.reader import Reader, ViewReading, Wanted
+from feature_client.redis_store import RedisStore
 from feature_client.row import pack, tombstone
 from feature_client.schema import Entity, EventLog, Feature, Status, days, hours
 from feature_client.served import Found, serve
 from feature_client.view import View
+from tests.feature_client.servers import tcp_server
 
 LOG = EventLog("log", {"id": "int64", "event_us": "int64"})
 STAMP = 7
@@ -50,12 +54,12 @@ def wanted(*ids: int, view: View = TRIPS, stamp: int = STAMP) -> Wanted:
     return Wanted(view, stamp, keys_of(*ids, view=view))
 
 
-class StoreDouble:
-    """Rows in a dict, and whatever a test wants to go wrong. Only what a reader asks of a store."""
-
-    name = "double"
+class StoreDouble(MemoryStore):
+    """Rows in a dict, and whatever a test wants to go wrong when they are read."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self.name = "double"
         self.rows: dict[bytes, bytes] = {}
         self.asked: list[list[bytes]] = []
         self.budgets: list[float] = []
@@ -79,21 +83,6 @@ class StoreDouble:
 
     def works(self) -> None:
         self.answer = lambda keys: [self.rows.get(key) for key in keys]
-
-    def write(self, rows: Sequence[tuple[bytes, bytes]], expire_s: int, *, only_newer: bool = True) -> int:
-        raise NotImplementedError
-
-    def get_text(self, key: str) -> str | None:
-        raise NotImplementedError
-
-    def claim_text(self, key: str, text: str) -> str:
-        raise NotImplementedError
-
-    def ping(self, budget_s: float) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        raise NotImplementedError
 
 
 class Clock:
@@ -252,6 +241,27 @@ def test_an_old_row_that_stands_in_is_still_judged_by_its_age() -> None:
     assert serve(view, found, days(1) + 2).values["total"].tolist() == [-1.0]
 
 
+def test_a_part_of_the_store_is_better_than_nothing() -> None:
+    store = StoreDouble().has(1, 2, 3)
+    reader, clock = remembering(store)
+    reader.read([wanted(3)], 0.01)
+    clock.now_s += 5.0
+    store.answer = lambda keys: partly([store.rows.get(key) if key not in keys_of(2, 3) else None for key in keys], [1, 2])
+    for _ in range(6):
+        (found,) = reader.read([wanted(1, 2, 3, 4)], 0.01)
+        assert statuses(found) == [Status.PRESENT, Status.TIMEOUT, Status.PRESENT, Status.NOT_FOUND]
+        assert found.values["total"].tolist() == [1.0, 0.0, 3.0, 0.0]
+        clock.now_s += 1.0
+    reading = reader.store_reading()
+    assert (reading.breaker, reading.failures["partial"], reading.keys_stale) == ("closed", 6, 6)
+    store.works()
+    assert statuses(reader.read([wanted(1, 2, 3)], 0.01)[0]) == [Status.PRESENT] * 3, "what nobody answered was not remembered"
+
+
+def partly(rows: list[bytes | None], unanswered: list[int]) -> None:
+    raise StorePartial("one node is gone", rows, unanswered)
+
+
 WRONG: list[Answer] = [
     lambda keys: [],
     lambda keys: [None] * (len(keys) + 1),
@@ -259,6 +269,8 @@ WRONG: list[Answer] = [
     lambda keys: ["text"] * len(keys),
     lambda keys: [bytearray(8)] * len(keys),
     lambda keys: 1 / 0,
+    lambda keys: partly([], [0]),
+    lambda keys: partly([None] * len(keys), [len(keys)]),
 ]
 
 
@@ -295,7 +307,7 @@ def test_a_store_that_keeps_failing_is_left_alone_and_tried_now_and_then(caplog:
     assert statuses(reader.read([wanted(1)], 0.01)[0]) == [Status.PRESENT]
     reading = reader.store_reading()
     assert (reading.breaker, reading.calls) == ("closed", 7)
-    assert reading.failures == {"timeout": 6, "error": 0, "refused_by_breaker": 17, "no_budget": 0}
+    assert reading.failures == {"timeout": 6, "error": 0, "partial": 0, "refused_by_breaker": 17, "no_budget": 0}
     assert [record.message for record in caplog.records] == [
         "the store double keeps failing and is left alone but for probes: too late",
         "the store double answers again",
@@ -407,3 +419,43 @@ def test_many_threads_through_outages() -> None:
         assert time.monotonic() < deadline_s, "the store has been well for long"
         time.sleep(0.001)
     assert reader.store_reading().breaker == "closed"
+
+
+def test_a_real_server_that_is_emptied_frozen_killed_and_started_again(tmp_path: Path) -> None:
+    with tcp_server(tmp_path) as server:
+        store = RedisStore(server.url)
+        clock = Clock()
+        reader = Reader(store, RowCache(2**20), Breaker(consecutive=2), clock=clock)
+
+        def read(*ids: int, budget_s: float = 10.0) -> list[Status]:
+            clock.now_s += 1.0
+            (found,) = reader.read([wanted(*ids)], budget_s)
+            here = found.row_status == Status.PRESENT
+            assert found.values["total"][here].tolist() == np.array(ids)[here].tolist()
+            return statuses(found)
+
+        def write(*ids: int) -> None:
+            assert store.write([(key, row_of(each)) for key, each in zip(keys_of(*ids), ids, strict=True)], 600) == len(ids)
+
+        write(1, 2)
+        assert read(1, 2, 3) == [Status.PRESENT, Status.PRESENT, Status.NOT_FOUND]
+        server.admin.flushall()
+        assert read(1, 2) == [Status.NOT_FOUND, Status.NOT_FOUND]
+        write(1)
+        assert read(1) == [Status.PRESENT]
+        server.freeze()
+        started_s = time.monotonic()
+        assert read(1, 2, budget_s=0.05) == [Status.PRESENT, Status.TIMEOUT], "remembered; and that there was none is not"
+        assert time.monotonic() - started_s < 5.0
+        assert read(1, 2, budget_s=0.05) == [Status.PRESENT, Status.TIMEOUT]
+        assert reader.store_reading().breaker == "open"
+        server.thaw()
+        assert read(1, 2) == [Status.PRESENT, Status.NOT_FOUND]
+        assert reader.store_reading().breaker == "closed"
+        server.kill()
+        assert read(1, 2, budget_s=0.5) == [Status.PRESENT, Status.TIMEOUT]
+        server.start()
+        until_s = time.monotonic() + 30
+        while (found := read(1, 2)) != [Status.NOT_FOUND, Status.NOT_FOUND]:
+            assert time.monotonic() < until_s, found
+        store.close()
