@@ -19,7 +19,8 @@ class Found:
     """Rows of one stored view for N entities, as a store or an event log gave them.
 
     Shapes: `values` `[N, *shape]` per feature, anything where there is no row; `row_status` uint8 `[N]`: PRESENT, NOT_FOUND,
-    TIMEOUT or FP_MISMATCH; `nulls` bool `[N, F]`; times int64 `[N]`, 0 where there is no row.
+    TIMEOUT or FP_MISMATCH; `nulls` bool `[N, F]`; times int64 `[N]`, 0 where there is no row. `missing` bool `[N, F]`: values
+    that a row lacks, in stores that keep each by itself; None where rows are whole.
     """
 
     values: dict[str, Array]
@@ -27,6 +28,7 @@ class Found:
     row_status: Statuses
     event_us: NDArray[np.int64]
     available_us: NDArray[np.int64]
+    missing: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def serve(view: View, found: Found, now_us: int | NDArray[np.int64], *, fail_on_
         limits = [limit for limit in (feature.max_age_us, view.max_age_us) if limit]
         if limits:
             column[here & (age_us > min(limits))] = Status.STALE
+        if found.missing is not None:
+            column[here & found.missing[:, index]] = Status.NOT_FOUND
         absent = column != Status.PRESENT
         if feature.null == "keep":
             absent &= column != Status.NULL
