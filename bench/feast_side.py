@@ -6,10 +6,10 @@ one line of JSON after the other, and answers each with a line.
 """
 
 import json
-import statistics
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,12 @@ def tables() -> dict[str, pa.Table]:
 def fixture(address: str) -> dict[str, Any]:
     """Materialise, and tell everything."""
     given = tables()
-    driver, gate = Entity(name="driver", join_keys=["driver_id"], value_type=ValueType.INT64), None
+    driver = Entity(name="driver", join_keys=["driver_id"], value_type=ValueType.INT64)
     origin = Entity(name="origin", join_keys=["origin"], value_type=ValueType.STRING)
     gate = Entity(name="gate", join_keys=["gate"], value_type=ValueType.INT32)
-    types = dict(rating=Float32, balance=Float64, trips=Int64, level=Int32, active=Bool, city=String, token=Bytes)
-    types |= dict(seen=UnixTimestamp, taste=Array(Float32), past=Array(Float64), hours=Array(Int64), ranks=Array(Int32))
-    types |= dict(flags=Array(Bool))
+    types = {"rating": Float32, "balance": Float64, "trips": Int64, "level": Int32, "active": Bool, "city": String}
+    types |= {"token": Bytes, "seen": UnixTimestamp, "taste": Array(Float32), "past": Array(Float64)}
+    types |= {"hours": Array(Int64), "ranks": Array(Int32), "flags": Array(Bool)}
     schemas = {
         "driver_stats": ([driver], {"driver_id": Int64, **types}),
         "route_stats": ([origin, gate], {"origin": String, "gate": Int32, "delay": Float32}),
@@ -185,7 +185,9 @@ def serve(address: str) -> None:
 def main(verb: str, address: str) -> None:
     """See the module."""
     if verb == "fixture":
-        json.dump(fixture(address), sys.stdout, default=plain, indent=1)
+        with redirect_stdout(sys.stderr):  # Feast reports its progress there
+            told = fixture(address)
+        json.dump(told, sys.stdout, default=plain)
     else:
         serve(address)
 

@@ -60,8 +60,9 @@ class FeastReader:
         connection: Connection = self._free.get(timeout=_left(end))
         try:
             connection.socket_connect_timeout = min(CONNECT_S, _left(end))
-            connection.socket_timeout = _left(end)
-            connection.send_packed_command(commands, check_health=False)
+            connection.connect()
+            connection.update_current_socket_timeout(_left(end))
+            connection.send_packed_command([commands], check_health=False)
             return [connection.read_response(disable_decoding=True, timeout=_left(end)) for _ in range(replies)]
         except BaseException:
             connection.disconnect()

@@ -16,7 +16,8 @@ from feature_client.schema import DTYPES, US_PER_S, Array, Feature, Status
 from feature_client.served import Found, nulls_of
 
 _FIXED = {"float32": 6, "float64": 5}
-_VARINT = {"int32": (3,), "int64": (4, 8), "bool": (7,)}  # an int64 may be a UNIX timestamp
+_TIMESTAMP = 8
+_VARINT = {"int32": (3,), "int64": (4, _TIMESTAMP), "bool": (7,)}
 _LISTS = {"float32": (16,), "float64": (15,), "int32": (13,), "int64": (14, 18), "bool": (17,)}
 _BYTES = (1, 2)  # of bytes and of text
 _NULL = bytes((0x98, 0x01, 0x00))  # `null_val`
@@ -52,9 +53,10 @@ def unpack_feast(view: FeastView, replies: Sequence[Sequence[bytes | None]]) -> 
     values: dict[str, Array] = {}
     for index, feature in enumerate(view.features):
         column, good[:, index] = _column(feature, packed, index, ~nulls[:, index])
-        here = good[:, index]
-        _blank(feature, column, ~here)
-        nulls[:, index] |= here & nulls_of(feature, column)
+        if feature.dtype == "int64" and not feature.shape:
+            nulls[:, index] |= good[:, index] & _no_time(packed, index, column)
+        _blank(feature, column, ~good[:, index] | nulls[:, index])
+        nulls[:, index] |= good[:, index] & nulls_of(feature, column)
         values[feature.name] = column
     event_us, timed = _times([reply[width] for reply in replies])
     sound = (good | nulls | packed.absent).all(axis=1) & timed
@@ -74,6 +76,12 @@ def _laid_out(cells: list[bytes | None], rows: int, width: int) -> _Cells:
     absent = np.fromiter((cell is None for cell in cells), np.bool_, len(cells))
     shape = (rows, width)
     return _Cells(cells, buffer, start.reshape(shape), size.reshape(shape), absent.reshape(shape))
+
+
+def _no_time(packed: _Cells, index: int, column: Array) -> Bools:
+    """Where a UNIX timestamp is the one that Feast writes where pandas has none. Shapes: `[N]`."""
+    none: Bools = (packed.buffer[packed.start[:, index]] == _TIMESTAMP << 3) & (column == np.iinfo(np.int64).min)
+    return none
 
 
 def _blank(feature: Feature, column: Array, where: Bools) -> None:
@@ -126,6 +134,8 @@ def _varints(buffer: NDArray[np.uint8], start: NDArray[np.int64], size: NDArray[
         byte = np.where(inside, buffer[np.where(inside, start + at, 0)], 0).astype(np.uint64)
         number |= (byte & np.uint64(0x7F)) << np.uint64(7 * at)
         sound &= ~inside | ((byte >= 0x80) == (at < size - 1))
+        if at:  # a last byte of nothing could have been left out, and never is
+            sound &= ~inside | (byte != 0)
         if at == 9:  # 63 bits stand before it
             sound &= byte <= 1
     return number.view(np.int64), sound
@@ -191,7 +201,7 @@ def _read_varint(message: bytes, at: int) -> tuple[int, int]:
         number |= (message[at] & 0x7F) << shift
         at += 1
         if message[at - 1] < 0x80:
-            return number, at
+            return (number, at) if message[at - 1] or not shift else (0, -1)
         shift += 7
     return 0, -1
 
