@@ -41,6 +41,7 @@ MAX_ROW_BYTES = 2**20
 _NULLS, _TOMBSTONE = np.uint64(1 << 16), np.uint64(4 << 16)  # flags, where they stand in the first word
 _WORD, _STAMP, _EVENT, _AVAILABLE, _CHECK = range(5)
 _HALF = np.uint64(32)
+_PRESENT, _MISMATCH = int(Status.PRESENT), int(Status.FP_MISMATCH)  # numpy takes longer over members of an enum
 _NO_ENDS = np.empty((0, 0), np.int64)
 Words = NDArray[np.uint64]
 
@@ -161,8 +162,8 @@ def unpack(view: View, stamp: int, rows: Sequence[bytes | None], absent: Status 
     # every bit that is not as it must be, of flags all but the nulls'
     odd = odd | ((flags | _NULLS) ^ _NULLS) | (words[:, _STAMP] ^ np.uint64(stamp)) | (words[:, _CHECK] ^ checks)
     here = odd == 0
-    statuses[here] = Status.PRESENT
-    if odd.any():
+    statuses[here] = _PRESENT
+    if not here.all():
         words = np.where(here[:, None], words, np.uint64(0))
         flags = np.where(here, flags, np.uint64(0))
     raw = words.view(np.uint8)
@@ -222,7 +223,7 @@ def _arranged(
 ) -> tuple[Sequence[bytes], NDArray[np.uint8]]:
     """Rows of a possible length, zeros in place of others; and the status of each if it is not a sound row."""
     size = layout.row_bytes
-    statuses = np.full(len(rows), Status.FP_MISMATCH, np.uint8)
+    statuses = np.full(len(rows), _MISMATCH, np.uint8)
     if not layout.tails:
         try:
             uniform = set(map(len, rows)) == {size}  # type: ignore[arg-type]  # which is what the exception is for

@@ -4,7 +4,7 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_client.aggregation import count
@@ -83,6 +83,7 @@ def test_bytes_of_fixed_width_and_of_a_subclass() -> None:
 
 
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=8))
+@settings(deadline=None)
 def test_every_value_has_a_key_of_its_own_that_it_can_be_read_from(values: list[bytes]) -> None:
     keys = row_keys("p", BY_NAME, {"text": texts(*values)})
     for key, value in zip(keys, values, strict=True):
@@ -92,6 +93,7 @@ def test_every_value_has_a_key_of_its_own_that_it_can_be_read_from(values: list[
 
 
 @given(st.lists(st.tuples(st.binary(max_size=6), st.integers(-(2**63), 2**63 - 1)), unique=True, min_size=1, max_size=20))
+@settings(deadline=None)
 def test_composite_keys_never_meet(pairs: list[tuple[bytes, int]]) -> None:
     keys = row_keys(
         "p", BY_BOTH, {"text": texts(*(text for text, _ in pairs)), "id": np.array([number for _, number in pairs])}

@@ -101,6 +101,7 @@ def packed(draw: st.DrawFn) -> Packed:
 
 
 @given(packed(), st.integers(0, 2**64 - 1))
+@settings(deadline=None)
 def test_what_was_packed_is_read_bit_for_bit(made: Packed, stamp: int) -> None:
     rows = made.rows(stamp)
     assert all(len(each) % 8 == 0 for each in rows)
@@ -119,6 +120,7 @@ def test_what_was_packed_is_read_bit_for_bit(made: Packed, stamp: int) -> None:
 
 
 @given(packed(), st.data())
+@settings(deadline=None)
 def test_rows_do_not_depend_on_their_neighbours(made: Packed, data: st.DataObject) -> None:
     rows: list[bytes | None] = list(made.rows())
     alone = [unpack(made.view, STAMP, [each]) for each in rows]
@@ -173,7 +175,7 @@ def test_every_cut_and_every_addition_is_seen(made: Packed) -> None:
 
 
 @given(packed(), st.data())
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_any_damage_is_seen(made: Packed, data: st.DataObject) -> None:
     whole = made.rows()[0]
     start = data.draw(st.integers(0, len(whole) - 1))
@@ -186,6 +188,7 @@ def test_any_damage_is_seen(made: Packed, data: st.DataObject) -> None:
 
 
 @given(st.binary(max_size=120))
+@settings(deadline=None)
 def test_any_bytes_are_a_row_or_none(whole: bytes) -> None:
     for made in (floats(1, 1), with_texts()):
         assert statuses(unpack(made.view, STAMP, [whole])) == [Status.FP_MISMATCH]
