@@ -18,6 +18,8 @@ MAX_BYTES = 256 * 1024
 MAX_REQUESTS = 2
 SLOW_S = 0.002
 """A request that has been out for longer no longer holds up the others: a second one goes beside it."""
+JUDGED_S = 0.001
+"""Whoever cannot wait that long learns nothing about the store."""
 TICK_S = 0.0005
 """Budgets end on this grid, the part of it that has begun being given up, so that thousands of callers share a few timers."""
 
@@ -28,12 +30,16 @@ Exchange = Callable[[Sequence[Key]], Awaitable[Sequence[Row | None | StoreError]
 
 
 class Asked:
-    """A key that was asked for. `answered`: whether `row` is what the store holds (None: no row); `failed`: why it is not."""
+    """A key that was asked for. `answered`: whether `row` is what the store holds (None: no row); `failed`: why it is not.
 
-    __slots__ = ("answered", "callers", "failed", "key", "row")
+    `sent_s`: when its request went out. What is neither answered nor failed is still to come, too late for whoever has it.
+    """
+
+    __slots__ = ("answered", "callers", "failed", "key", "row", "sent_s")
 
     def __init__(self, key: Key) -> None:
         self.key = key
+        self.sent_s = 0.0
         self.row: Row | None = None
         self.answered = False
         self.failed: StoreError | None = None
@@ -41,12 +47,16 @@ class Asked:
 
 
 class Caller:
-    """Somebody who waits for keys. `done` is set when all have been answered, or the budget has ended."""
+    """Somebody who waits for keys. `done` is set when all have been answered, or the budget has ended.
 
-    __slots__ = ("done", "left", "mates")
+    `patient`: whether the budget was one that a store can be judged by.
+    """
 
-    def __init__(self, done: asyncio.Future[None], left: int, mates: set["Caller"]) -> None:
+    __slots__ = ("done", "left", "mates", "patient")
+
+    def __init__(self, done: asyncio.Future[None], left: int, mates: set["Caller"], patient: bool) -> None:
         self.done = done
+        self.patient = patient
         self.left = left
         self.mates = mates
 
@@ -66,14 +76,12 @@ class Coalescer:
         self,
         exchange: Exchange,
         *,
-        learnt: Callable[[Sequence[Asked]], None] = lambda asked: None,
+        unawaited: Callable[[Sequence[Asked]], None] = lambda asked: None,
         late: Callable[[], None] = lambda: None,
-        now: Callable[[], float] | None = None,
     ) -> None:
-        """`learnt` is told of every answer, also when nobody waits for it any more; `late`, that callers gave up waiting."""
+        """`unawaited` is told of answers that nobody waits for any more; `late`, that patient callers have given up."""
         self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time if now is None else now
-        self._exchange, self._learnt, self._late = exchange, learnt, late
+        self._exchange, self._unawaited, self._late = exchange, unawaited, late
         self._asked: dict[Key, Asked] = {}
         self._queue: deque[Asked] = deque()
         self._requests: dict[asyncio.Task[None], float] = {}
@@ -114,8 +122,9 @@ class Coalescer:
         mates = self._mates.get(tick)
         if mates is None:
             mates = self._mates[tick] = set()
-            self._loop.call_at(tick * TICK_S, self._give_up, tick)
-        caller = Caller(self._loop.create_future(), len(waiting), mates)
+            # one turn later: when the loop was held up, what has come in the meantime is taken first
+            self._loop.call_at(tick * TICK_S, self._loop.call_soon, self._give_up, tick)
+        caller = Caller(self._loop.create_future(), len(waiting), mates, budget_s >= JUDGED_S)
         mates.add(caller)
         for asked in waiting:
             asked.callers.append(caller)
@@ -127,7 +136,7 @@ class Coalescer:
     def _give_up(self, tick: int) -> None:
         """The budgets of some callers have ended; what they asked for stays asked for."""
         mates = self._mates.pop(tick)
-        if mates:
+        if any(caller.patient for caller in mates):
             self._late()
         for caller in mates:
             if not caller.done.done():
@@ -136,8 +145,11 @@ class Coalescer:
     def _send(self) -> None:
         self._due = False
         while self._queue and not self._closed and self._may_send():
-            task = self._loop.create_task(self._request(self._batch()))
-            self._requests[task] = self._now()
+            now_s, batch = self._loop.time(), self._batch()
+            for asked in batch:
+                asked.sent_s = now_s
+            task = self._loop.create_task(self._request(batch))
+            self._requests[task] = now_s
             task.add_done_callback(self._returned)
 
     def _may_send(self) -> bool:
@@ -145,7 +157,7 @@ class Coalescer:
             return True
         if len(self._requests) >= MAX_REQUESTS:
             return False
-        return len(self._queue) >= self._fitting() or self._now() - min(self._requests.values()) > SLOW_S
+        return len(self._queue) >= self._fitting() or self._loop.time() - min(self._requests.values()) > SLOW_S
 
     def _fitting(self) -> int:
         """How many rows of the size seen last fit into one answer."""
@@ -183,7 +195,9 @@ class Coalescer:
                 size += 0 if row is None else len(row)
         if size:
             self._row_bytes = size / len(batch)
-        self._learnt(batch)
+        alone = [asked for asked in batch if asked.answered and all(caller.done.done() for caller in asked.callers)]
+        if alone:
+            self._unawaited(alone)
         for asked in batch:
             for caller in asked.callers:
                 caller.one_less()
