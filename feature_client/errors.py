@@ -36,3 +36,15 @@ class StoreError(FeatureError):
 
 class StoreTimeout(StoreError):
     """The store did not answer within the budget."""
+
+
+class StorePartial(StoreError):
+    """Some of the keys were answered, as when one node of a cluster is gone. Whoever knows no better treats it as `StoreError`.
+
+    `rows`: as `Store.read` returns them, None also where nobody answered; `unanswered`: the positions of those, ascending.
+    """
+
+    def __init__(self, text: str, rows: Sequence[bytes | None], unanswered: Sequence[int]) -> None:
+        super().__init__(text)
+        self.rows = list(rows)
+        self.unanswered = tuple(unanswered)

@@ -20,7 +20,9 @@ class Store(Protocol):
         """The rows of these keys, None where there is none, in one round trip (one per node of a cluster).
 
         Returns within the budget. What the store answers later is not lost on it, and never reaches another call.
-        Raises: StoreTimeout when the budget ends first, StoreError when the store cannot be asked. Never tries again by itself.
+        Raises: StoreTimeout when the budget ends first, StoreError when the store cannot be asked, StorePartial (a StoreError)
+        when only a part of it can, as with one node of a cluster gone: it carries the rows that came, and which did not.
+        Never tries again by itself.
         """
         ...
 
