@@ -25,7 +25,7 @@ TICK_S = 0.0005
 
 CLOSED = "this reader has been closed"
 
-Exchange = Callable[[Sequence[Key]], Awaitable[Sequence[Row | None | StoreError]]]
+Exchange = Callable[[Sequence[Key]], Awaitable[Sequence[Row | StoreError | None]]]
 """Asks a node for some keys. Raises: StoreError."""
 
 
@@ -184,7 +184,7 @@ class Coalescer:
         else:
             self._settle(batch, rows)
 
-    def _settle(self, batch: list[Asked], rows: Sequence[Row | None | StoreError]) -> None:
+    def _settle(self, batch: list[Asked], rows: Sequence[Row | StoreError | None]) -> None:
         size = 0
         for asked, row in zip(batch, rows, strict=True):
             del self._asked[asked.key]

@@ -1,84 +1,103 @@
 """Reads a Redis store that Feast has filled, with the statuses that its rows deserve. Never writes.
 
-One round trip for a batch: an HMGET per entity, sent together. A call that fails or runs out of time closes its connection, so
-that no later call can get its answer.
+One round trip for a batch: an HMGET per entity, sent together, over connections as `RedisStore` has them.
 """
 
-import queue
+import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from redis import Connection, ConnectionPool
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
+import hiredis
 
-from feature_client.breaker import Breaker
+from feature_client.breaker import Breaker, Passage
+from feature_client.errors import StoreError
 from feature_client.feast_rows import unpack_feast
 from feature_client.feast_view import FeastView, feast_keys
+from feature_client.redis_address import parse_address
+from feature_client.redis_channel import Reply
+from feature_client.redis_cluster import Cluster
+from feature_client.redis_link import Asked, exchange
+from feature_client.redis_places import Node, Places, SinglePlace
 from feature_client.schema import Columns, Status
 from feature_client.served import Found, absent_rows
 
-CONNECT_S = 0.05
-CONNECTIONS = 4
-"""How many calls may be out at once; more threads wait for their turn."""
+_CONNECTIONS = 4
+_CONNECT_S = 0.05
+_WRONG_KIND = "WRONGTYPE"
 
 
 class FeastReader:
-    """Rows of one Feast project in one Redis. Thread-safe."""
+    """Rows of one Feast project in one Redis, or Redis cluster. Thread-safe. Raises: StoreError where the URL cannot be one."""
 
-    def __init__(self, url: str, project: str, breaker: Breaker | None = None) -> None:
-        """`url`: as redis-py takes it (`redis://`, `rediss://`, `unix://`), with user and password. `project`: Feast's."""
-        self.project = project
+    def __init__(
+        self, url: str, project: str, breaker: Breaker | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`url`: as `RedisStore` takes it; `project`: Feast's."""
+        address = parse_address(url)
+        self.name, self.project = address.name, project
+        self._places: Places
+        if address.is_cluster:
+            self._places = Cluster(address, connections=_CONNECTIONS, connect_timeout_s=_CONNECT_S)
+        else:
+            self._places = SinglePlace(Node(address, connections=_CONNECTIONS, connect_timeout_s=_CONNECT_S))
         self._breaker = Breaker() if breaker is None else breaker
-        pool = ConnectionPool.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), socket_connect_timeout=CONNECT_S)
-        self._free: queue.LifoQueue[Any] = queue.LifoQueue()
-        for _ in range(CONNECTIONS):
-            self._free.put(pool.make_connection())
+        self._clock = clock
+        self._lock = threading.Lock()
 
     def read(self, view: FeastView, keys: Columns, budget_s: float) -> Found:
-        """The rows of N entities, within the budget; TIMEOUT for all where the store did not say.
+        """The rows of N entities, within the budget; TIMEOUT where the store did not say. Never raises for what it does.
 
         Raises: EntityError for keys that cannot be any.
         """
         wanted = feast_keys(self.project, view, keys)
         if not wanted:
             return absent_rows(view, 0, Status.NOT_FOUND)
-        end = time.monotonic() + budget_s
-        if not self._breaker.allows(time.monotonic()):
+        with self._lock:
+            passage = self._breaker.ask(self._clock()) if budget_s > 0 else Passage.REFUSED
+        if passage is Passage.REFUSED:
             return absent_rows(view, len(wanted), Status.TIMEOUT)
-        try:
-            replies = self._ask(hmget_commands(wanted, view.fields), len(wanted), end)
-        except (RedisError, OSError, queue.Empty):
-            self._breaker.failed(time.monotonic())
-            return absent_rows(view, len(wanted), Status.TIMEOUT)
-        self._breaker.succeeded(time.monotonic())
-        return unpack_feast(view, replies)
-
-    def _ask(self, commands: bytes, replies: int, end: float) -> list[list[bytes | None]]:
-        connection: Connection = self._free.get(timeout=_left(end))
-        try:
-            connection.socket_connect_timeout = min(CONNECT_S, _left(end))
-            connection.connect()
-            connection.update_current_socket_timeout(_left(end))
-            connection.send_packed_command([commands], check_health=False)
-            return [connection.read_response(disable_decoding=True, timeout=_left(end)) for _ in range(replies)]
-        except BaseException:
-            connection.disconnect()
-            raise
-        finally:
-            self._free.put(connection)
+        replies = self._ask(wanted, view.fields, time.monotonic() + budget_s)
+        with self._lock:
+            self._breaker.tell(passage, any(reply is not None for reply in replies), self._clock())
+        return _found(view, replies)
 
     def close(self) -> None:
-        """Let go of connections that are not in use. Idempotent."""
-        for _ in range(CONNECTIONS):
-            try:
-                connection = self._free.get_nowait()
-            except queue.Empty:
-                return
-            connection.disconnect()
-            self._free.put(connection)
+        """Let go of connections. Idempotent."""
+        self._places.close()
+
+    def _ask(self, keys: Sequence[bytes], fields: Sequence[bytes], deadline_s: float) -> list[Reply]:
+        """Each entity's reply; None where there is none in time."""
+        replies: list[Reply] = [None] * len(keys)
+        try:
+            shares = self._places.shares(keys, deadline_s)
+        except StoreError:
+            return replies
+        orders = [[at for run in share.runs for at in run] for share in shares]
+        asked = [
+            Asked(share.node.reading, hmget_commands([keys[at] for at in order], fields), len(order))
+            for share, order in zip(shares, orders, strict=True)
+        ]
+        for order, told in zip(orders, exchange(asked, deadline_s), strict=True):
+            if isinstance(told, StoreError):
+                self._places.doubt()
+                continue
+            for at, reply in zip(order, told, strict=True):
+                if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith(_WRONG_KIND):
+                    self._places.doubt()
+                else:
+                    replies[at] = reply
+        return replies
+
+
+def _found(view: FeastView, replies: Sequence[Reply]) -> Found:
+    nothing = [None] * len(view.fields)
+    found = unpack_feast(view, [reply if isinstance(reply, list) else nothing for reply in replies])
+    for at, reply in enumerate(replies):
+        if reply is None:
+            found.row_status[at] = Status.TIMEOUT
+        elif not isinstance(reply, list):  # what lies there is no hash
+            found.row_status[at] = Status.FP_MISMATCH
+    return found
 
 
 def hmget_commands(keys: Sequence[bytes], fields: Sequence[bytes]) -> bytes:
@@ -86,11 +105,3 @@ def hmget_commands(keys: Sequence[bytes], fields: Sequence[bytes]) -> bytes:
     head = b"*%d\r\n$5\r\nHMGET\r\n" % (len(fields) + 2)
     tail = b"".join([b"$%d\r\n%b\r\n" % (len(field), field) for field in fields])
     return b"".join([b"%b$%d\r\n%b\r\n%b" % (head, len(key), key, tail) for key in keys])
-
-
-def _left(end: float) -> float:
-    """Seconds until an instant. Raises: TimeoutError once it has come."""
-    left = end - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("the budget has ended")
-    return left

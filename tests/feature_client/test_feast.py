@@ -80,7 +80,7 @@ def went_in(name: str, row: int) -> Any:
 def same_bits(ours: Any, theirs: Any) -> bool:
     if isinstance(theirs, bytes):
         return bool(ours == theirs)
-    return np.asarray(theirs).astype(ours.dtype).tobytes() == ours.tobytes()
+    return bool(np.asarray(theirs).astype(ours.dtype).tobytes() == ours.tobytes())
 
 
 def test_the_values_are_those_that_went_in(reader: FeastReader) -> None:
