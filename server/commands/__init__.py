@@ -5,6 +5,7 @@ Never talks to a running server: a server notices what changed in the repository
 
 from argparse import ArgumentParser, _SubParsersAction
 
+from server.commands.features import add_features
 from server.commands.listing import add_lineage, add_models
 from server.commands.pruning import add_prune
 from server.commands.registering import add_alias, add_register
@@ -13,5 +14,5 @@ from server.commands.reproducing import add_reproduce
 
 def add_commands(subparsers: "_SubParsersAction[ArgumentParser]") -> None:
     """Add the registry's commands; each parser sets `run`, which takes the parsed arguments and returns an exit code."""
-    for add in (add_register, add_alias, add_models, add_lineage, add_reproduce, add_prune):
+    for add in (add_register, add_alias, add_models, add_lineage, add_reproduce, add_prune, add_features):
         add(subparsers)

@@ -8,6 +8,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+from feature_client.errors import FeatureError
 from server.core.errors import NotFound, PodiumError
 from server.registry.names import check_model_name
 from server.registry.source import FoundModel, LocalDirectory
@@ -29,7 +30,7 @@ def reporting(command: Callable[[Namespace], int]) -> Callable[[Namespace], int]
     def run(arguments: Namespace) -> int:
         try:
             return command(arguments)
-        except PodiumError as error:
+        except (PodiumError, FeatureError) as error:
             print(f"podium: {error}", file=sys.stderr)
         except OSError as error:
             print(f"podium: {error.filename or 'disk'}: {error.strerror}", file=sys.stderr)

@@ -1,0 +1,221 @@
+"""Everything that decides what a definition's function gives: its own code, and what that reaches by name.
+
+Followed are the functions and classes of the definitions themselves, in whichever of their files; what other packages bring is
+known by its name (golden rows tell when it computes something else). What neither is, nor a constant, is refused: nobody could
+say when it changed.
+"""
+
+import builtins
+import dataclasses
+import enum
+import functools
+import hashlib
+import sys
+from abc import ABCMeta
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from feature_client.constants import UnknownValue, exact_text, shortened
+from feature_client.errors import DefinitionError
+from feature_client.normal_form import names_loaded, normal_form, readable
+from feature_client.sources import Sources, is_elsewhere
+
+_IMPURE = frozenset({"__import__", "breakpoint", "compile", "eval", "exec", "globals", "hash", "id", "input", "open", "vars"})
+"""Built-in functions with which a function would depend on more than its arguments and what it names."""
+
+_DISPATCHED = type(np.concatenate)
+"""What functions of NumPy are that other array libraries may take over."""
+
+_PLAIN = (type, enum.EnumType, ABCMeta)
+
+
+@dataclass
+class Closure:
+    """`parts`: by name, what each function and class of the definitions is, as JSON. `texts`: their source, for people."""
+
+    parts: dict[str, Any] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+def closure_of(function: object, sources: Sources) -> Closure:
+    """The closure of a view's function. Raises: DefinitionError naming what cannot be part of it, and who uses it."""
+    if not isinstance(function, FunctionType):
+        raise DefinitionError(f"a view's function must be a plain function, not {type(function).__name__}")
+    if function.__name__ == "<lambda>":
+        raise DefinitionError("a view's function cannot be a lambda: use def")
+    walk = _Walk(function.__code__.co_filename, sources)
+    try:
+        walk.follow(function)
+    except RecursionError:
+        raise DefinitionError(f"what '{function.__qualname__}' uses is nested too deeply") from None
+    return walk.closure
+
+
+class _Walk:
+    def __init__(self, home: str, sources: Sources) -> None:
+        self.closure = Closure()
+        self._home, self._sources = home, sources
+        self._seen: dict[int, str] = {}
+
+    def follow(self, function: FunctionType) -> str:
+        """Describe a function of the definitions, and give its reference."""
+        known = self._seen.get(id(function))
+        if known is not None:
+            return known
+        name = function.__qualname__
+        key = self._begin(function, name)
+        syntax, table = self._sources.find(function.__code__)
+        outside, around = names_loaded(syntax, table)
+        names: dict[str, str] = {}
+        for each, uses in outside.items():
+            if each in function.__globals__:
+                names |= self._named(name, each, uses, function.__globals__[each])
+            elif hasattr(builtins, each) and each not in _IMPURE:
+                names[each] = f"builtin {each}"
+            else:
+                problem = "which no pure function can" if each in _IMPURE else "which is not defined"
+                raise DefinitionError(f"'{name}' uses '{each}', {problem}")
+        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+        for each, uses in around.items():
+            names |= self._named(name, each, uses, _content(name, each, cells[each]))
+        form = normal_form(syntax)
+        self.closure.parts[key] = {
+            "code": hashlib.sha256(form.encode()).hexdigest(),
+            "names": names,
+            "defaults": self.text(name, "its default arguments", (function.__defaults__, function.__kwdefaults__)),
+        }
+        self.closure.texts[key] = readable(syntax)
+        return f"function {key}"
+
+    def _begin(self, thing: object, name: str) -> str:
+        key, number = name, 1
+        while key in self.closure.parts:
+            number += 1
+            key = f"{name}#{number}"
+        self.closure.parts[key] = {}  # its place, before what it uses itself
+        self._seen[id(thing)] = f"{'class' if isinstance(thing, type) else 'function'} {key}"
+        return key
+
+    def _named(self, user: str, name: str, uses: set[tuple[str, ...]], value: object) -> dict[str, str]:
+        """What a name stands for; of a module of the definitions, what its attributes do."""
+        if not isinstance(value, ModuleType) or self._is_elsewhere(value):
+            return {name: self.text(user, f"'{name}'", value)}
+        found = {}
+        for attributes in sorted(uses):
+            path, each = name, value
+            for attribute in attributes:
+                if not isinstance(each, ModuleType) or self._is_elsewhere(each):
+                    break
+                path = f"{path}.{attribute}"
+                if not hasattr(each, attribute):
+                    raise DefinitionError(f"'{user}' uses '{path}', which is not defined")
+                each = getattr(each, attribute)
+            if isinstance(each, ModuleType) and not self._is_elsewhere(each):
+                raise DefinitionError(f"'{user}' uses the module '{path}' otherwise than by its attributes")
+            found[path] = self.text(user, f"'{path}'", each)
+        return found
+
+    def text(self, user: str, what: str, value: object) -> str:
+        """The exact text of a value, by which `user` knows it as `what`."""
+        try:
+            return shortened(exact_text(value, self._other))
+        except UnknownValue as error:
+            raise DefinitionError(f"'{user}' uses {what}, {error}") from None
+
+    def _other(self, value: object) -> str:
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        if isinstance(value, type):
+            return f"{value.__module__}.{value.__qualname__}" if self._is_elsewhere(value) else self._class(value)
+        if isinstance(value, ModuleType) and self._is_elsewhere(value):
+            return f"module {value.__name__}"
+        if isinstance(value, np.ufunc) and value.__name__.isidentifier():
+            return f"ufunc {value.__name__}"
+        if isinstance(value, functools.partial) and type(value) is functools.partial:
+            inner = (value.func, value.args, value.keywords)
+            return f"partial{exact_text(inner, self._other)}"
+        if isinstance(value, BuiltinFunctionType | _DISPATCHED):
+            owner = getattr(value, "__self__", None)
+            if owner is None or isinstance(owner, ModuleType | type):
+                return f"{value.__module__ or 'builtins'}.{value.__qualname__}"
+        raise UnknownValue(
+            f"an object of type {type(value).__module__}.{type(value).__qualname__}: what it does cannot be known. Constants, "
+            "functions, enumerations and instances of frozen dataclasses can"
+        )
+
+    def _function(self, function: FunctionType) -> str:
+        line = function.__code__.co_firstlineno
+        if not is_elsewhere(function.__code__.co_filename, self._home):
+            if function.__name__ == "<lambda>":
+                raise UnknownValue(f"a lambda (line {line}), which cannot be told from another one: use def")
+            return self.follow(function)
+        module = sys.modules.get(function.__module__)
+        found: object = module
+        for name in function.__qualname__.split("."):
+            found = getattr(found, name, None)
+        if module is None or found is not function or not self._is_elsewhere(module):
+            # what a decorator of another package has made of a function looks like that function, and hides it
+            raise UnknownValue(
+                f"a function made by {Path(function.__code__.co_filename).name} (line {line}), not known by name"
+            )
+        return f"{function.__module__}.{function.__qualname__}"
+
+    def _class(self, cls: type) -> str:
+        """Describe a class of the definitions: its bases, its constants, its methods, the fields of a dataclass."""
+        known = self._seen.get(id(cls))
+        if known is not None:
+            return known
+        if type(cls) not in _PLAIN:
+            raise UnknownValue(f"the class '{cls.__qualname__}', whose metaclass '{type(cls).__qualname__}' may do anything")
+        name = cls.__qualname__
+        key = self._begin(cls, name)
+        names = {"bases": self.text(name, "its bases", cls.__bases__)}
+        if dataclasses.is_dataclass(cls):
+            made = [(each.name, each.default, each.default_factory) for each in dataclasses.fields(cls)]
+            given = [(each, *(value for value in values if value is not dataclasses.MISSING)) for each, *values in made]
+            names["fields"] = self.text(name, "its fields", given)
+        if issubclass(cls, enum.Enum):
+            for each, member in cls.__members__.items():
+                names[each] = self.text(name, f"'{each}'", member.value)
+        for each, value in sorted(vars(cls).items()):
+            names |= self._member(cls, each, value)
+        self.closure.parts[key] = {"names": names}
+        return f"class {key}"
+
+    def _member(self, cls: type, name: str, value: Any) -> dict[str, str]:
+        """One attribute of a class, unless Python or a decorator of its library has put it there."""
+        inner = {"": value}
+        if isinstance(value, staticmethod | classmethod):
+            inner = {"": value.__func__}
+        elif isinstance(value, property):
+            inner = {" get": value.fget, " set": value.fset}
+        elif isinstance(value, functools.cached_property):
+            inner = {"": value.func}
+        found = {}
+        for suffix, each in inner.items():
+            if isinstance(each, FunctionType):
+                if not is_elsewhere(each.__code__.co_filename, self._home):
+                    found[name + suffix] = self.follow(each)
+            elif not (name.startswith("_") and (name.endswith("_") or issubclass(cls, enum.Enum))):
+                if each is None or isinstance(each, enum.Enum) or type(each).__name__ == "member_descriptor":
+                    continue
+                found[name + suffix] = self.text(cls.__qualname__, f"'{name}'", each)
+        return found
+
+    def _is_elsewhere(self, thing: ModuleType | type) -> bool:
+        module = thing if isinstance(thing, ModuleType) else sys.modules.get(thing.__module__)
+        if module is None:
+            return False
+        file = getattr(module, "__file__", None)
+        return file is None or is_elsewhere(file, self._home)
+
+
+def _content(user: str, name: str, cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        raise DefinitionError(f"'{user}' uses '{name}', which has no value yet") from None
