@@ -1,12 +1,12 @@
 """Views whose rows Feast has written: what is asked for, and the names under which Feast keeps it. **Pure.**
 
-Such a view is read like any other stored view, and can stand in a `FeatureSet` beside them. It has no function: what Feast
-computed cannot be computed again here, so neither training sets nor audits can be made of it.
+Such a view is read like any other stored view, and can stand in definitions and in a `FeatureSet` beside them. Its function
+gives no rows: what Feast computed cannot be computed again here, so neither training sets nor audits can be made of it.
 Source: `feast.infra.key_encoding_utils` and `feast.infra.online_stores.helpers` of Feast 0.67.0; serialization 3 of keys.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,6 +66,10 @@ def feast_view(
     fields = tuple(murmur3_32(f"{known_as}:{each}".encode()).to_bytes(4, "little") for each in names)
     if len(set(fields)) != len(fields):
         raise DefinitionError(f"Feast keeps two features of '{name}' under one name: a collision of 32 bits")
+    kept = {
+        each.name: ("O" if each.dtype == "bytes" else each.dtype, int.from_bytes(field_name, "little"), each.shape)
+        for each, field_name in zip(features, fields, strict=True)
+    }
     canonical = {key: _CANONICAL[kind] for key, kind in keys.items()}
     return FeastView(
         name=name,
@@ -73,7 +77,7 @@ def feast_view(
         kind="stored",
         inputs={},
         features=tuple(features),
-        function=written_by_feast,
+        function=_written_by_feast(kept, dict(keys), known_as),
         entity=Entity(entity, canonical),
         source=EventLog(f"feast_{name}", {**canonical, "event_us": "int64"}),
         max_age_us=max_age_us,
@@ -85,9 +89,18 @@ def feast_view(
     )
 
 
-def written_by_feast() -> Mapping[str, Array]:
-    """Raises: DefinitionError, always: there is nothing here to compute such a view from."""
-    raise DefinitionError("the rows of this view are written by Feast; they can be read, but not computed here")
+def _written_by_feast(
+    kept: Mapping[str, tuple[str, int, tuple[int, ...]]], key_types: Mapping[str, str], feast_name: str
+) -> Callable[[], Mapping[str, Array]]:
+    """A function of no input that gives no rows: what it closes over is what the view's fingerprint has to tell apart."""
+
+    told = (dict(kept), dict(key_types), feast_name)
+
+    def none() -> Mapping[str, Array]:
+        features, _, _ = told
+        return {name: np.empty((0, *shape), dtype) for name, (dtype, _, shape) in features.items()}
+
+    return none
 
 
 def feast_keys(project: str, view: FeastView, keys: Columns) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Connections of one event loop to one server, two of them, each used by one request at a time and never shared while it is out.
+"""Connections of one event loop to one server, two of them, each used by one request at a time.
 
 A connection whose request failed in any way is closed, so that no answer can be taken for another's. What decides whether a
 new one may be opened stands above: here each request opens one if it has to, and nothing tries twice.
@@ -60,7 +60,7 @@ class Lanes:
         self._free = [connect() for _ in range(LANES)]
         self.connected = 0
 
-    async def mget(self, groups: Sequence[Sequence[Key]]) -> list[list[Row | None] | ResponseError]:
+    async def mget(self, groups: Sequence[list[Key]]) -> list[list[Row | None] | ResponseError]:
         """The rows of each group by one MGET, all in one round trip; an error where the server refused one.
 
         At most `LANES` at once. Raises: StoreError, StoreTimeout.
@@ -70,7 +70,7 @@ class Lanes:
             if not connection.is_connected:
                 self.connected += 1
                 await connection.connect()  # type: ignore[no-untyped-call]
-            commands = packed(*[("MGET", *map(bytes, group)) for group in groups])
+            commands = packed(*[("MGET", *group) for group in groups])
             await connection.send_packed_command(commands, check_health=False)
             return [await _reply(connection, len(group)) for group in groups]
         except (RedisTimeout, TimeoutError):

@@ -1,7 +1,8 @@
-"""Rows that Feast 0.67.0 itself wrote (`bench/feast_side.py fixture`), read from a real server with the statuses they deserve."""
+"""Rows that Feast 0.67.0 wrote (`bench/feast_side.py fixture`), read from a real server with the statuses they deserve."""
 
 import json
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feature_client.breaker import Breaker
+from feature_client.definitions import definitions_of
 from feature_client.errors import DefinitionError, EntityError
 from feature_client.feast import FeastReader, hmget_commands
 from feature_client.feast_rows import unpack_feast
-from feature_client.feast_view import FeastView, feast_keys, feast_view, written_by_feast
+from feature_client.feast_view import FeastView, feast_keys, feast_view
+from feature_client.fingerprint import fingerprint
 from feature_client.feature_set import FeatureSet
 from feature_client.murmur import murmur3_32
 from feature_client.schema import DEFAULTED, US_PER_S, Array, Feature, Status, hours
 from feature_client.served import serve
-from tests.feature_client.servers import Server, tcp_server
+from tests.feature_client.servers import Server, cluster, tcp_server
 
 FIXTURE = json.loads((Path(__file__).parent / "feast_rows.json").read_text("utf-8"))
 BUDGET_S = 10.0
@@ -160,18 +164,23 @@ def test_a_value_that_no_row_holds_yet_is_not_found(server: Server, reader: Feas
 
 
 def test_a_view_of_feasts_stands_beside_others(reader: FeastReader) -> None:
-    """It goes through the same assembly; what it cannot do is be computed."""
+    """It goes through the same assembly, and its fingerprint tells what Feast calls it; computed it has no rows."""
     features = FeatureSet([DRIVER, ROUTE])
+    assert set(definitions_of([DRIVER, ROUTE]).fingerprints) == {"driver_stats@1", "route@1"}
+    assert DRIVER.compute({})["taste"].shape == (0, 3)
+    others = [
+        feast_view(
+            "v", entity="e", keys={"id": kind}, features=[Feature("x", "bool", False)], feast_name=known, feast_features=names
+        )
+        for kind, known, names in (("int64", "", {}), ("int32", "", {}), ("int64", "w", {}), ("int64", "", {"x": "y"}))
+    ]
+    assert len({fingerprint(view) for view in others}) == 4
     assert features.keys == {"driver_id": "int64", "origin": "bytes", "gate": "int64"}
     keys = {"driver_id": np.array([1001]), "gate": np.array([3]), "origin": objects(b"JFK")}
     stored = {view.ref: serve(view, reader.read(view, keys, BUDGET_S), NEWEST_US) for view in (DRIVER, ROUTE)}
     made = features.assemble(1, {}, {}, stored)
     assert made.values["rating"].tolist() == [4.75]
     assert made.values["route_delay"].tolist() == [12.5]
-    with pytest.raises(DefinitionError, match="written by Feast"):
-        DRIVER.compute({})
-    with pytest.raises(DefinitionError, match="written by Feast"):
-        written_by_feast()
 
 
 def test_no_entities_are_no_rows(reader: FeastReader) -> None:
@@ -366,3 +375,61 @@ def test_keys_that_cannot_be(keys: Mapping[str, Array], said: str) -> None:
 
 def test_one_request_has_every_entity() -> None:
     assert hmget_commands([b"a"], [b"f"]) == b"*3\r\n$5\r\nHMGET\r\n$1\r\na\r\n$1\r\nf\r\n"
+
+
+def test_what_lies_there_and_is_no_hash_is_never_a_value(server: Server, reader: FeastReader) -> None:
+    keys = {"driver_id": np.array([77, 1001])}
+    server.admin.set(feast_keys("shop", DRIVER, keys)[0], b"something else")
+    assert reader.read(DRIVER, keys, BUDGET_S).row_status.tolist() == [Status.FP_MISMATCH, Status.PRESENT]
+
+
+def test_a_server_that_is_gone_or_hangs_costs_statuses_within_the_budget(tmp_path: Path) -> None:
+    keys = {"driver_id": np.array([1001, 5])}
+    with tcp_server(tmp_path) as server:
+        reader = FeastReader(server.url, "shop", Breaker(consecutive=10_000, part=2.0))
+        assert reader.read(DRIVER, keys, BUDGET_S).row_status.tolist() == [Status.NOT_FOUND] * 2
+        server.freeze()
+        begun_s = time.monotonic()
+        for _ in range(5):
+            assert reader.read(DRIVER, keys, 0.02).row_status.tolist() == [Status.TIMEOUT] * 2
+        assert time.monotonic() - begun_s < 5
+        server.thaw()
+        server.kill()
+        assert reader.read(DRIVER, keys, 0.5).row_status.tolist() == [Status.TIMEOUT] * 2
+        assert reader.read(DRIVER, keys, 0.0).row_status.tolist() == [Status.TIMEOUT] * 2
+        server.start()
+        until = time.monotonic() + BUDGET_S
+        while reader.read(DRIVER, keys, 0.5).row_status[0] == Status.TIMEOUT:
+            assert time.monotonic() < until
+        reader.close()
+
+
+def test_a_store_that_keeps_failing_is_left_alone() -> None:
+    reader = FeastReader("redis://127.0.0.1:1", "shop")
+    keys = {"driver_id": np.array([1])}
+    for _ in range(6):
+        assert reader.read(DRIVER, keys, 0.5).row_status.tolist() == [Status.TIMEOUT]
+    begun_s = time.monotonic()
+    for _ in range(100):
+        reader.read(DRIVER, keys, 0.5)
+    assert time.monotonic() - begun_s < 5
+    reader.close()
+
+
+def test_a_cluster_has_each_hash_where_it_belongs(tmp_path: Path) -> None:
+    with cluster(tmp_path, 2) as nodes:
+        for key, fields in FIXTURE["stored"].items():
+            owner = nodes.owner(bytes.fromhex(key))
+            owner.admin.hset(
+                bytes.fromhex(key), mapping={bytes.fromhex(name): bytes.fromhex(value) for name, value in fields.items()}
+            )
+        reader = FeastReader(nodes.url, "shop")
+        ids = {"driver_id": np.array([*FIXTURE["given"]["driver_stats"]["driver_id"], 5])}
+        assert reader.read(DRIVER, ids, BUDGET_S).row_status.tolist() == [Status.PRESENT] * 3 + [Status.NOT_FOUND]
+        for server in nodes.servers:
+            server.kill()
+        assert reader.read(DRIVER, ids, 0.5).row_status.tolist() == [Status.TIMEOUT] * 4
+        reader.close()
+        reader = FeastReader(nodes.url, "shop")
+        assert reader.read(DRIVER, ids, 0.5).row_status.tolist() == [Status.TIMEOUT] * 4
+        reader.close()
