@@ -4,6 +4,7 @@ Training and serving call the same function here, so a model is trained on the d
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,8 @@ class Found:
     """Rows of one stored view for N entities, as a store or an event log gave them.
 
     Shapes: `values` `[N, *shape]` per feature, anything where there is no row; `row_status` uint8 `[N]`: PRESENT, NOT_FOUND,
-    TIMEOUT or FP_MISMATCH; `nulls` bool `[N, F]`; times int64 `[N]`, 0 where there is no row.
+    TIMEOUT or FP_MISMATCH; `nulls` bool `[N, F]`; times int64 `[N]`, 0 where there is no row. `missing` bool `[N, F]`: values
+    that a row lacks, in stores that keep each by itself; None where rows are whole.
     """
 
     values: dict[str, Array]
@@ -27,6 +29,7 @@ class Found:
     row_status: Statuses
     event_us: NDArray[np.int64]
     available_us: NDArray[np.int64]
+    missing: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,41 +50,50 @@ def serve(view: View, found: Found, now_us: int | NDArray[np.int64], *, fail_on_
 
     Ownership: `found.values` are not changed; where nothing stands in for them they are passed on.
     """
-    count = len(found.row_status)
-    statuses = np.repeat(found.row_status[:, None], len(view.features), axis=1)
-    here = found.row_status == Status.PRESENT
-    age_us = now_us - found.event_us
-    values: dict[str, Array] = {}
-    stood_in = False
-    for index, feature in enumerate(view.features):
-        column = statuses[:, index]
-        column[here & found.nulls[:, index]] = Status.NULL
-        limits = [limit for limit in (feature.max_age_us, view.max_age_us) if limit]
-        if limits:
-            column[here & (age_us > min(limits))] = Status.STALE
-        absent = column != Status.PRESENT
-        if feature.null == "keep":
-            absent &= column != Status.NULL
-        if absent.any():
-            stood_in = True
-            values[feature.name] = np.ascontiguousarray(_standing_in(feature, found.values[feature.name], absent))
-        else:
-            values[feature.name] = found.values[feature.name]
-    refused = np.zeros(count, dtype=np.bool_)
-    if stood_in:
-        worst = statuses.max(axis=1)
-        refused |= worst == Status.FP_MISMATCH
-        for status, fails in (
-            (Status.NOT_FOUND, view.on_missing == "fail"),
-            (Status.STALE, view.on_stale == "fail"),
-            (Status.TIMEOUT, fail_on_timeout),
-        ):
-            if fails:
-                refused |= (statuses == status).any(axis=1)
-        kept = np.array([feature.null == "keep" for feature in view.features])
-        defaulted = (statuses != Status.PRESENT) & ~((statuses == Status.NULL) & kept) & ~refused[:, None]
-        statuses[defaulted] |= DEFAULTED
+    statuses = _judged(view, found, now_us)
+    refused = np.zeros(len(statuses), dtype=np.bool_)
+    absent = statuses != Status.PRESENT
+    # most batches are whole: then nothing below costs a thing per feature
+    if not absent.any():
+        return Served(dict(found.values), statuses, refused)
+    kept = np.array([feature.null == "keep" for feature in view.features])
+    absent &= ~((statuses == Status.NULL) & kept)
+    values = dict(found.values)
+    for index in np.flatnonzero(absent.any(axis=0)).tolist():
+        feature = view.features[index]
+        values[feature.name] = np.ascontiguousarray(_standing_in(feature, found.values[feature.name], absent[:, index]))
+    refused |= (statuses == Status.FP_MISMATCH).any(axis=1)
+    for status, fails in (
+        (Status.NOT_FOUND, view.on_missing == "fail"),
+        (Status.STALE, view.on_stale == "fail"),
+        (Status.TIMEOUT, fail_on_timeout),
+    ):
+        if fails:
+            refused |= (statuses == status).any(axis=1)
+    statuses[absent & ~refused[:, None]] |= DEFAULTED
     return Served(values, statuses, refused)
+
+
+def _judged(view: View, found: Found, now_us: int | NDArray[np.int64]) -> Statuses:
+    """What is known of each value, before anything stands in. Shapes: `[N, F]`."""
+    statuses = np.repeat(found.row_status[:, None], len(view.features), axis=1)
+    here = (found.row_status == Status.PRESENT)[:, None]
+    if found.nulls.any():
+        statuses[here & found.nulls] = Status.NULL
+    limits = _age_limits(view)
+    age_us = np.asarray(now_us - found.event_us)
+    if age_us.size and age_us.max() > limits.min():
+        statuses[here & (age_us[:, None] > limits)] = Status.STALE
+    if found.missing is not None:
+        statuses[here & found.missing] = Status.NOT_FOUND
+    return statuses
+
+
+@lru_cache(maxsize=1024)
+def _age_limits(view: View) -> NDArray[np.int64]:
+    """How old each feature's row may be; more than any age where it may have any. Shapes: `[F]`."""
+    limits = [[limit for limit in (each.max_age_us, view.max_age_us) if limit] for each in view.features]
+    return np.array([min(each, default=np.iinfo(np.int64).max) for each in limits], dtype=np.int64)
 
 
 def nulls_of(feature: Feature, column: Array) -> NDArray[np.bool_]:
