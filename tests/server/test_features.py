@@ -289,6 +289,16 @@ def test_a_refused_row_is_counted_among_the_rows_of_its_request(serving: Serving
     assert (code, text) == ("UNAVAILABLE", "features are unavailable in 1 of 3 rows: 'route_delay' is NOT_FOUND")
 
 
+def test_a_stream_goes_on_after_a_request_without_features(serving: Serving) -> None:
+    with serving.stub() as stub:
+        answers = list(stub.ModelStreamInfer(iter([leg(b"N1"), leg(b"nowhere"), flight(b"N2")]), timeout=60))
+    first, refused, last = answers
+    assert rows(first.infer_response) == [[1.0]]
+    assert refused.error_message == "features are unavailable: 'route_delay' is NOT_FOUND"
+    assert rows(last.infer_response) == [expected(2)]
+    assert told(last.infer_response) == {}
+
+
 def test_clients_see_what_callers_bring(serving: Serving) -> None:
     with serving.stub() as stub:
         metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name="flights"))
