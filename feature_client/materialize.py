@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from feature_client.checkpoint import Checkpoint
-from feature_client.claims import claim_view
+from feature_client.contract import claim_view
 from feature_client.errors import EventError
 from feature_client.fingerprint import stamp_of
 from feature_client.point_in_time import history_of

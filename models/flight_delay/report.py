@@ -18,7 +18,7 @@ from server.registry.manifest import Manifest
 from server.telemetry.histogram import LATENCY_EDGES_NS, ROWS_EDGES, Histogram
 
 AUC_TOLERANCE = 1e-6
-JULY_AUC, JULY_AUC_TOLERANCE = 0.720, 0.005
+JULY_AUC, JULY_AUC_TOLERANCE = 0.787, 0.005
 """What README.md measured, and how far training on another kind of CPU may come out from it."""
 
 _BAR_WIDTH = 40
