@@ -16,6 +16,7 @@ import pytest
 from models.flight_delay import build, client, data, demo, replay, report
 from models.flight_delay.data import Flights
 from models.flight_delay.facts import ROOT, difference
+from models.flight_delay.history import History, load_history
 from models.flight_delay.registration import MODEL, MODEL_FILE, PROGRAM_FILE, find
 from models.flight_delay.report import Judged
 from models.flight_delay.server_process import ServerFailed, ServerProcess
@@ -37,22 +38,42 @@ def flights() -> Flights:
     return data.load()
 
 
+@pytest.fixture(scope="module")
+def histories() -> History:
+    return load_history()
+
+
 @pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch, flights: Flights) -> None:
+def loaded(monkeypatch: pytest.MonkeyPatch, flights: Flights, histories: History) -> None:
     """The data is read from disk once for all tests, and the working tree counts as committed."""
     monkeypatch.setattr(build, "load", lambda: flights)
     monkeypatch.setattr(replay, "load", lambda: flights)
+    for module in (build, demo):
+        monkeypatch.setattr(module, "load_history", lambda: histories)
     monkeypatch.setattr("models.flight_delay.facts.collect_code", lambda folder: COMMIT)
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, flights: Flights) -> Path:
-    """A repository with version 1, which no test changes."""
+    """A repository with version 1, told by the timetable; no test changes it."""
     root = tmp_path_factory.mktemp("repository")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "load", lambda: flights)
         patch.setattr("models.flight_delay.facts.collect_code", lambda folder: COMMIT)
         build.ensure_registered(root, QUICK, limit_rows=ROWS)
+    return root
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory, flights: Flights, histories: History) -> Path:
+    """A repository with both variants, as the demo makes it; no test changes it."""
+    root = tmp_path_factory.mktemp("both")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "load", lambda: flights)
+        patch.setattr(build, "load_history", lambda: histories)
+        patch.setattr("models.flight_delay.facts.collect_code", lambda folder: COMMIT)
+        build.ensure_registered(root, QUICK, limit_rows=ROWS, alias=build.SCHEDULE_ALIAS)
+        build.ensure_registered(root, QUICK, limit_rows=ROWS, variant="history")
     return root
 
 
@@ -70,24 +91,27 @@ def test_demo_passes_twice_and_trains_once(tmp_path: Path, capsys: pytest.Captur
     first = capsys.readouterr().out
     assert "trained and registered" in first
     assert "failed requests  0\n" in first
-    assert "flight_delay:1 @champion" in first
+    assert "flight_delay:1 @schedule (schedule) trained" in first
+    assert "flight_delay:2 @champion (history) trained" in first
+    assert "AUC in June: " in first
     assert _manifest(tmp_path / "repo").files[MODEL_FILE].sha256[:16] in first
     assert "the server left with status 0" in first
     assert "All checks passed" in first
+    assert " 0 mismatch" in first
     too_wide = [line for line in first.splitlines() if len(line) > 80 and str(tmp_path) not in line]
     assert not too_wide
     assert demo.main(arguments) == 0
-    assert "flight_delay:1 is used again" in capsys.readouterr().out
-    assert read_aliases(tmp_path / "repo" / MODEL) == {"champion": 1}
+    assert "flight_delay:2 @champion (history) is used again" in capsys.readouterr().out
+    assert read_aliases(tmp_path / "repo" / MODEL) == {"champion": 2, "schedule": 1}
     assert psutil.Process().children(recursive=True) == []
 
 
 @pytest.mark.usefixtures("loaded")
 def test_demo_fails_when_the_served_file_does_not_answer_as_expected(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    both: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "predict", lambda content, inputs: {client.OUTPUT: np.full((300, 1), 0.5, np.float32)})
-    assert demo.main(("--repository", str(repository), *ARGUMENTS)) == 1
+    assert demo.main(("--repository", str(both), *ARGUMENTS)) == 1
     printed = capsys.readouterr().out
     assert "by the file alone it is 0.5" in printed
     assert "All checks passed" not in printed
@@ -106,7 +130,7 @@ def test_registering_twice_gives_a_child_with_the_same_bytes(tmp_path: Path) -> 
     assert (tmp_path / MODEL / "model.toml").read_bytes() == (ROOT / "models" / MODEL / "model.toml").read_bytes()
     assert second.recipe == Recipe(
         command="python -m models.flight_delay.build",
-        arguments=("--seed", str(QUICK.seed), "--epochs", "1", "--limit-rows", str(ROWS)),
+        arguments=("--inputs", "schedule", "--seed", str(QUICK.seed), "--epochs", "1", "--limit-rows", str(ROWS)),
     )
     assert second.code == COMMIT
     assert second.environment is not None
@@ -277,7 +301,7 @@ def test_an_interrupted_demo_leaves_no_server(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("loaded")
 def test_ctrl_c_while_flights_are_replayed_stops_the_server(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    both: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[psutil.Process] = []
 
@@ -285,28 +309,29 @@ def test_ctrl_c_while_flights_are_replayed_stops_the_server(
         seen.extend(psutil.Process().children())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(client, "replay", interrupt)
+    monkeypatch.setattr(client, "replay_in_time", interrupt)
     before = signal.getsignal(signal.SIGTERM)
-    assert demo.main(("--repository", str(repository), *ARGUMENTS)) == demo.INTERRUPTED
+    assert demo.main(("--repository", str(both), *ARGUMENTS)) == demo.INTERRUPTED
     assert "interrupted" in capsys.readouterr().out
-    assert len(seen) == 1
-    assert not seen[0].is_running()
+    assert len(seen) == 2  # the server and the store
+    assert not any(process.is_running() for process in seen)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.usefixtures("loaded")
 def test_a_server_that_dies_ends_the_demo_with_its_log(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    both: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def kill_first(*arguments: Any, **named: Any) -> Any:
         for child in psutil.Process().children():
-            child.kill()
-            child.wait()
+            if "serve" in child.cmdline():
+                child.kill()
+                child.wait()
         return replay_flights(*arguments, **named)
 
-    replay_flights = client.replay
-    monkeypatch.setattr(client, "replay", kill_first)
-    assert demo.main(("--repository", str(repository), *ARGUMENTS)) == 1
+    replay_flights = client.replay_in_time
+    monkeypatch.setattr(client, "replay_in_time", kill_first)
+    assert demo.main(("--repository", str(both), *ARGUMENTS)) == 1
     printed = capsys.readouterr().out
     assert "FAILED: the server stopped answering" in printed
     assert '"serving"' in printed
