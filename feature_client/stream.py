@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from feature_client.claims import claim_view
+from feature_client.contract import claim_view
 from feature_client.errors import EventError
 from feature_client.fingerprint import stamp_of
 from feature_client.keys import row_keys
