@@ -96,7 +96,8 @@ class _Fill:
     def run(self, checkpoint: Checkpoint, progress: Callable[[str, int, int], None], batch_rows: int) -> Filled:
         """Write what is not done yet. Raises: EntityError, DefinitionError, StoreError."""
         total = len(self._rows.entity)
-        begin = min(checkpoint.rows_done(self._what), total)
+        # a store that lost the claim lost the rows as well
+        begin = min(checkpoint.rows_done(self._what), total) if self._claimed_before else 0
         written = 0
         progress(self._view.ref, begin, total)
         for at in range(begin, total, batch_rows):

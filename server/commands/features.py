@@ -15,6 +15,8 @@ from feature_client.definitions import Definitions, load_definitions
 from feature_client.difference import differences
 from feature_client.errors import ContractError
 from feature_client.fingerprint import Description
+from server.commands.auditing import add_audit
+from server.commands.materializing import add_materialize
 from server.commands.verb import add_repository, reporting, source_of
 from server.core.errors import NotFound
 from server.core.versions import VersionKey
@@ -49,6 +51,8 @@ def add_features(subparsers: "_SubParsersAction[ArgumentParser]") -> None:
     add_definitions(usage, required=False)
     usage.add_argument("--json", action="store_true", help="print JSON instead of text")
     usage.set_defaults(run=reporting(_run_usage))
+    add_materialize(verbs)
+    add_audit(verbs)
 
 
 def add_definitions(parser: ArgumentParser, *, required: bool) -> None:

@@ -144,6 +144,15 @@ def test_a_fill_that_failed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [each.skipped for each in materialize(store, "t", STORED, PRINTS, {"flights": events}, checkpoint=path)] == [0, 0]
 
 
+def test_a_store_that_lost_its_rows_is_filled_anew(tmp_path: Path) -> None:
+    events, path = many(500, 40), tmp_path / "checkpoint"
+    with pytest.raises(StoreError):
+        materialize(CountingStore(fail_at=2), "t", [aircraft], PRINTS, {"flights": events}, checkpoint=path, batch_rows=10)
+    store = CountingStore()
+    assert materialize(store, "t", [aircraft], PRINTS, {"flights": events}, checkpoint=path)[0].skipped == 0
+    assert_filled(store, aircraft, events)
+
+
 def test_only_the_same_fill_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     events, other = many(500, 40), many(500, 40)
@@ -154,6 +163,7 @@ def test_only_the_same_fill_goes_on(tmp_path: Path) -> None:
         with pytest.raises(StoreError):
             materialize(store, "t", [aircraft], PRINTS, {"flights": many(500, 40)}, checkpoint=path, batch_rows=10)
         store.fail_at = -1
+        materialize(store, "u", [aircraft], PRINTS, {"flights": flights(0)})
         filled = materialize(
             store, project, [aircraft], PRINTS, {"flights": events}, until_us=until_us, checkpoint=path, batch_rows=10
         )
