@@ -103,7 +103,8 @@ def run(repository: Path, settings: Settings, limit_rows: int | None, flights: i
         print("[6/6] audit    computing what was served again, by the training path ...", flush=True)
         audited = audit(samples, paths, repository)
     print(f"\nFlights of July 2013, one request each\n{render(judged, concurrency)}")
-    print(f"\nWhat was served, against the training path\n{indented(audited)}")
+    # its table has a line for each feature; the last two lines say it all where nothing differs
+    print(f"\nWhat was served, against the training path\n{indented(audited.splitlines()[-2:], 2)}")
     print(f"\nWhich model answered\n{origin(champion, DEFAULT_ALIAS, parents)}")
     print(f"\nWhere to look next\n{_next(repository)}\n", flush=True)
     found = problems(judged)
@@ -161,7 +162,8 @@ def _july(limit: int | None) -> July:
 def _fill(july: July, url: str, which: str, folder: Path) -> dict[str, Path]:
     print(f"[3/6] store    filling {which} with what was known on the morning of July 1 ...", flush=True)
     paths = write_logs(july.logs, folder)
-    print(indented(materialize(url, paths, july.instants_us[0])), flush=True)
+    filled = materialize(url, paths, july.instants_us[0])
+    print(indented([line.partition(", store ")[0] for line in filled.splitlines()]), flush=True)
     return paths
 
 
@@ -207,9 +209,9 @@ def _by_instant(history: History) -> dict[str, Array]:
     return as_rows(history.take(np.argsort(history.scheduled_us, kind="stable")).flights.inputs)
 
 
-def indented(text: str) -> str:
-    """What a command said, below a heading of our own."""
-    return "\n".join(f"               {line}" for line in text.rstrip().splitlines())
+def indented(lines: Sequence[str], columns: int = 15) -> str:
+    """What a command said, below a line of our own."""
+    return "\n".join(" " * columns + line for line in lines)
 
 
 def _progress(total: int) -> "tqdm[NoReturn]":

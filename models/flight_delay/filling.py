@@ -84,7 +84,8 @@ class Happening:
         """What is known by `from_us` is taken to be in the store already."""
         definitions: Definitions = load_definitions([DEFINITIONS])
         self._store = open_store(url)
-        self._push = Push(self._store, PROJECT, list(definitions.views.values()), definitions.fingerprints)
+        stored = [view for view in definitions.views.values() if view.kind == "stored"]
+        self._push = Push(self._store, PROJECT, stored, definitions.fingerprints)
         self._logs = logs
         self._known = {log.name: known_us(log, logs) for log in LOGS}
         self._next = {name: int(np.searchsorted(known, from_us, side="right")) for name, known in self._known.items()}
