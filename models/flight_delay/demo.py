@@ -114,26 +114,30 @@ def run(repository: Path, settings: Settings, limit_rows: int | None, flights: i
 
 
 def _models(repository: Path, settings: Settings, limit_rows: int | None) -> tuple[Manifest, tuple[int, ...]]:
-    """The champion and its ancestors: both variants, trained where there is none that is the same."""
+    """The champion and its ancestors; both variants are there afterwards, trained where there is none that is the same."""
     print("[1/6] models   looking for them, else training ...", flush=True)
-    aucs = {}
-    variants: tuple[tuple[Variant, str], ...] = (("schedule", SCHEDULE_ALIAS), ("history", DEFAULT_ALIAS))
-    for variant, alias in variants:
-        began = time.monotonic()
-        registered = ensure_registered(repository, settings, limit_rows=limit_rows, reuse=True, variant=variant, alias=alias)
-        taken_s = time.monotonic() - began
-        verb = "is used again:" if registered.built is None else f"trained and registered in {taken_s:.1f} s:"
-        print(f"               {registered.key} @{alias} ({variant}) {verb}\n               {registered.reason}", flush=True)
-        model = LocalDirectory(repository, settle_s=0.0).scan()[MODEL]
-        manifests = {number: version.manifest for number, version in model.versions.items()}
-        champion = manifests[registered.key.version]
-        if champion is None:
-            raise FileNotFoundError(f"{registered.key} lost its manifest")
-        aucs[variant] = champion.metrics["june_auc"]
-    gained = aucs["history"] - aucs["schedule"]
-    print(f"               AUC in June: {aucs['schedule']:.4f} by the timetable, {aucs['history']:.4f} by what happened lately")
-    print(f"               ({gained:+.4f})", flush=True)
-    return champion, tuple(each.version for each in ancestors(registered.key.version, manifests))
+    by_timetable, _ = _model(repository, settings, limit_rows, "schedule", SCHEDULE_ALIAS)
+    champion, parents = _model(repository, settings, limit_rows, "history", DEFAULT_ALIAS)
+    before, after = (each.metrics["june_auc"] for each in (by_timetable, champion))
+    print(f"               AUC in June: {before:.4f} by the timetable,")
+    print(f"               {after:.4f} by what happened lately ({after - before:+.4f})", flush=True)
+    return champion, parents
+
+
+def _model(
+    repository: Path, settings: Settings, limit_rows: int | None, variant: Variant, alias: str
+) -> tuple[Manifest, tuple[int, ...]]:
+    began = time.monotonic()
+    registered = ensure_registered(repository, settings, limit_rows=limit_rows, reuse=True, variant=variant, alias=alias)
+    taken_s = time.monotonic() - began
+    verb = "is used again:" if registered.built is None else f"trained and registered in {taken_s:.1f} s:"
+    print(f"               {registered.key} @{alias} ({variant}) {verb}\n               {registered.reason}", flush=True)
+    model = LocalDirectory(repository, settle_s=0.0).scan()[MODEL]
+    manifests = {number: version.manifest for number, version in model.versions.items()}
+    manifest = manifests[registered.key.version]
+    if manifest is None:
+        raise FileNotFoundError(f"{registered.key} lost its manifest")
+    return manifest, tuple(each.version for each in ancestors(registered.key.version, manifests))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from feature_client.feature_set import FeatureSet
 from feature_client.point_in_time import training_set
@@ -30,7 +31,7 @@ def history(histories: History) -> History:
     return histories
 
 
-def known_us(columns: dict[str, Array]) -> Array:
+def known_us(columns: dict[str, Array]) -> NDArray[np.int64]:
     return np.maximum(columns["event_us"], columns.get("known_us", columns["event_us"]))
 
 
@@ -82,16 +83,17 @@ def test_features_are_what_somebody_would_count_by_hand(logs: Logs, history: His
         keys = {name: column[row] for name, column in history.keys.items()}
         hour_us = 3_600_000_000
         at = left["origin"] == keys["origin"]
-        newest = left["event_us"][at].max()
-        recent = at & (left["event_us"] > newest - hour_us)
+        left_us, landed_us = (log["event_us"].astype(np.int64) for log in (left, landed))
+        newest = left_us[at].max()
+        recent = at & (left_us > newest - hour_us)
         got = {name: history.flights.inputs[name][row] for name in LATELY}
         if instant - newest <= 3 * hour_us:
             assert got["origin_left_1h"] == recent.sum()
             assert got["origin_delay_1h"] == np.float32(left["delay_min"][recent].mean())
         on = (landed["origin"] == keys["origin"]) & (landed["dest"] == keys["dest"])
         if on.any():
-            lately = on & (landed["event_us"] > landed["event_us"][on].max() - 14 * 24 * hour_us)
-            if instant - landed["event_us"][on].max() <= 14 * 24 * hour_us:
+            lately = on & (landed_us > landed_us[on].max() - 14 * 24 * hour_us)
+            if instant - landed_us[on].max() <= 14 * 24 * hour_us:
                 drawn = (landed["late"][lately].sum() + 2.2) / (lately.sum() + 10)
                 assert got["route_late_14d"] == pytest.approx(drawn, rel=1e-6)
 
