@@ -55,8 +55,8 @@ def fit(flights: Flights, inputs: Inputs = SCHEDULE) -> Fitted:
     low, high = np.nanpercentile(values, _CLIP_PERCENTILES, axis=0)
     clipped = np.clip(np.where(np.isnan(values), fill, values), low, high)
     scale = np.maximum(clipped.std(axis=0), 1e-6)
-    fill, low, high, mean, scale = (each.astype(np.float32) for each in (fill, low, high, clipped.mean(axis=0), scale))
-    return Fitted(vocabularies, fill, low, high, mean, scale, inputs)
+    fitted = [each.astype(np.float32) for each in (fill, low, high, clipped.mean(axis=0), scale)]
+    return Fitted(vocabularies, *fitted, inputs=inputs)
 
 
 def stack_values(flights: Flights, inputs: Inputs) -> NDArray[np.float32]:
