@@ -52,6 +52,8 @@ class FeatureSet:
         self.computed = self._ordered([view for view in views if view.kind != "stored"])
         self.request: dict[str, str] = {}
         for view in self.computed:
+            if not view.inputs:
+                raise DefinitionError(f"the view '{view.ref}' has no inputs: how many rows it has would be unknown")
             for name, wanted in view.inputs.items():
                 self._check_input(view, name, str(wanted))
         for key in self.keys.keys() & self.request.keys():

@@ -37,8 +37,8 @@ def history_of(view: View, events: Columns) -> History:
 
     An event without a value of a join key is about no entity. Raises: EventError where events are not what the source declares.
     """
-    if view.source is None or view.entity is None:
-        raise EventError(f"'{view.ref}' is no stored view: it has no history")
+    if view.source is None or view.entity is None or not view.inputs:
+        raise EventError(f"'{view.ref}' is not computed from events: it has no history")
     check_events(view.source, events)
     source = view.source
     entity, combinations = codes_of([events[key] for key in view.entity.keys])

@@ -67,6 +67,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: FeatureSet([aircraft, computed("a", F, tail_pair="float32")]), "the input 'tail_pair' of 'a@1'"),
     (lambda: FeatureSet([computed("a", F, x="float64"), computed("b", G, x="float32")]), "'x' of the request has two types"),
     (lambda: FeatureSet([aircraft, computed("a", F, tail="float64")]), "'tail' has two types: int64 as a join key, float64 of"),
+    (lambda: FeatureSet([computed("a", F)]), "the view 'a@1' has no inputs"),
     (
         lambda: FeatureSet([aircraft, replace(route, entity=PLANE, source=BYTES_TAIL)]),
         "the join key 'tail' has two types",

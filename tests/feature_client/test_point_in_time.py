@@ -187,9 +187,10 @@ def test_entities_far_apart_in_time_and_number() -> None:
     assert found.values["tail_flights"][:6].tolist() == [1] * 6
 
 
-def test_only_stored_views_have_a_history() -> None:
-    with pytest.raises(EventError, match="no stored view"):
-        history_of(planned, flights(3))
+def test_only_views_of_events_have_a_history() -> None:
+    for view in (planned, replace(aircraft, inputs={}, function=dict)):
+        with pytest.raises(EventError, match="is not computed from events: it has no history"):
+            history_of(view, flights(3))
 
 
 BROKEN: list[tuple[str, Any, str]] = [

@@ -184,7 +184,6 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: feature_view(features=Y, inputs={"x": "int64"}, version=0)(dict), "must be 1 or more"),
     (lambda: feature_view(features=[], inputs={"x": "int64"})(dict), "must have features"),
     (lambda: feature_view(features=Y * 2, inputs={"x": "int64"})(dict), "each with a name of its own"),
-    (lambda: feature_view(features=Y, inputs={})(dict), "no inputs"),
     (lambda: feature_view(features=Y, inputs={"x y": "int64"})(dict), "name of an input"),
     (lambda: feature_view(features=Y, inputs={"x": "text"})(dict), "the input 'x' of 'dict@1' must be a type"),
     (lambda: feature_view(features=Y, inputs={"x": count(1)})(dict), "must be a type"),
@@ -211,6 +210,11 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
 def test_what_cannot_be_declared(make: Callable[[], Any], text: str) -> None:
     with pytest.raises(DefinitionError, match=text):
         make()
+
+
+def test_a_view_without_inputs_has_no_rows() -> None:
+    view = feature_view(features=[Feature("x", "int64", 0)], inputs={}, name="v")(lambda: {"x": np.zeros(0, np.int64)})
+    assert view.compute({"y": np.zeros(5)})["x"].tolist() == []
 
 
 def test_functions_that_say_nothing_about_themselves_are_taken() -> None:
