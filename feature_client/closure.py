@@ -140,7 +140,8 @@ class _Walk:
             return f"partial{exact_text(inner, self._other)}"
         if isinstance(value, BuiltinFunctionType | _DISPATCHED):
             owner = getattr(value, "__self__", None)
-            if owner is None or isinstance(owner, ModuleType | type):
+            module = sys.modules.get(value.__module__ or "builtins")
+            if (owner is None or isinstance(owner, ModuleType | type)) and module is not None and self._is_elsewhere(module):
                 return f"{value.__module__ or 'builtins'}.{value.__qualname__}"
         raise UnknownValue(
             f"an object of type {type(value).__module__}.{type(value).__qualname__}: what it does cannot be known. Constants, "
@@ -207,10 +208,12 @@ class _Walk:
 
     def _is_elsewhere(self, thing: ModuleType | type) -> bool:
         module = thing if isinstance(thing, ModuleType) else sys.modules.get(thing.__module__)
-        if module is None:
-            return False
+        if module is None or module.__spec__ is None:
+            return False  # made by hand, or the program itself
         file = getattr(module, "__file__", None)
-        return file is None or is_elsewhere(file, self._home)
+        # a folder without `__init__.py` has places instead, what is built in has neither
+        places = getattr(module, "__path__", ()) if file is None else (file,)
+        return all(is_elsewhere(place, self._home) for place in places)
 
 
 def _content(user: str, name: str, cell: CellType) -> object:

@@ -68,8 +68,8 @@ def exact_text(value: object, other: Other, depth: int = 0) -> str:
 def shortened(text: str) -> str:
     """A text that can be shown, and still differs where the whole one does.
 
-    >>> shortened("x" * 200)[-20:]
-    '; sha256 aa83b8ec...'
+    >>> shortened("x" * 200)[80:119]
+    '...; 200 characters; sha256 aa20c23e320'
     """
     if len(text) <= _SHOWN:
         return text

@@ -111,7 +111,7 @@ def _arrays(packed: bytes) -> dict[str, Array]:
         with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     # what a damaged or foreign file makes zipfile and numpy raise; objects, which only pickle could read, are a ValueError
-    except (OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, MemoryError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, BadZipFile) as error:
         raise ContractError(f"{ARRAYS_FILE}: no arrays: {error}") from None
 
 

@@ -82,7 +82,7 @@ def _globals(table: symtable.SymbolTable) -> Iterator[str]:
                 yield symbol.get_name()
     for child in table.get_children():
         # scopes of annotations and of type parameters hold no values, but a generic function stands within its parameters'
-        if str(child.get_type()) in _SCOPES or "parameters" in str(child.get_type()):
+        if str(child.get_type()) in _SCOPES or "type parameter" in str(child.get_type()):
             yield from _globals(child)
 
 

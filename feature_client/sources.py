@@ -63,7 +63,7 @@ class _File:
 
 
 def _tables(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
-    if isinstance(table, symtable.Function):
+    if isinstance(table, symtable.Function) and str(table.get_type()) == "function":  # some releases have more kinds of them
         yield table
     for child in table.get_children():
         yield from _tables(child)

@@ -91,12 +91,14 @@ def _run_usage(arguments: Namespace) -> int:
         print(json.dumps({"views": found, "problems": problems}, indent=2))
     else:
         print("\n".join([*map(_usage_text, found), *(f"problem: {line}" for line in problems)]) or "no views")
-    return 0
+    # what a broken contract reads is not known, so nobody may conclude from the rest that something is not read
+    return 1 if problems else 0
 
 
 def compare(old: Mapping[str, Description], new: Mapping[str, Description]) -> list[str]:
-    """What differs between two sets of views, a line each. Where both have one view, these are compared, whatever they are called:
-    so can be two versions of a view.
+    """What differs between two sets of views, a line each.
+
+    Where both have one view, these are compared, whatever they are called: two versions of a view can be.
     """
     if len(old) == len(new) == 1:
         ((before, old_view),), ((after, new_view),) = old.items(), new.items()
@@ -127,9 +129,7 @@ def read_usage(models: Mapping[str, FoundModel]) -> tuple[dict[VersionKey, Contr
     return contracts, problems
 
 
-def usage_rows(
-    readers: Mapping[VersionKey, Contract], installed: Mapping[str, Sequence[str]] | None
-) -> list[dict[str, Any]]:
+def usage_rows(readers: Mapping[VersionKey, Contract], installed: Mapping[str, Sequence[str]] | None) -> list[dict[str, Any]]:
     """A row for each view that is read or installed: which versions read it, and for each feature which versions do.
 
     `installed`: features by view; None where that was not asked.

@@ -235,7 +235,7 @@ def test_a_function_that_fails_here_is_told(tmp_path: Path) -> None:
     recorded, _ = of_files(tmp_path, request_view("return {'y': x + K}", "K = np.arange(1)"))
     # changed in place after it was loaded, so that only running it tells
     definitions = loaded(tmp_path / "other", request_view("return {'y': x + K}", "K = np.arange(1)"))
-    definitions.view("v@1").function.__globals__["K"] = np.arange(3)  # type: ignore[attr-defined] # a function has them
+    definitions.view("v@1").function.__globals__["K"] = np.arange(3)
     with pytest.raises(ContractError, match=r"v@1: golden rows: 'v@1' fails for all golden rows: ValueError: "):
         recorded.check(definitions)
 

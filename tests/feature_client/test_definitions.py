@@ -86,6 +86,19 @@ def test_a_package_beside_the_file_belongs_to_it(tmp_path: Path) -> None:
     assert "parts" not in sys.modules
 
 
+def test_a_folder_without_init_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop_parts" / "inner").mkdir(parents=True)
+    (tmp_path / "shop_parts" / "inner" / "scale.py").write_text("def scaled(x):\n    return x * 2.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = request_view("return {'y': shop_parts.inner.scale.scaled(x)}", "import shop_parts.inner.scale")
+    try:
+        closure = loaded(tmp_path / "code", text).descriptions["v@1"].document["closure"]
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "shop_parts"]:
+            del sys.modules[name]
+    assert set(closure) == {"v", "scaled"}
+
+
 def test_an_installed_package_is_known_by_name_and_its_own_definitions_are_not(tmp_path: Path) -> None:
     site = tmp_path / "site-packages"
     text = BASE.replace("from helpers import scaled", "from shop.helpers import scaled")
