@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from feature_client.aggregation import Aggregation
 from feature_client.errors import EventError
 from feature_client.schema import Array, Columns
-from feature_client.timelines import Ints, Timelines, order_of
+from feature_client.timelines import Ints as Ints  # named here as well: what these arrays are to callers
+from feature_client.timelines import Timelines, order_of
 
 _LARGEST = 2.0**42
 """What a value may be in units of its sum's resolution: two million of them fit into an int64."""

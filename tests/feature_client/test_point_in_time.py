@@ -158,7 +158,7 @@ def test_without_events_or_labels() -> None:
 
 def test_events_without_a_key_are_about_nobody() -> None:
     events = flights(60, 15)
-    events["origin"] = np.where(np.arange(60) % 3 == 0, None, events["origin"])
+    events["origin"][::3] = None
     events["flight_id"] = np.arange(60) // 2  # also the first of two that have one id may be about nobody
     history = history_of(route, events)
     assert all(None not in each for each in history.index)
@@ -239,7 +239,7 @@ def test_labels_that_cannot_be() -> None:
     check_labels(features, as_of, keys)
     check_labels(features, as_of, keys | {"unused": np.zeros(1)})
     events = {"flights": flights(3)}
-    for instants, given, text in (
+    wrong: list[tuple[Array, dict[str, Array], str]] = [
         (as_of.astype(np.int32), keys, "the instants of labels is int32, not int64"),
         (as_of.astype("datetime64[s]"), keys, "instants of labels"),
         (np.array([0, 1, np.iinfo(np.int64).min]), keys, "row 2, which is no instant"),
@@ -247,7 +247,8 @@ def test_labels_that_cannot_be() -> None:
         (as_of, {"tail": np.arange(4)}, r"the join key 'tail': int64, \[3\]"),
         (as_of, {"tail": np.arange(3.0)}, "the join key 'tail' of labels is float64"),
         (as_of, {"tail": bytes_column(b"a", b"b", b"c")}, "the join key 'tail' of labels is object"),
-    ):
+    ]
+    for instants, given, text in wrong:
         with pytest.raises(EventError, match=text):
             training_set(features, events, instants, given)
 

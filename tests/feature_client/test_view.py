@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from feature_client.aggregation import count, last, mean, rate
 from feature_client.errors import DefinitionError, EventError
-from feature_client.schema import DTYPES, Array, Entity, EventLog, Feature
+from feature_client.schema import DTYPES, Array, Columns, Entity, EventLog, Feature
 from feature_client.view import View, feature_view
 from tests.feature_client.views import AIRCRAFT, FLIGHTS, STATE, aircraft, bytes_column, planned, route, standardised
 
@@ -151,7 +151,7 @@ def test_a_function_cannot_write_to_what_others_read() -> None:
 def test_columns_that_do_not_fit_together() -> None:
     with pytest.raises(EventError, match="'v@1' needs the input 'x'"):
         request_view(lambda x: {"y": x}).compute({"z": np.zeros(2)})
-    columns = {"distance_mi": np.zeros(2), "speed_kn": np.zeros(1), "tail_delay": np.zeros(2, np.float32)}
+    columns: Columns = {"distance_mi": np.zeros(2), "speed_kn": np.zeros(1), "tail_delay": np.zeros(2, np.float32)}
     with pytest.raises(EventError, match=r"different lengths: distance_mi \[2\], speed_kn \[1\]"):
         planned.compute(columns)
 
