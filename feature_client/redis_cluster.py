@@ -4,7 +4,6 @@ Only the topology is asked here, by one command of the server; no call ever wait
 unanswered until it has arrived, instead of a second round trip within a budget that allows for one.
 """
 
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import hiredis
 from redis.crc import key_slot
 
 from feature_client.errors import StoreError, StoreTimeout
+from feature_client.forking import start_anew_in_children
 from feature_client.redis_address import Address
 from feature_client.redis_channel import Reply, packed
 from feature_client.redis_places import Node, Share
@@ -35,10 +35,11 @@ class Cluster:
         self._nodes: dict[tuple[str, int], Node] = {}
         self._by_slot: list[Node | None] = []
         self._closed = False
-        self._begin()
+        self.start_anew()
+        start_anew_in_children(self)
 
-    def _begin(self) -> None:
-        self._pid = os.getpid()
+    def start_anew(self) -> None:
+        """Ask again where keys are; what was known is good until the answer has come."""
         self._changed = threading.Condition()
         self._asking = False
         self._doubted = True
@@ -80,8 +81,6 @@ class Cluster:
 
     def _known(self, deadline_s: float) -> list[Node | None]:
         """The slots as known last; waits only while nothing at all is known."""
-        if self._pid != os.getpid():
-            self._begin()
         if self._by_slot and not self._doubted:
             return self._by_slot
         with self._changed:

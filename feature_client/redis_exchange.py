@@ -31,7 +31,8 @@ def exchange(asked: Sequence[Asked], deadline_s: float) -> list[list[Reply] | St
         while waiting:
             index = waiting.pop(0)
             now_s = time.monotonic()
-            until_s = min(deadline_s, now_s + LOOK_S) if round_trip.lent else deadline_s
+            alone = not waiting and not round_trip.lent
+            until_s = deadline_s if alone else min(deadline_s, now_s + LOOK_S)
             try:
                 round_trip.begin(index, asked[index].link.take(until_s))
             except StoreTimeout:

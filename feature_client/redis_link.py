@@ -4,11 +4,11 @@ At most `connections` sockets ever exist at once. When the server hangs, all of 
 and nothing reconnects; when it goes on, the replies that nobody wants any more are read and thrown away.
 """
 
-import os
 import threading
 import time
 
 from feature_client.errors import StoreError, StoreTimeout
+from feature_client.forking import start_anew_in_children
 from feature_client.redis_address import Address
 from feature_client.redis_channel import Channel
 
@@ -31,14 +31,20 @@ class Link:
         self._limit = connections
         self._connect_timeout_s = connect_timeout_s
         self._closed = False
-        self._begin()
-
-    def _begin(self) -> None:
-        self._pid = os.getpid()
-        self._changed = threading.Condition()
         self._clean: list[Channel] = []
         self._owing: list[Channel] = []
-        self._busy = 0
+        self._lent: set[Channel] = set()
+        self.start_anew()
+        start_anew_in_children(self)
+
+    def start_anew(self) -> None:
+        """Be as at first, with a lock of its own; connections from before are the parent's."""
+        for channel in (*self._clean, *self._owing):
+            channel.close()
+        self._clean.clear()
+        self._owing.clear()
+        self._lent.clear()
+        self._changed = threading.Condition()
         self._connecting = False
         self._failure = ""
         self._pause_s = 0.0
@@ -47,7 +53,6 @@ class Link:
 
     def take_now(self) -> Channel | None:
         """A clean channel, if there is one; it is the caller's until `put`."""
-        self._in_this_process()
         with self._changed:
             return self._lend()
 
@@ -56,7 +61,6 @@ class Link:
 
         Raises: StoreTimeout; StoreError where no connection can be had.
         """
-        self._in_this_process()
         with self._changed:
             while True:
                 if self._closed:
@@ -66,7 +70,7 @@ class Link:
                 now_s = time.monotonic()
                 if self._may_connect(now_s):
                     self._connect()
-                elif not (self._connecting or self._busy or self._owing):
+                elif not (self._connecting or self._lent or self._owing):
                     raise StoreError(self._failure)
                 left_s = deadline_s - now_s
                 if left_s <= 0:
@@ -75,12 +79,8 @@ class Link:
 
     def put(self, channel: Channel) -> None:
         """Give a channel back, clean, owing or closed."""
-        if self._pid != os.getpid():
-            channel.close()  # lent before the fork
-            return
         with self._changed:
-            self._busy -= 1
-            if self._closed:
+            if self._closed or channel not in self._lent:  # or lent before a fork
                 channel.close()
             elif not channel.closed:
                 now_s = time.monotonic()
@@ -90,11 +90,11 @@ class Link:
                 else:
                     self._answered_s = now_s
                     self._clean.append(channel)
+            self._lent.discard(channel)
             self._changed.notify()
 
     def close(self) -> None:
         """Close what is here; what is lent is closed when it comes back. Idempotent."""
-        self._in_this_process()
         with self._changed:
             self._closed = True
             for channel in (*self._clean, *self._owing):
@@ -103,21 +103,13 @@ class Link:
             self._owing.clear()
             self._changed.notify_all()
 
-    def _in_this_process(self) -> None:
-        if self._pid == os.getpid():
-            return
-        inherited = (*self._clean, *self._owing)
-        self._begin()  # with a lock of its own: whoever held the inherited one does not exist here
-        for channel in inherited:
-            channel.close()
-
     def _lend(self) -> Channel | None:
         if self._owing:
             self._settle(time.monotonic())
         while self._clean:
             channel = self._clean.pop()  # the one used last: few connections, and warm ones
             if channel.fresh():
-                self._busy += 1
+                self._lent.add(channel)
                 return channel
             channel.close()
         return None
@@ -140,7 +132,7 @@ class Link:
 
     def _may_connect(self, now_s: float) -> bool:
         # one after the other: a server that has just come back is not met by a crowd
-        open_now = self._busy + len(self._clean) + len(self._owing)
+        open_now = len(self._lent) + len(self._clean) + len(self._owing)
         return not self._connecting and open_now < self._limit and now_s >= self._not_before_s
 
     def _connect(self) -> None:

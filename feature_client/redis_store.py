@@ -32,7 +32,7 @@ _ROUND_BYTES = 1 << 20
 class RedisStore:
     """A `Store` in Redis, or in a Redis cluster. Nothing is connected before the first call.
 
-    `connections`: how many sockets a server gets for reading at most; `write_timeout_s`: how long a write may take, per MiB.
+    `connections`: how many sockets a server gets for reading (1 or more); `write_timeout_s`: how long a write may take per MiB.
     `name`: in place of the URL, for people; `on_close` ends what was started for this store.
     Raises: StoreError where the URL cannot be one.
     """
@@ -47,6 +47,8 @@ class RedisStore:
         name: str = "",
         on_close: Callable[[], None] | None = None,
     ) -> None:
+        if connections < 1:
+            raise StoreError("a store needs at least one connection")
         address = parse_address(url, name)
         self.name = name or address.name
         self._is_cluster = address.is_cluster

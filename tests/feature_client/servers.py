@@ -1,6 +1,7 @@
 """Real servers for tests: over TCP, with users and TLS, as a cluster; frozen, killed and started again at will."""
 
 import os
+import random
 import signal
 import socket
 import ssl
@@ -24,10 +25,12 @@ SLOTS = 16384
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nobody uses now, below those that the system gives to connections, so that none takes it meanwhile."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:
