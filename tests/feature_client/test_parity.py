@@ -71,7 +71,7 @@ def test_a_real_store_holds_what_the_builder_finds(server: EmbeddedServer) -> No
         assert [(ref, batch) for ref, batch, _ in lines] == [
             (ref, batch) for batch in ("1", "256") for ref in ("aircraft@2", "route@1") for _ in range(2)
         ]
-        assert all(int(count) > 40 for _, _, count in lines)
+        assert all(int(count) >= 40 for _, _, count in lines)
         assert sum(int(count) for _, _, count in lines) > 2000
 
 
