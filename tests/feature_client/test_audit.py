@@ -14,10 +14,11 @@ from feature_client.fingerprint import fingerprint, stamp_of
 from feature_client.keys import row_keys
 from feature_client.memory_store import MemoryStore
 from feature_client.retained import available_us
-from feature_client.row import unpack
+from feature_client.row import pack, unpack
 from feature_client.samples import Sampled, line_of, sampled_of
 from feature_client.schema import DEFAULTED, Array, Columns, Status, days, hours, minutes
 from feature_client.served import absent_rows, serve
+from feature_client.store import Key, Row
 from feature_client.stream import Push
 from feature_client.view import View
 from tests.feature_client.views import FLIGHTS, STATES, VIEWS, aircraft, bytes_column, flights, planned, route
@@ -32,9 +33,9 @@ STAMPS = {view.ref: stamp_of(fingerprint(view)) for view in STORED}
 class Service:
     """Serves from a store that events are pushed to, and keeps samples, as a server would."""
 
-    def __init__(self, features: FeatureSet = FEATURES) -> None:
+    def __init__(self, features: FeatureSet = FEATURES, store: MemoryStore | None = None) -> None:
         self.features = features
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
         self.push = Push(self.store, "t", STORED, {view.ref: fingerprint(view) for view in STORED}, now_us=lambda: 2**61)
         self.samples: list[Sampled] = []
         self._rng = np.random.default_rng(1)
@@ -138,6 +139,29 @@ def test_one_bit_of_one_value_is_found() -> None:
     assert example.known_us == sampled.available_us["aircraft@2"][row]
     assert (example.served, example.served_status) == (float(sampled.values["tail_delay"][row]), Status.PRESENT)
     assert example.recomputed != example.served
+
+
+class TamperingStore(MemoryStore):
+    """Changes one value of every row of routes by one unit in the last place, and makes the row look whole."""
+
+    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int, *, only_newer: bool = True) -> int:
+        stamp = STAMPS[route.ref]
+        changed = []
+        for key, row in rows:
+            if (found := unpack(route, stamp, [row])).row_status[0] == Status.PRESENT:
+                found.values["route_delay"] = np.nextafter(found.values["route_delay"], np.inf)
+                row = pack(route, stamp, found.values, found.nulls, found.event_us, found.available_us)[0]
+            changed.append((key, row))
+        return super().write(changed, expire_s, only_newer=only_newer)
+
+
+def test_rows_that_were_changed_in_the_store_are_found() -> None:
+    service, events = Service(store=TamperingStore()), flights(400)
+    replay(service, events)
+    report = judged(service, events)
+    found = [sampled.statuses["route_delay"] == Status.PRESENT for sampled in service.samples]
+    assert wrong(report) == {"route_delay": int(np.concatenate(found).sum())}
+    assert {each.example.ulps for each in report.features if each.example} == {1}
 
 
 @pytest.mark.parametrize(

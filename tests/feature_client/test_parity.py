@@ -44,7 +44,7 @@ from tests.feature_client.test_parity import KEYS
 from tests.feature_client.views import aircraft, flights, route
 
 store = RedisStore(sys.argv[1])
-for batch, count in ((1, 80), (256, 2000)):
+for batch, count in ((1, 50), (256, 1200)):
     for view in (aircraft, route):
         for seed in (0, 1):
             project = f"p{sys.argv[2]}-{batch}-{seed}"
@@ -71,8 +71,8 @@ def test_a_real_store_holds_what_the_builder_finds(server: EmbeddedServer) -> No
         assert [(ref, batch) for ref, batch, _ in lines] == [
             (ref, batch) for batch in ("1", "256") for ref in ("aircraft@2", "route@1") for _ in range(2)
         ]
-        assert all(int(count) > 40 for _, _, count in lines)
-        assert sum(int(count) for _, _, count in lines) > 3000
+        assert all(int(count) >= 40 for _, _, count in lines)
+        assert sum(int(count) for _, _, count in lines) > 2000
 
 
 @pytest.mark.parametrize("view", [aircraft, route])
