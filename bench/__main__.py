@@ -2,9 +2,14 @@
 
 import sys
 
-from bench import core, many_models, overload
+from bench import core, features_read, many_models, overload
 
-BENCHMARKS = {"core": core.main, "many_models": many_models.main, "overload": overload.main}
+BENCHMARKS = {
+    "core": core.main,
+    "many_models": many_models.main,
+    "overload": overload.main,
+    "features_read": features_read.main,
+}
 
 
 def main(names: list[str]) -> int:

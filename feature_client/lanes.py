@@ -18,7 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from feature_client.errors import StoreError, StoreTimeout
 from feature_client.redis_address import Address
-from feature_client.redis_channel import packed
+from feature_client.redis_channel import Word, packed
 from feature_client.store import Key, Row
 
 CONNECT_S = 0.5
@@ -61,7 +61,7 @@ class Lanes:
         self._free = [connect() for _ in range(LANES)]
         self.connected = 0
 
-    async def mget(self, groups: Sequence[list[Key]]) -> list[list[Row | None] | ResponseError]:
+    async def mget(self, groups: Sequence[Sequence[Key]]) -> list[list[Row | None] | ResponseError]:
         """The rows of each group by one MGET, all in one round trip; an error where the server refused one.
 
         At most `LANES` at once. Raises: StoreError, StoreTimeout.
@@ -71,7 +71,7 @@ class Lanes:
             if not connection.is_connected:
                 self.connected += 1
                 await connection.connect()  # type: ignore[no-untyped-call]
-            commands = packed(*[("MGET", *group) for group in groups])
+            commands = packed(*[_mget(group) for group in groups])
             await connection.send_packed_command(commands, check_health=False)
             return [await _reply(connection, len(group)) for group in groups]
         except (RedisTimeout, TimeoutError):
@@ -93,6 +93,10 @@ class Lanes:
         # those that were given up just now need two turns of the loop to go, should it end after this
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+
+
+def _mget(keys: Sequence[Key]) -> tuple[Word, ...]:
+    return ("MGET", *keys)
 
 
 async def _reply(connection: AbstractConnection, rows: int) -> list[Row | None] | ResponseError:

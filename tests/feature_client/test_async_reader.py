@@ -65,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def run(scene: Awaitable[None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 100))  # type: ignore[arg-type]  # a coroutine
+    asyncio.run(asyncio.wait_for(scene, 100))
 
 
 def test_it_finds_what_the_reader_of_threads_finds(server: Server) -> None:
