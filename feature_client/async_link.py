@@ -26,7 +26,7 @@ CONNECT_S = 0.5
 HUNG_S = 1.0
 """How long a request may be out before its connection is given up. Callers' budgets are far shorter; this ends what they no
 longer wait for."""
-LANES = 2
+CONNECTIONS = 2
 
 Connect = Callable[[], AbstractConnection]
 _KINDS: dict[type[Any], Callable[..., AbstractConnection]] = {
@@ -54,17 +54,17 @@ def _obeyed(options: Any) -> dict[str, Any]:
     return told | {"socket_timeout": HUNG_S, "socket_connect_timeout": CONNECT_S, "decode_responses": False, "protocol": 2}
 
 
-class Lanes:
+class AsyncLink:
     """Connections to one server. Belongs to one event loop. `connected` counts how many were ever opened, or tried to be."""
 
     def __init__(self, connect: Connect) -> None:
-        self._free = [connect() for _ in range(LANES)]
+        self._free = [connect() for _ in range(CONNECTIONS)]
         self.connected = 0
 
     async def mget(self, groups: Sequence[Sequence[Key]]) -> list[list[Row | None] | ResponseError]:
         """The rows of each group by one MGET, all in one round trip; an error where the server refused one.
 
-        At most `LANES` at once. Raises: StoreError, StoreTimeout.
+        At most `CONNECTIONS` at once. Raises: StoreError, StoreTimeout.
         """
         connection = self._free.pop()
         try:
