@@ -9,6 +9,8 @@ BENCHMARKS = {
     "features_builder": features_builder.main,
     "many_models": many_models.main,
     "overload": overload.main,
+from bench import core, features_read, many_models, overload
+    "features_read": features_read.main,
 }
 
 

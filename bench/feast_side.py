@@ -5,6 +5,8 @@ and what Feast's client gives. `feast_side.py serve HOST:PORT` writes a view of 
 one line of JSON after the other, and answers each with a line.
 """
 
+# mypy: disable-error-code="import-untyped,import-not-found"
+
 import json
 import sys
 import tempfile
@@ -80,7 +82,7 @@ def fixture(address: str) -> dict[str, Any]:
     types = {"rating": Float32, "balance": Float64, "trips": Int64, "level": Int32, "active": Bool, "city": String}
     types |= {"token": Bytes, "seen": UnixTimestamp, "taste": Array(Float32), "past": Array(Float64)}
     types |= {"hours": Array(Int64), "ranks": Array(Int32), "flags": Array(Bool)}
-    schemas = {
+    schemas: dict[str, Any] = {
         "driver_stats": ([driver], {"driver_id": Int64, **types}),
         "route_stats": ([origin, gate], {"origin": String, "gate": Int32, "delay": Float32}),
         "driver_extra": ([driver], {"driver_id": Int64, "bonus": Float64}),
@@ -96,7 +98,7 @@ def fixture(address: str) -> dict[str, Any]:
             views.append(FeatureView(name=name, entities=entities, schema=fields, source=source, ttl=timedelta(hours=24)))
         store.apply([driver, origin, gate, *views])
         store.materialize(EPOCH - timedelta(days=3), EPOCH + timedelta(days=1))
-        asked = {
+        asked: dict[str, Any] = {
             "driver_stats": [{"driver_id": each} for each in (1001, -7, 2**40, 5)],
             "route_stats": [{"origin": "JFK", "gate": 3}, {"origin": "ZRH", "gate": -1}, {"origin": "ZRH", "gate": 3}],
             "driver_extra": [{"driver_id": each} for each in (1001, -7)],
@@ -110,10 +112,10 @@ def fixture(address: str) -> dict[str, Any]:
             }
             answers[name] = {"rows": rows, "values": answer.to_dict(), "statuses": statuses}
     host, port = address.split(":")
-    client = redis.Redis(host, int(port))
+    client: Any = redis.Redis(host, int(port))
     stored = {
-        key.hex(): {field.hex(): value.hex() for field, value in sorted(client.hgetall(key).items())}
-        for key in sorted(client.scan_iter())
+        key.hex(): {bytes(field).hex(): bytes(value).hex() for field, value in sorted(client.hgetall(key).items())}
+        for key in sorted(map(bytes, client.scan_iter()))
     }
     return {"project": PROJECT, "given": {k: v.to_pydict() for k, v in given.items()}, "stored": stored, "feast": answers}
 
@@ -122,7 +124,7 @@ def plain(value: Any) -> Any:
     """For JSON: instants as microseconds, bytes as hexadecimal digits."""
     if isinstance(value, datetime):
         return (value - datetime(1970, 1, 1, tzinfo=value.tzinfo)) // timedelta(microseconds=1)
-    return value.hex()
+    return bytes(value).hex()
 
 
 class Wide:
@@ -177,7 +179,8 @@ def serve(address: str) -> None:
         wide = Wide(address, folder)
         for line in sys.stdin:
             verb, *arguments = json.loads(line)
-            answer: Any = {"write": wide.write, "measure": wide.measure, "values": wide.values}[verb](*arguments)
+            verbs: dict[str, Any] = {"write": wide.write, "measure": wide.measure, "values": wide.values}
+            answer = verbs[verb](*arguments)
             sys.stdout.write(json.dumps(answer) + "\n")
             sys.stdout.flush()
 

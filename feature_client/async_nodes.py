@@ -8,10 +8,10 @@ from itertools import chain
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ResponseError
 
+from feature_client.async_link import AsyncLink, Connect, connect_to
 from feature_client.breaker import Breaker, Passage, State
 from feature_client.coalescer import Asked, Coalescer
 from feature_client.errors import StoreError
-from feature_client.lanes import Connect, Lanes, connect_to
 from feature_client.redis_address import Address
 from feature_client.redis_cluster import Cluster
 from feature_client.store import Key, Row
@@ -38,7 +38,7 @@ class AsyncNode:
         by_slot: bool = False,
     ) -> None:
         """`by_slot`: it is part of a cluster, where an MGET may only have keys of one slot."""
-        self.lanes = Lanes(connect)
+        self.link = AsyncLink(connect)
         self.breaker = breaker
         self.calls = self.keys_asked = self.refused = 0
         self.seconds = 0.0
@@ -72,7 +72,7 @@ class AsyncNode:
         self.keys_asked += len(keys)
         succeeded = False
         try:
-            replies = await self.lanes.mget([[keys[at] for at in group] for group in groups])
+            replies = await self.link.mget([[keys[at] for at in group] for group in groups])
             succeeded = any(
                 not isinstance(reply, ResponseError) or isinstance(reply, MovedError | AskError) for reply in replies
             )
@@ -96,7 +96,7 @@ class AsyncNode:
     async def close(self) -> None:
         """Answer everybody, then let go of connections. Idempotent."""
         await self._coalescer.close()
-        await self.lanes.close()
+        await self.link.close()
 
 
 class OneNode:

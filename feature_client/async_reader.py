@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from redis.asyncio import Redis
 
+from feature_client.async_link import Connect, connect_as, connect_to
 from feature_client.async_nodes import LEFT_ALONE, AsyncNode, ManyNodes, OneNode
 from feature_client.breaker import Breaker, State
 from feature_client.cache import RowCache
 from feature_client.coalescer import CLOSED, Asked
 from feature_client.errors import StoreError
 from feature_client.gathered import Gathered, found_part, served_part
-from feature_client.lanes import Connect, connect_as, connect_to
 from feature_client.reader import StoreReading, ViewReading, Wanted
 from feature_client.redis_address import parse_address
 from feature_client.schema import Status
@@ -127,7 +127,7 @@ class AsyncReader:
     @property
     def connected(self) -> int:
         """How many connections were ever opened, or tried to be."""
-        return 0 if self._nodes is None else sum(node.lanes.connected for node in self._nodes.nodes)
+        return 0 if self._nodes is None else sum(node.link.connected for node in self._nodes.nodes)
 
     def _begin(self) -> OneNode | ManyNodes:
         self._loop = asyncio.get_running_loop()

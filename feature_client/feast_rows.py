@@ -7,13 +7,14 @@ Source: `feast/types/Value.proto` of Feast 0.67.0; protobuf's encoding; lists ar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_client.feast_view import FeastView
 from feature_client.schema import DTYPES, US_PER_S, Array, Feature, Status
-from feature_client.served import Found, nulls_of
+from feature_client.served import Found
 
 _FIXED = {"float32": 6, "float64": 5}
 _TIMESTAMP = 8
@@ -51,13 +52,12 @@ def unpack_feast(view: FeastView, replies: Sequence[Sequence[bytes | None]]) -> 
         nulls.ravel()[at] = packed.cells[at] == _NULL
     good = np.zeros((rows, width), dtype=np.bool_)
     values: dict[str, Array] = {}
-    for index, feature in enumerate(view.features):
-        column, good[:, index] = _column(feature, packed, index, ~nulls[:, index])
-        if feature.dtype == "int64" and not feature.shape:
-            nulls[:, index] |= good[:, index] & _no_time(packed, index, column)
-        _blank(feature, column, ~good[:, index] | nulls[:, index])
-        nulls[:, index] |= good[:, index] & nulls_of(feature, column)
-        values[feature.name] = column
+    for group in _groups(view):
+        columns, sound, none = _columns(group[0][1], packed, [index for index, _ in group], ~nulls)
+        for at, (index, feature) in enumerate(group):
+            values[feature.name] = columns[at]
+            good[:, index], nulls[:, index] = sound[at], nulls[:, index] | none[at]
+    values = {name: values[name] for name in view.names}
     event_us, timed = _times([reply[width] for reply in replies])
     sound = (good | nulls | packed.absent).all(axis=1) & timed
     gone = packed.absent.all(axis=1) & np.fromiter((reply[width] is None for reply in replies), np.bool_, rows)
@@ -78,30 +78,41 @@ def _laid_out(cells: list[bytes | None], rows: int, width: int) -> _Cells:
     return _Cells(cells, buffer, start.reshape(shape), size.reshape(shape), absent.reshape(shape))
 
 
-def _no_time(packed: _Cells, index: int, column: Array) -> Bools:
-    """Where a UNIX timestamp is the one that Feast writes where pandas has none. Shapes: `[N]`."""
-    none: Bools = (packed.buffer[packed.start[:, index]] == _TIMESTAMP << 3) & (column == np.iinfo(np.int64).min)
-    return none
+@lru_cache(maxsize=1024)
+def _groups(view: FeastView) -> list[list[tuple[int, Feature]]]:
+    """Features with their places, those of one type and shape together: they are decoded at once."""
+    groups: dict[tuple[str, tuple[int, ...]], list[tuple[int, Feature]]] = {}
+    for index, feature in enumerate(view.features):
+        groups.setdefault((feature.dtype, feature.shape), []).append((index, feature))
+    return list(groups.values())
 
 
-def _blank(feature: Feature, column: Array, where: Bools) -> None:
-    """What stands where there is no value: what says so, in types that have it."""
-    if where.any():
-        column[where] = None if feature.dtype == "bytes" else np.nan if DTYPES[feature.dtype].kind == "f" else 0
+def _columns(feature: Feature, packed: _Cells, places: list[int], worth: Bools) -> tuple[Array, Bools, Bools]:
+    """Features of one type: values, where their cells are sound, and where those say that there is no value.
 
-
-def _column(feature: Feature, packed: _Cells, index: int, worth: Bools) -> tuple[Array, Bools]:
-    """One feature, and where its cells are sound. Shapes: `[N, *shape]`, `[N]`. Elsewhere the column has anything."""
-    start, size = packed.start[:, index], packed.size[:, index]
+    Shapes: `[K, N, *shape]`, `[K, N]`, `[K, N]`. What is not sound, or no value, is what says so where the type has it.
+    """
+    start, size = packed.start.T[places].ravel(), packed.size.T[places].ravel()
     if feature.dtype in _FIXED:
-        return _fixed(feature, packed.buffer, start, size)
-    if feature.shape or feature.dtype == "bytes":
+        flat, sound = _fixed(feature, packed.buffer, start, size)
+        # NaN is no value, as in rows of ours
+        none = sound & np.isnan(flat).reshape(len(flat), feature.elements).all(axis=1)
+    elif feature.shape or feature.dtype == "bytes":
         width = packed.start.shape[1]
-        return _one_by_one(feature, packed.cells[index::width], worth)
-    numbers, sound = _varints(packed.buffer, start + 1, size - 1)
-    tags = packed.buffer[start]
-    sound &= np.isin(tags, [number << 3 for number in _VARINT[feature.dtype]]) & (size > 1)
-    return _narrowed(feature, numbers, sound)
+        cells = [cell for place in places for cell in packed.cells[place::width]]
+        flat, sound = _one_by_one(feature, cells, worth.T[places].ravel())
+        none = np.zeros(len(flat), dtype=np.bool_)
+    else:
+        numbers, sound = _varints(packed.buffer, start + 1, size - 1)
+        tags = packed.buffer[start]
+        sound &= np.isin(tags, [number << 3 for number in _VARINT[feature.dtype]]) & (size > 1)
+        flat, sound = _narrowed(feature, numbers, sound)
+        # the UNIX timestamp that Feast writes where pandas has none
+        none = sound & (tags == _TIMESTAMP << 3) & (numbers == np.iinfo(np.int64).min)
+    if (blank := ~sound | (none & (feature.dtype not in _FIXED))).any():  # a NaN stays as it is
+        flat[blank] = None if feature.dtype == "bytes" else np.nan if feature.dtype in _FIXED else 0
+    shape = (len(places), packed.start.shape[0])
+    return flat.reshape(*shape, *feature.shape), sound.reshape(shape), none.reshape(shape)
 
 
 def _fixed(

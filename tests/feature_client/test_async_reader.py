@@ -14,7 +14,7 @@ from feature_client.aggregation import last
 from feature_client.async_reader import AsyncReader
 from feature_client.breaker import Breaker
 from feature_client.cache import RowCache
-from feature_client.errors import StoreError
+from feature_client.errors import DefinitionError, StoreError
 from feature_client.keys import row_keys
 from feature_client.reader import Reader, Wanted
 from feature_client.redis_store import RedisStore
@@ -65,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def run(scene: Awaitable[None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 100))  # type: ignore[arg-type]  # a coroutine
+    asyncio.run(asyncio.wait_for(scene, 100))
 
 
 def test_it_finds_what_the_reader_of_threads_finds(server: Server) -> None:
@@ -351,3 +351,15 @@ def test_a_server_that_refuses_is_an_error_and_not_a_value(tmp_path: Path) -> No
 
     with tcp_server(tmp_path) as server:
         run(scene(server))
+
+
+def test_a_view_that_cannot_be_unpacked_is_told_to_everybody(server: Server) -> None:
+    huge = view_of("huge", (Feature("x", "float64", 0.0, (1_000_000,)),))
+
+    async def scene() -> None:
+        async with AsyncReader(server.url) as reader:
+            calls = [reader.read([wanted(huge, at)], LONG_S) for at in range(3)]
+            for told in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(told, DefinitionError)
+
+    run(scene())

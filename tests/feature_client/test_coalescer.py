@@ -39,7 +39,7 @@ async def turns(count: int = 4) -> None:
 
 
 def run(scene: Callable[[Server], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scene(Server()), 60))  # type: ignore[arg-type]  # a coroutine
+    asyncio.run(asyncio.wait_for(scene(Server()), 60))
 
 
 def rows(asked: Sequence[Asked]) -> list[Row | None]:

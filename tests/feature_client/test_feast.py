@@ -18,8 +18,8 @@ from feature_client.errors import DefinitionError, EntityError
 from feature_client.feast import FeastReader, hmget_commands
 from feature_client.feast_rows import unpack_feast
 from feature_client.feast_view import FeastView, feast_keys, feast_view
-from feature_client.fingerprint import fingerprint
 from feature_client.feature_set import FeatureSet
+from feature_client.fingerprint import fingerprint
 from feature_client.murmur import murmur3_32
 from feature_client.schema import DEFAULTED, US_PER_S, Array, Feature, Status, hours
 from feature_client.served import serve

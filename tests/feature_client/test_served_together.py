@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from feature_client.aggregation import last
 from feature_client.schema import DEFAULTED, DTYPES, Entity, EventLog, Feature, Status
-from feature_client.served import Found, absent_rows, serve
+from feature_client.served import Found, absent_rows, nulls_of, serve
 from feature_client.view import View
 
 NOW_US = 1_000
@@ -123,3 +123,12 @@ def test_the_instant_may_be_each_rows_own() -> None:
     )
     served = serve(view, absent_rows(view, 2, Status.PRESENT), np.array([10, 11]))
     assert served.statuses.tolist() == [[Status.PRESENT], [Status.STALE | DEFAULTED]]
+
+
+def test_a_value_is_null_where_it_says_so() -> None:
+    texts = np.array([b"", None], object)
+    assert nulls_of(Feature("f", "bytes", b""), texts).tolist() == [False, True]
+    assert nulls_of(Feature("f", "int64", 0), np.zeros(1, np.int64)).tolist() == [False]
+    nan = float("nan")
+    pairs = np.array([[nan, nan], [nan, 1.0]])
+    assert nulls_of(Feature("f", "float64", 0.0, (2,)), pairs).tolist() == [True, False]

@@ -18,7 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from feature_client.errors import StoreError, StoreTimeout
 from feature_client.redis_address import Address
-from feature_client.redis_channel import packed
+from feature_client.redis_channel import Word, packed
 from feature_client.store import Key, Row
 
 CONNECT_S = 0.5
@@ -26,7 +26,7 @@ CONNECT_S = 0.5
 HUNG_S = 1.0
 """How long a request may be out before its connection is given up. Callers' budgets are far shorter; this ends what they no
 longer wait for."""
-LANES = 2
+CONNECTIONS = 2
 
 Connect = Callable[[], AbstractConnection]
 _KINDS: dict[type[Any], Callable[..., AbstractConnection]] = {
@@ -54,24 +54,24 @@ def _obeyed(options: Any) -> dict[str, Any]:
     return told | {"socket_timeout": HUNG_S, "socket_connect_timeout": CONNECT_S, "decode_responses": False, "protocol": 2}
 
 
-class Lanes:
+class AsyncLink:
     """Connections to one server. Belongs to one event loop. `connected` counts how many were ever opened, or tried to be."""
 
     def __init__(self, connect: Connect) -> None:
-        self._free = [connect() for _ in range(LANES)]
+        self._free = [connect() for _ in range(CONNECTIONS)]
         self.connected = 0
 
-    async def mget(self, groups: Sequence[list[Key]]) -> list[list[Row | None] | ResponseError]:
+    async def mget(self, groups: Sequence[Sequence[Key]]) -> list[list[Row | None] | ResponseError]:
         """The rows of each group by one MGET, all in one round trip; an error where the server refused one.
 
-        At most `LANES` at once. Raises: StoreError, StoreTimeout.
+        At most `CONNECTIONS` at once. Raises: StoreError, StoreTimeout.
         """
         connection = self._free.pop()
         try:
             if not connection.is_connected:
                 self.connected += 1
                 await connection.connect()  # type: ignore[no-untyped-call]
-            commands = packed(*[("MGET", *group) for group in groups])
+            commands = packed(*[_mget(group) for group in groups])
             await connection.send_packed_command(commands, check_health=False)
             return [await _reply(connection, len(group)) for group in groups]
         except (RedisTimeout, TimeoutError):
@@ -93,6 +93,10 @@ class Lanes:
         # those that were given up just now need two turns of the loop to go, should it end after this
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+
+
+def _mget(keys: Sequence[Key]) -> tuple[Word, ...]:
+    return ("MGET", *keys)
 
 
 async def _reply(connection: AbstractConnection, rows: int) -> list[Row | None] | ResponseError:
