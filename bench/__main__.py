@@ -2,15 +2,14 @@
 
 import sys
 
-from bench import core, features_builder, many_models, overload
+from bench import core, features_builder, features_read, many_models, overload
 
 BENCHMARKS = {
     "core": core.main,
     "features_builder": features_builder.main,
+    "features_read": features_read.main,
     "many_models": many_models.main,
     "overload": overload.main,
-from bench import core, features_read, many_models, overload
-    "features_read": features_read.main,
 }
 
 

@@ -16,7 +16,7 @@ from feature_client.feast_view import FeastView, feast_keys
 from feature_client.redis_address import parse_address
 from feature_client.redis_channel import Reply
 from feature_client.redis_cluster import Cluster
-from feature_client.redis_link import Asked, exchange
+from feature_client.redis_exchange import Asked, exchange
 from feature_client.redis_places import Node, Places, SinglePlace
 from feature_client.schema import Columns, Status
 from feature_client.served import Found, absent_rows

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from feature_client.definitions import Definitions, load_definitions
 from feature_client.embedded import start_embedded
 from feature_client.opening import open_store
-from feature_client.stream import Push
-
 from feature_client.schema import EventLog
+from feature_client.stream import Push
 from models.flight_delay.facts import ROOT
 from models.flight_delay.features import LOGS
 from server.core.tensors import Array

@@ -56,7 +56,7 @@ def fit(flights: Flights, inputs: Inputs = SCHEDULE) -> Fitted:
     clipped = np.clip(np.where(np.isnan(values), fill, values), low, high)
     scale = np.maximum(clipped.std(axis=0), 1e-6)
     fitted = [each.astype(np.float32) for each in (fill, low, high, clipped.mean(axis=0), scale)]
-    return Fitted(vocabularies, *fitted, inputs=inputs)
+    return Fitted(vocabularies, fitted[0], fitted[1], fitted[2], fitted[3], fitted[4], inputs)
 
 
 def stack_values(flights: Flights, inputs: Inputs) -> NDArray[np.float32]:
