@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import chain
+from typing import Any
 
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ResponseError
@@ -40,24 +41,22 @@ class AsyncNode:
         """`by_slot`: it is part of a cluster, where an MGET may only have keys of one slot."""
         self.link = AsyncLink(connect)
         self.breaker = breaker
-        self.calls = self.keys_asked = self.refused = 0
+        self.calls = self.keys_asked = 0
         self.seconds = 0.0
         self._now = now
         self._by_slot = by_slot
         self._probe = Passage.REFUSED
         self._coalescer = Coalescer(self._exchange, unawaited=unawaited, late=self._late)
 
-    async def ask(self, keys: Sequence[Key], budget_s: float) -> list[Asked]:
+    def ask(self, keys: Sequence[Key], budget_s: float) -> Coroutine[Any, Any, list[Asked]]:
         """What became of these keys by the end of the budget; at once where the server is being left alone."""
+        # no coroutine of its own: each costs every lookup
         if self.breaker.state is not State.CLOSED:
             passage = self.breaker.ask(self._now())
             if passage is Passage.REFUSED:
-                self.refused += 1
-                # whoever asks in a loop must not keep the answer that would end this from being read
-                await asyncio.sleep(0)
-                return [_failed(key, LEFT_ALONE) for key in keys]
+                return _left_alone(keys)
             self._probe = passage
-        return await self._coalescer.ask(keys, budget_s)
+        return self._coalescer.ask(keys, budget_s)
 
     async def _exchange(self, keys: Sequence[Key]) -> Sequence[Row | StoreError | None]:
         passage = Passage.CALL
@@ -105,9 +104,9 @@ class OneNode:
     def __init__(self, node: AsyncNode) -> None:
         self.nodes = [node]
 
-    async def ask(self, keys: Sequence[Key], budget_s: float) -> list[Asked]:
+    def ask(self, keys: Sequence[Key], budget_s: float) -> Coroutine[Any, Any, list[Asked]]:
         """As `AsyncNode.ask`."""
-        return await self.nodes[0].ask(keys, budget_s)
+        return self.nodes[0].ask(keys, budget_s)
 
     async def close(self) -> None:
         """As `AsyncNode.close`."""
@@ -188,6 +187,12 @@ class ManyNodes:
         if self._leaving:
             await asyncio.wait(self._leaving)
         await asyncio.to_thread(self._slots.close)
+
+
+async def _left_alone(keys: Sequence[Key]) -> list[Asked]:
+    # whoever asks in a loop must not keep the answer that would end this from being read
+    await asyncio.sleep(0)
+    return [_failed(key, LEFT_ALONE) for key in keys]
 
 
 def _failed(key: Key, reason: str) -> Asked:

@@ -60,13 +60,14 @@ class Caller:
         self.left = left
         self.mates = mates
 
-    def one_less(self) -> None:
-        """One of the keys has its answer."""
+    def one_less(self) -> bool:
+        """One of the keys has its answer; whether this caller still waited for it."""
         self.left -= 1
+        if self.done.done():
+            return False
         if not self.left:
-            self.mates.discard(self)
-            if not self.done.done():
-                self.done.set_result(None)
+            self.done.set_result(None)
+        return True
 
 
 class Coalescer:
@@ -195,12 +196,15 @@ class Coalescer:
                 size += 0 if row is None else len(row)
         if size:
             self._row_bytes = size / len(batch)
-        alone = [asked for asked in batch if asked.answered and all(caller.done.done() for caller in asked.callers)]
+        alone = []
+        for asked in batch:
+            awaited = False
+            for caller in asked.callers:
+                awaited |= caller.one_less()
+            if not awaited and asked.answered:
+                alone.append(asked)
         if alone:
             self._unawaited(alone)
-        for asked in batch:
-            for caller in asked.callers:
-                caller.one_less()
 
     def _returned(self, task: asyncio.Task[None]) -> None:
         del self._requests[task]
