@@ -196,8 +196,8 @@ def _check_whole(ref: str, recorded: Recorded) -> None:
     """What is not there could not be compared. Raises: ContractError."""
     document = recorded.description.document
     rows = {len(column) for column in (*recorded.inputs.values(), *recorded.outputs.values())}
-    names = {name for name, _ in document["inputs"]}
-    if recorded.inputs.keys() != names or recorded.outputs.keys() != set(recorded.names) or len(rows) > 1:
+    names = {str(name): dict(how) for name, how in document["inputs"]}
+    if recorded.inputs.keys() != names.keys() or recorded.outputs.keys() != set(recorded.names) or len(rows) > 1:
         raise ContractError(f"{DOCUMENT_FILE}: the golden rows of '{ref}' are not of its inputs and features")
     if max(rows, default=0) > _MOST_ROWS:
         raise ContractError(f"{DOCUMENT_FILE}: '{ref}' has {max(rows)} golden rows; {_MOST_ROWS} at most are computed")
@@ -238,13 +238,9 @@ def environment() -> dict[str, str]:
 def _described(recorded: Recorded, definitions: Definitions, ref: str) -> list[str]:
     try:
         installed = definitions.description(ref, recorded.state)
+        found = differences(recorded.description, installed)
     except DefinitionError as error:
         return [str(error)]
-    try:
-        found = differences(recorded.description, installed)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        # hashed rightly, but by somebody else's program
-        return [f"its recorded description is none: {type(error).__name__}: {error}"]
     if not found and installed.fingerprint != recorded.description.fingerprint:
         return ["the fingerprint differs"]
     return found

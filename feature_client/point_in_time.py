@@ -12,7 +12,7 @@ import numpy as np
 from feature_client.errors import EventError
 from feature_client.feature_set import Assembled, FeatureSet
 from feature_client.schema import DTYPES, Array, Columns, EventLog, Status, stray
-from feature_client.served import Found, absent_rows, nulls_of, serve
+from feature_client.served import Found, Served, absent_rows, nulls_of, serve
 from feature_client.timelines import Ints, Timelines, search
 from feature_client.view import View
 from feature_client.windows import Rows, codes_of, rows_of
@@ -136,6 +136,35 @@ def training_set(
     `events`: columns by the name of the event log. `keys`: the join keys `[N]`, `request`: what calls bring, `[N]`.
     Raises: EventError, DefinitionError.
     """
+    served = _served(features, events, as_of_us, keys)
+    return features.assemble(len(as_of_us), request or {}, {}, served)
+
+
+def fitted(
+    views: Sequence[View],
+    events: Mapping[str, Columns],
+    as_of_us: Ints,
+    keys: Columns,
+    request: Columns | None = None,
+) -> FeatureSet:
+    """The views, with the states that `fit` of the model views learns from the rows of these labels.
+
+    Each is given its inputs as serving would give them, of model views it takes those that are learnt already. The result is
+    what `training_set` and `write_contract` take. Raises: as `training_set`; DefinitionError for what is no state; whatever
+    `fit` raises.
+    """
+    every, states = FeatureSet(views), dict[str, Columns]()
+    served = _served(every, events, as_of_us, keys)
+    rows, brought = len(as_of_us), request or {}
+    for place, view in enumerate(every.computed):
+        if view.fit is not None:
+            before = FeatureSet([*every.stored, *every.computed[:place]], states)
+            values = before.assemble(rows, brought, {}, served).values
+            states[view.ref] = view.fit(**every.inputs_of(view, rows, brought, values))
+    return FeatureSet(views, states)
+
+
+def _served(features: FeatureSet, events: Mapping[str, Columns], as_of_us: Ints, keys: Columns) -> dict[str, Served]:
     check_labels(features, as_of_us, keys)
     served = {}
     for view in features.stored:
@@ -143,7 +172,7 @@ def training_set(
         if source not in events:
             raise EventError(f"no events of '{source}' were given, which '{view.ref}' is computed from")
         served[view.ref] = serve(view, find(history_of(view, events[source]), keys, as_of_us), as_of_us)
-    return features.assemble(len(as_of_us), request or {}, {}, served)
+    return served
 
 
 def check_labels(features: FeatureSet, as_of_us: Ints, keys: Columns) -> None:
