@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from feature_client.errors import EventError
+from feature_client.errors import EntityError, EventError
 from feature_client.feature_set import Assembled, FeatureSet
+from feature_client.keys import MAX_VALUE_BYTES
 from feature_client.schema import DTYPES, Array, Columns, EventLog, Status, stray
 from feature_client.served import Found, Served, absent_rows, nulls_of, serve
 from feature_client.timelines import Ints, Timelines, search
@@ -35,7 +36,8 @@ class History:
 def history_of(view: View, events: Columns) -> History:
     """Every row of a stored view. `events`: the columns of its source, in the order of the log.
 
-    An event without a value of a join key is about no entity. Raises: EventError where events are not what the source declares.
+    An event without a value of a join key is about no entity. Raises: EventError where events are not what the source declares;
+    EntityError for a join key that is too long to be stored: serving would never find what training had.
     """
     if view.source is None or view.entity is None or not view.inputs:
         raise EventError(f"'{view.ref}' is not computed from events: it has no history")
@@ -51,6 +53,10 @@ def history_of(view: View, events: Columns) -> History:
 
 def _of_entities(view: View, rows: Rows, combinations: Sequence[tuple[object, ...]]) -> History:
     index = {each: code for code, each in enumerate(combinations) if None not in each}
+    if long := next(
+        (value for each in index for value in each if isinstance(value, bytes) and len(value) > MAX_VALUE_BYTES), b""
+    ):
+        raise EntityError(f"a join key of '{view.ref}' has {len(long)} bytes; {MAX_VALUE_BYTES} at most: {long[:20]!r}...")
     if len(index) < len(combinations):
         codes = np.full(len(combinations), -1)
         codes[list(index.values())] = np.arange(len(index))
