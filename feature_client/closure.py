@@ -183,10 +183,7 @@ class _Walk:
                 raise UnknownValue(f"a lambda (line {line}), which cannot be told from another one: use def")
             return self.follow(function)
         module = sys.modules.get(function.__module__)
-        found: object = module
-        for name in function.__qualname__.split("."):
-            found = getattr(found, name, None)
-        if module is None or found is not function or not self._is_elsewhere(module):
+        if module is None or _in(module, function.__qualname__) is not function or not self._is_elsewhere(module):
             # what a decorator of another package has made of a function looks like that function, and hides it
             file = Path(function.__code__.co_filename).name
             raise UnknownValue(f"a function that {file} (line {line}) has made: what it wraps cannot be known")
@@ -236,10 +233,20 @@ class _Walk:
         module = thing if isinstance(thing, ModuleType) else sys.modules.get(thing.__module__)
         if module is None or module.__spec__ is None:
             return False  # made by hand, or the program itself
+        if isinstance(thing, type) and _in(module, thing.__qualname__) is not thing:
+            return False  # of a module beside the definitions, whose name another one has by now
         file = getattr(module, "__file__", None)
         # a folder without `__init__.py` has places instead, what is built in has neither
         places = getattr(module, "__path__", ()) if file is None else (file,)
         return all(is_elsewhere(place, self._home) for place in places)
+
+
+def _in(module: ModuleType, name: str) -> object:
+    """What a module has under a qualified name; None if nothing."""
+    found: object = module
+    for each in name.split("."):
+        found = getattr(found, each, None)
+    return found
 
 
 def _put_there(cls: type, name: str) -> bool:
