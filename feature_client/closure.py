@@ -19,13 +19,36 @@ from typing import Any
 
 import numpy as np
 
-from feature_client.constants import UnknownValue, exact_text, shortened
+from feature_client.constants import UnknownValue, exact_text, further, shortened
 from feature_client.errors import DefinitionError
 from feature_client.normal_form import names_loaded, normal_form, readable
 from feature_client.sources import Sources, is_elsewhere
 
 _IMPURE = frozenset({"__import__", "breakpoint", "compile", "eval", "exec", "globals", "hash", "id", "input", "open", "vars"})
 """Built-in functions with which a function would depend on more than its arguments and what it names."""
+
+_OUTSIDE = frozenset(
+    {"_io", "_random", "_thread", "asyncio", "contextvars", "ctypes", "gc", "getpass", "glob", "http", "importlib", "inspect"}
+    | {
+        "io",
+        "locale",
+        "multiprocessing",
+        "os",
+        "pathlib",
+        "platform",
+        "posix",
+        "random",
+        "secrets",
+        "shutil",
+        "signal",
+        "socket",
+    }
+    | {"ssl", "subprocess", "sys", "tempfile", "threading", "time", "urllib", "uuid", "weakref"}
+)
+"""Modules of the library with which it would, too."""
+
+_NOW = frozenset({"now", "today", "utcnow"})
+"""What else tells the time: of `datetime`, which has its uses."""
 
 _DISPATCHED = type(np.concatenate)
 """What functions of NumPy are that other array libraries may take over."""
@@ -82,6 +105,8 @@ class _Walk:
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
         for each, uses in around.items():
             names |= self._named(name, each, uses, _content(name, each, cells[each]))
+        for each, value in sorted(vars(function).items()):
+            names[f"{name}.{each}"] = self.text(name, f"'{name}.{each}'", value)
         form = normal_form(syntax)
         self.closure.parts[key] = {
             "code": hashlib.sha256(form.encode()).hexdigest(),
@@ -102,6 +127,9 @@ class _Walk:
 
     def _named(self, user: str, name: str, uses: set[tuple[str, ...]], value: object) -> dict[str, str]:
         """What a name stands for; of a module of the definitions, what its attributes do."""
+        home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        if home == "datetime" and any(_NOW & set(attributes) for attributes in uses):
+            raise DefinitionError(f"'{user}' uses '{name}' to tell the time, which no pure function can do")
         if not isinstance(value, ModuleType) or self._is_elsewhere(value):
             return {name: self.text(user, f"'{name}'", value)}
         found = {}
@@ -130,9 +158,9 @@ class _Walk:
         if isinstance(value, FunctionType):
             return self._function(value)
         if isinstance(value, type):
-            return f"{value.__module__}.{value.__qualname__}" if self._is_elsewhere(value) else self._class(value)
+            return _pure(value.__module__, value.__qualname__) if self._is_elsewhere(value) else self._class(value)
         if isinstance(value, ModuleType) and self._is_elsewhere(value):
-            return f"module {value.__name__}"
+            return f"module {_pure(value.__name__)}"
         if isinstance(value, np.ufunc) and value.__name__.isidentifier():
             return f"ufunc {value.__name__}"
         if isinstance(value, functools.partial) and type(value) is functools.partial:
@@ -142,7 +170,7 @@ class _Walk:
             owner = getattr(value, "__self__", None)
             module = sys.modules.get(value.__module__ or "builtins")
             if (owner is None or isinstance(owner, ModuleType | type)) and module is not None and self._is_elsewhere(module):
-                return f"{value.__module__ or 'builtins'}.{value.__qualname__}"
+                return _pure(value.__module__ or "builtins", value.__qualname__)
         raise UnknownValue(
             f"an object of type {type(value).__module__}.{type(value).__qualname__}: what it does cannot be known. Constants, "
             "functions, enumerations and instances of frozen dataclasses can"
@@ -155,14 +183,11 @@ class _Walk:
                 raise UnknownValue(f"a lambda (line {line}), which cannot be told from another one: use def")
             return self.follow(function)
         module = sys.modules.get(function.__module__)
-        found: object = module
-        for name in function.__qualname__.split("."):
-            found = getattr(found, name, None)
-        if module is None or found is not function or not self._is_elsewhere(module):
+        if module is None or _in(module, function.__qualname__) is not function or not self._is_elsewhere(module):
             # what a decorator of another package has made of a function looks like that function, and hides it
             file = Path(function.__code__.co_filename).name
             raise UnknownValue(f"a function that {file} (line {line}) has made: what it wraps cannot be known")
-        return f"{function.__module__}.{function.__qualname__}"
+        return _pure(function.__module__, function.__qualname__)
 
     def _class(self, cls: type) -> str:
         """Describe a class of the definitions: its bases, its constants, its methods, the fields of a dataclass."""
@@ -181,6 +206,8 @@ class _Walk:
         if issubclass(cls, enum.Enum):
             for each, member in cls.__members__.items():
                 names[each] = self.text(name, f"'{each}'", member.value)
+                if more := further(member):
+                    names[f"{each} has"] = self.text(name, f"'{each}'", more)
         for each, value in sorted(vars(cls).items()):
             names |= self._member(cls, each, value)
         self.closure.parts[key] = {"names": names}
@@ -197,12 +224,8 @@ class _Walk:
             inner = {"": value.func}
         found = {}
         for suffix, each in inner.items():
-            if isinstance(each, FunctionType):
-                if not is_elsewhere(each.__code__.co_filename, self._home):
-                    found[name + suffix] = self.follow(each)
-            elif not (name.startswith("_") and (name.endswith("_") or issubclass(cls, enum.Enum))):
-                if each is None or isinstance(each, enum.Enum) or type(each).__name__ == "member_descriptor":
-                    continue
+            own = isinstance(each, FunctionType) and not is_elsewhere(each.__code__.co_filename, self._home)
+            if own or not (_put_there(cls, name) or type(each).__name__ in ("member_descriptor", "_abc_data")):
                 found[name + suffix] = self.text(cls.__qualname__, f"'{name}'", each)
         return found
 
@@ -210,10 +233,36 @@ class _Walk:
         module = thing if isinstance(thing, ModuleType) else sys.modules.get(thing.__module__)
         if module is None or module.__spec__ is None:
             return False  # made by hand, or the program itself
+        if isinstance(thing, type) and _in(module, thing.__qualname__) is not thing:
+            return False  # of a module beside the definitions, whose name another one has by now
         file = getattr(module, "__file__", None)
         # a folder without `__init__.py` has places instead, what is built in has neither
         places = getattr(module, "__path__", ()) if file is None else (file,)
         return all(is_elsewhere(place, self._home) for place in places)
+
+
+def _in(module: ModuleType, name: str) -> object:
+    """What a module has under a qualified name; None if nothing."""
+    found: object = module
+    for each in name.split("."):
+        found = getattr(found, each, None)
+    return found
+
+
+def _put_there(cls: type, name: str) -> bool:
+    """Whether Python itself gives classes an attribute of this name, or has described it already as a member."""
+    if issubclass(cls, enum.Enum):
+        return name.startswith("_") or name in cls.__members__
+    return name.startswith("__") and name.endswith("__")
+
+
+def _pure(module: str, name: str = "") -> str:
+    """What another package has, or a whole package, by its name. Raises: UnknownValue for what makes no pure function."""
+    path = f"{module}.{name}" if name else module
+    impure = name in _IMPURE or not name if module == "builtins" else module.partition(".")[0] in _OUTSIDE
+    if impure or name.rpartition(".")[2] in _NOW:
+        raise UnknownValue(f"{path}, which depends on more than arguments and constants")
+    return path
 
 
 def _content(user: str, name: str, cell: CellType) -> object:

@@ -5,6 +5,7 @@ What two runs could not agree on (an object's address, the order of a set) is in
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterable
@@ -45,7 +46,7 @@ def exact_text(value: object, other: Other, depth: int = 0) -> str:
         return exact_text(each, other, depth + 1)
 
     if isinstance(value, enum.Enum):
-        return f"{other(type(value))}.{value.name}={inner(value.value)}"
+        return f"{other(type(value))}.{value.name}={inner(value.value)}{_more(value, inner)}"
     if type(value) is complex:
         return f"complex({inner(value.real)}, {inner(value.imag)})"
     if type(value) in _ATOMS:
@@ -59,10 +60,29 @@ def exact_text(value: object, other: Other, depth: int = 0) -> str:
     if isinstance(value, slice):
         return f"slice({inner(value.start)}, {inner(value.stop)}, {inner(value.step)})"
     if dataclasses.is_dataclass(value) and not isinstance(value, type) and type(value).__dataclass_params__.frozen:  # type: ignore[attr-defined] # mypy does not know it
-        # what is worked out from the others (`init=False`) says nothing new, but may have been set to anything
+        # what is worked out from the others (`init=False`, or no field at all) may have been set to anything
         fields = (f"{field.name}={inner(getattr(value, field.name))}" for field in dataclasses.fields(value))
-        return f"{other(type(value))}({', '.join(fields)})"
+        return f"{other(type(value))}({', '.join(fields)}){_more(value, inner)}"
     return _container(value, inner) or other(value)
+
+
+def further(value: object) -> dict[str, Any]:
+    """What an instance holds beside the fields of its dataclass, or the value of its enumeration. What a cached property
+    remembers is none of it: its code tells.
+    """
+    fields = {each.name for each in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else set()
+    return {
+        name: each
+        for name, each in sorted(getattr(value, "__dict__", {}).items())
+        if name not in fields
+        and not (isinstance(value, enum.Enum) and name.startswith("_") and name.endswith("_"))
+        and not isinstance(getattr(type(value), name, None), functools.cached_property)
+    }
+
+
+def _more(value: object, inner: Other) -> str:
+    held = further(value)
+    return f" with {inner(held)}" if held else ""
 
 
 def shortened(text: str) -> str:
@@ -80,6 +100,9 @@ def array_text(array: np.ndarray[Any, Any]) -> tuple[str, list[int], str]:
     """Type, shape and digest of an array, whatever its layout and byte order. Raises: UnknownValue for objects other than bytes
     and None, and for floats whose bits differ between machines.
     """
+    if type(array) is not np.ndarray:
+        # a mask, a matrix's own multiplication: subclasses are more than their bits
+        raise UnknownValue(f"an object of type {type(array).__module__}.{type(array).__qualname__}, not a plain array")
     digest = hashlib.sha256()
     if array.dtype == object:
         for each in array.ravel().tolist():
@@ -98,7 +121,8 @@ def _numpy(value: Any) -> str:
     if isinstance(value, np.dtype):
         if value.hasobject and value != np.dtype(object):
             raise UnknownValue(f"the type {value}, which has no exact form")
-        return f"dtype({value.newbyteorder('<').descr if value.names else value.newbyteorder('<').str})"
+        ordered = value.newbyteorder("<")
+        return f"dtype({ordered if value.names or value.subdtype else ordered.str})"
     if isinstance(value, np.ndarray):
         dtype, shape, digest = array_text(value)
         shown = f" {value.tolist()!r}" if value.size <= 8 and value.dtype.kind in "biuf" else ""

@@ -24,6 +24,8 @@ from feature_client.store import Store
 from feature_client.view import View
 
 FORMAT = 1
+_MOST_ROWS = 4096
+"""Golden rows are computed one by one as well: a file from elsewhere must not keep a load busy for hours."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def read_contract(folder: Path) -> Contract | None:
     except ContractError:
         raise
     # what a document makes that is JSON but not this one
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise ContractError(f"{DOCUMENT_FILE}: no description of features: {type(error).__name__}: {error}") from None
     if names != contract.feature_names or contract.ulps < 0:
         raise ContractError(f"{DOCUMENT_FILE} contradicts itself: its views have other features than it lists")
@@ -185,7 +187,24 @@ def _recorded(entry: Mapping[str, Any], shelf: Shelf) -> Recorded:
     inputs, outputs = shelf.take(entry["golden"]["inputs"]), shelf.take(entry["golden"]["outputs"])
     if len({column.shape for column in inputs.values()}) > 1 or any(column.ndim != 1 for column in inputs.values()):
         raise ContractError(f"{DOCUMENT_FILE}: the golden inputs of '{entry['view']}' are no columns of equal length")
-    return Recorded(description, state, inputs, outputs)
+    recorded = Recorded(description, state, inputs, outputs)
+    _check_whole(str(entry["view"]), recorded)
+    return recorded
+
+
+def _check_whole(ref: str, recorded: Recorded) -> None:
+    """What is not there could not be compared. Raises: ContractError."""
+    document = recorded.description.document
+    rows = {len(column) for column in (*recorded.inputs.values(), *recorded.outputs.values())}
+    names = {str(name): dict(how) for name, how in document["inputs"]}
+    if recorded.inputs.keys() != names.keys() or recorded.outputs.keys() != set(recorded.names) or len(rows) > 1:
+        raise ContractError(f"{DOCUMENT_FILE}: the golden rows of '{ref}' are not of its inputs and features")
+    if max(rows, default=0) > _MOST_ROWS:
+        raise ContractError(f"{DOCUMENT_FILE}: '{ref}' has {max(rows)} golden rows; {_MOST_ROWS} at most are computed")
+    if (document["kind"] == "model") != (recorded.state is not None):
+        raise ContractError(
+            f"{DOCUMENT_FILE}: '{ref}' is a {document['kind']} view {'with' if recorded.state else 'without'} state"
+        )
 
 
 def claim_view(store: Store, project: str, view_ref: str, fingerprint: bytes) -> bool:
@@ -219,13 +238,9 @@ def environment() -> dict[str, str]:
 def _described(recorded: Recorded, definitions: Definitions, ref: str) -> list[str]:
     try:
         installed = definitions.description(ref, recorded.state)
+        found = differences(recorded.description, installed)
     except DefinitionError as error:
         return [str(error)]
-    try:
-        found = differences(recorded.description, installed)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        # hashed rightly, but by somebody else's program
-        return [f"its recorded description is none: {type(error).__name__}: {error}"]
     if not found and installed.fingerprint != recorded.description.fingerprint:
         return ["the fingerprint differs"]
     return found

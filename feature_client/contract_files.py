@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
@@ -106,13 +106,23 @@ def _arrays(packed: bytes) -> dict[str, Array]:
     try:
         with ZipFile(io.BytesIO(packed)) as archive:
             # only as they are written here: what is compressed could become any size
-            if any(each.compress_type != ZIP_STORED for each in archive.infolist()):
-                raise ContractError(f"{ARRAYS_FILE} is compressed")
+            members = archive.infolist()
+        if any(each.compress_type != ZIP_STORED for each in members):
+            raise ContractError(f"{ARRAYS_FILE} is compressed")
+        if sum(each.file_size for each in members) > len(packed) or len({each.filename for each in members}) < len(members):
+            raise ContractError(f"{ARRAYS_FILE} has the same bytes, or the same name, more than once")
         with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    # what a damaged or foreign file makes zipfile and numpy raise; objects, which only pickle could read, are a ValueError
-    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, BadZipFile) as error:
-        raise ContractError(f"{ARRAYS_FILE}: no arrays: {error}") from None
+            arrays = {name: stored[name] for name in stored.files}
+    except ContractError:
+        raise
+    # there is no end to what a damaged or foreign file makes zipfile and numpy raise; objects, which only pickle could read,
+    # are among it
+    except Exception as error:  # noqa: BLE001
+        raise ContractError(f"{ARRAYS_FILE}: no arrays: {type(error).__name__}: {error}") from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy hands over what is no array as it is
+            raise ContractError(f"{ARRAYS_FILE}: no arrays: '{name}' is none")
+    return arrays
 
 
 def _read(path: Path, limit: int) -> bytes | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from feature_client.difference import differences
 from feature_client.errors import DefinitionError
 from feature_client.fingerprint import Description, describe
 from feature_client.golden_rows import golden_inputs, golden_outputs
@@ -93,7 +94,14 @@ def _add(view: View, views: dict[str, View], descriptions: dict[str, Description
         raise DefinitionError(f"the view '{view.ref}' ({_where(view)}) cannot be told apart from others: {error}") from None
     if view.kind != "model":
         golden_outputs(view, golden_inputs(view))
+        check_unchanged(view, description, sources)
     views[view.ref], descriptions[view.ref] = view, description
+
+
+def check_unchanged(view: View, before: Description, sources: Sources) -> None:
+    """Raises: DefinitionError where computing the view has changed what it is computed with: a list that grows, a cache."""
+    if lines := differences(before, describe(view, sources)):
+        raise DefinitionError(f"'{view.ref}' changes, while it is computed, what it is computed with: {'; '.join(lines)}")
 
 
 def _where(view: View) -> str:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from feature_client.errors import DefinitionError
 from feature_client.fingerprint import Description
 
 _SOURCE_LINES = 6
@@ -24,7 +25,15 @@ def differences(old: Description, new: Description) -> list[str]:
     """Every difference, `what: old -> new`, the view's own declarations first. Empty exactly where the documents are equal.
 
     Where one side has no state (definitions alone have none), the state is not compared.
+    Raises: DefinitionError for a document that is hashed rightly, but was made by somebody else's program.
     """
+    try:
+        return _differences(old, new)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DefinitionError(f"its recorded description is none: {type(error).__name__}: {error}") from error
+
+
+def _differences(old: Description, new: Description) -> list[str]:
     before, after = old.document, new.document
     lines = list(_changed({"format": "format of the description", "view": "view", "kind": "kind"}, before, after))
     lines += _table("entity", _ENTITY, before["entity"], after["entity"])

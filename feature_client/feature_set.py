@@ -5,6 +5,7 @@ The training builder and the server both end here; they differ only in who found
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +35,11 @@ class FeatureSet:
     """
 
     def __init__(self, views: Sequence[View], states: States | None = None) -> None:
-        """`states`: for every model view. Raises: DefinitionError for names that stand twice, circles, other types."""
-        self.states = dict(states or {})
+        """`states`: for every model view; copies are kept, which nothing can change.
+
+        Raises: DefinitionError for names that stand twice, circles, other types, states that are no arrays.
+        """
+        self.states: States = {ref: frozen(ref, state) for ref, state in (states or {}).items()}
         self.stored = tuple(view for view in views if view.kind == "stored")
         self.features: dict[str, Feature] = {}
         self.view_of: dict[str, View] = {}
@@ -125,6 +129,10 @@ class FeatureSet:
             raise DefinitionError(f"the model view '{view.ref}' has no state: it has to be fitted first")
         return self.states[view.ref]
 
+    def inputs_of(self, view: View, rows: int, request: Columns, values: Columns) -> dict[str, Array]:
+        """What a computed view is given: features of other views, and what the call brings. Raises: EventError."""
+        return {name: values[name] if name in self.features else _typed(name, request, view, rows) for name in view.inputs}
+
     def _compute(
         self,
         view: View,
@@ -138,10 +146,7 @@ class FeatureSet:
             made: Mapping[str, Array] = {}
             known = np.zeros(rows, np.uint8)
         else:
-            columns = {
-                name: values[name] if name in self.features else _typed(name, request, view, rows) for name in view.inputs
-            }
-            made = view.compute(columns, self._state(view))
+            made = view.compute(self.inputs_of(view, rows, request, values), self._state(view))
             known = _worst([statuses[name] for name in view.inputs if name in self.features], rows)
         for feature in view.features:
             if feature.name in given:
@@ -158,6 +163,18 @@ class FeatureSet:
                     where = nulls.reshape(len(nulls), *(1 for _ in feature.shape))
                     column = np.ascontiguousarray(np.where(where, default_of(feature), column))
             values[feature.name], statuses[feature.name] = column, status
+
+
+def frozen(ref: str, state: Columns) -> Columns:
+    """What `fit` has given, as a bundle keeps it: row-major copies, read-only. Raises: DefinitionError for anything else."""
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and type(array) is np.ndarray for name, array in state.items()
+    ):
+        raise DefinitionError(f"the state of '{ref}' must be NumPy arrays by name")
+    copies = {name: np.array(array, order="C") for name, array in state.items()}
+    for array in copies.values():
+        array.flags.writeable = False
+    return MappingProxyType(copies)
 
 
 def _typed(name: str, request: Columns, view: View, rows: int) -> Array:

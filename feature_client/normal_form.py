@@ -37,7 +37,7 @@ def literal(value: object) -> str:
 
 def normal_form(function: Function) -> str:
     """The text of a function's parameters and body. Its own name is not part of it."""
-    return f"{_dump(function.args, top=True)} [{', '.join(_statements(function.body))}]"
+    return f"{_dump(function.args, top=True)} [{', '.join(_statements(_without_docstring(function.body)))}]"
 
 
 def readable(function: Function) -> str:
@@ -115,8 +115,8 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[str]:
-    """The statements of a function: an annotated assignment is one, an annotation alone is nothing."""
-    for statement in _without_docstring(body):
+    """Statements: an annotated assignment is one, an annotation alone is nothing."""
+    for statement in body:
         if isinstance(statement, ast.AnnAssign):
             if statement.value is not None:
                 yield _dump(ast.Assign(targets=[statement.target], value=statement.value))
@@ -140,8 +140,11 @@ def _fields(node: ast.AST, top: bool) -> Iterator[str]:
     for name, value in ast.iter_fields(node):
         if value is None or value == [] or name in _SKIPPED or (top and name in ("defaults", "kw_defaults")):
             continue
-        inside = name == "body" and isinstance(node, Function)
-        yield f"{name}=[{', '.join(_statements(value))}]" if inside else f"{name}={_dump(value)}"
+        if isinstance(value, list) and isinstance(value[0], ast.stmt):
+            inside = name == "body" and isinstance(node, Function)
+            yield f"{name}=[{', '.join(_statements(_without_docstring(value) if inside else value))}]"
+        else:
+            yield f"{name}={_dump(value)}"
 
 
 def _pieces(text: ast.JoinedStr) -> Iterator[str]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from feature_client.errors import EventError
+from feature_client.errors import EntityError, EventError
 from feature_client.feature_set import Assembled, FeatureSet
+from feature_client.keys import MAX_VALUE_BYTES
 from feature_client.schema import DTYPES, Array, Columns, EventLog, Status, stray
-from feature_client.served import Found, absent_rows, nulls_of, serve
+from feature_client.served import Found, Served, absent_rows, nulls_of, serve
 from feature_client.timelines import Ints, Timelines, search
 from feature_client.view import View
 from feature_client.windows import Rows, codes_of, rows_of
@@ -35,7 +36,8 @@ class History:
 def history_of(view: View, events: Columns) -> History:
     """Every row of a stored view. `events`: the columns of its source, in the order of the log.
 
-    An event without a value of a join key is about no entity. Raises: EventError where events are not what the source declares.
+    An event without a value of a join key is about no entity. Raises: EventError where events are not what the source declares;
+    EntityError for a join key that is too long to be stored: serving would never find what training had.
     """
     if view.source is None or view.entity is None or not view.inputs:
         raise EventError(f"'{view.ref}' is not computed from events: it has no history")
@@ -51,6 +53,10 @@ def history_of(view: View, events: Columns) -> History:
 
 def _of_entities(view: View, rows: Rows, combinations: Sequence[tuple[object, ...]]) -> History:
     index = {each: code for code, each in enumerate(combinations) if None not in each}
+    if long := next(
+        (value for each in index for value in each if isinstance(value, bytes) and len(value) > MAX_VALUE_BYTES), b""
+    ):
+        raise EntityError(f"a join key of '{view.ref}' has {len(long)} bytes; {MAX_VALUE_BYTES} at most: {long[:20]!r}...")
     if len(index) < len(combinations):
         codes = np.full(len(combinations), -1)
         codes[list(index.values())] = np.arange(len(index))
@@ -136,6 +142,35 @@ def training_set(
     `events`: columns by the name of the event log. `keys`: the join keys `[N]`, `request`: what calls bring, `[N]`.
     Raises: EventError, DefinitionError.
     """
+    served = _served(features, events, as_of_us, keys)
+    return features.assemble(len(as_of_us), request or {}, {}, served)
+
+
+def fitted(
+    views: Sequence[View],
+    events: Mapping[str, Columns],
+    as_of_us: Ints,
+    keys: Columns,
+    request: Columns | None = None,
+) -> FeatureSet:
+    """The views, with the states that `fit` of the model views learns from the rows of these labels.
+
+    Each is given its inputs as serving would give them, of model views it takes those that are learnt already. The result is
+    what `training_set` and `write_contract` take. Raises: as `training_set`; DefinitionError for what is no state; whatever
+    `fit` raises.
+    """
+    every, states = FeatureSet(views), dict[str, Columns]()
+    served = _served(every, events, as_of_us, keys)
+    rows, brought = len(as_of_us), request or {}
+    for place, view in enumerate(every.computed):
+        if view.fit is not None:
+            before = FeatureSet([*every.stored, *every.computed[:place]], states)
+            values = before.assemble(rows, brought, {}, served).values
+            states[view.ref] = view.fit(**every.inputs_of(view, rows, brought, values))
+    return FeatureSet(views, states)
+
+
+def _served(features: FeatureSet, events: Mapping[str, Columns], as_of_us: Ints, keys: Columns) -> dict[str, Served]:
     check_labels(features, as_of_us, keys)
     served = {}
     for view in features.stored:
@@ -143,7 +178,7 @@ def training_set(
         if source not in events:
             raise EventError(f"no events of '{source}' were given, which '{view.ref}' is computed from")
         served[view.ref] = serve(view, find(history_of(view, events[source]), keys, as_of_us), as_of_us)
-    return features.assemble(len(as_of_us), request or {}, {}, served)
+    return served
 
 
 def check_labels(features: FeatureSet, as_of_us: Ints, keys: Columns) -> None:

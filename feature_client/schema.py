@@ -148,7 +148,7 @@ class EventLog:
 def _holds(dtype: str, value: Any) -> bool:
     """Whether a type can hold a value. What it could not would be another value, silently; rounding to a float is meant."""
     if dtype == "bytes":
-        return isinstance(value, bytes)
+        return type(value) is bytes
     number = value.item() if isinstance(value, np.generic) else value
     if not isinstance(number, bool | int | float):
         return False

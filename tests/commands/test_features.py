@@ -10,6 +10,7 @@ from feature_client.contract import write_contract
 from feature_client.contract_files import DOCUMENT_FILE
 from feature_client.definitions import load_definitions
 from feature_client.feature_set import FeatureSet
+from feature_client.fingerprint import Description
 from tests.commands.shell import REGISTER, Shell
 from tests.feature_client import views
 from tests.feature_client.written import BASE, HELPERS, written
@@ -105,6 +106,18 @@ def test_diff_with_versions(podium: Shell) -> None:
     assert podium.refusal("features", "diff", "demo:9", VIEWS).startswith("model 'demo' has no version 9")
     Path("models/demo/1", DOCUMENT_FILE).write_text("{")
     assert podium.refusal("features", "diff", VIEWS, "demo:1").startswith("features.json: no description of features: ")
+
+
+def test_diff_with_a_version_by_somebody_elses_program(podium: Shell) -> None:
+    version(1, "route@1")
+    path = Path("models/demo/1", DOCUMENT_FILE)
+    document = json.loads(path.read_text())
+    entry = document["views"][0]
+    entry["description"]["closure"] = 3
+    entry["fingerprint"] = Description(entry["description"], {}).fingerprint.hex()
+    path.write_text(json.dumps(document))
+    said = podium.refusal("features", "diff", "demo:1", f"{VIEWS}#route@1")
+    assert said.startswith("its recorded description is none: AttributeError")
 
 
 def usage(podium: Shell, *arguments: str) -> dict[str, Any]:

@@ -16,9 +16,15 @@ CONSTANTS = [
     "np.arange(100)", "np.array([b'a', None], object)", "np.array(['a'])", "np.dtype('f4')", "np.dtype(object)",
     "np.dtype([('a', 'f4')])", "np.log", "np.exp", "np.float32", "len", "functools.partial(np.clip, a_max=1)", "np.concatenate",
     "Color.RED", "Color.BLUE", "Point(1.0)", "Point(2.0)", "Color", "Point", "dict.fromkeys", "'x' * 500", "'y' * 500", "np",
+    "np.dtype(('f4', (2,)))", "np.dtype(('i4', (2,)))", "np.dtype({'names': 'ab', 'formats': ['f4', 'f4'], 'offsets': [0, 2]})",
+    "held(Point(1.0), 1)", "held(Point(1.0), 2)", "held(Color.RED, 1)", "held(Color, 1)", "datetime.timedelta",
     "(np.log, [helper, {b'a': Color.RED}])", "Entity", "np.clip",
 ]  # fmt: skip
 BEFORE = """
+import abc
+import textwrap
+
+
 class Color(enum.Enum):
     RED = 1
     BLUE = b"b"
@@ -52,13 +58,38 @@ class Point:
         return super().__new__(cls)
 
 
+class Config:
+    MODE = Color.RED
+    NONE = None
+    _inner_ = 1
+    CUT = staticmethod(textwrap.dedent)
+
+
+class Shape(abc.ABC):
+    SIDES = 3
+
+
 def helper():
     return 1
+
+
+helper.times = 1
+
+
+def held(thing, value):
+    if isinstance(thing, type):
+        thing.BLUE.held = value
+    else:
+        object.__setattr__(thing, "held", value)
+    return thing
 """
 
 
 def constant(text: str, before: str = BEFORE) -> str:
-    return request_view('return {"y": x if C is None else x}', f"import dataclasses\nimport io\n{before}\n\nC = {text}\n")
+    return request_view(
+        'return {"y": x if C is None else x}',
+        f"import builtins\nimport dataclasses\nimport datetime\nimport io\nimport os\nimport time\n{before}\n\nC = {text}\n",
+    )
 
 
 def test_every_constant_has_its_own_text(tmp_path: Path) -> None:
@@ -88,11 +119,17 @@ def test_sets_have_no_order_and_dictionaries_do(tmp_path: Path) -> None:
         ("self.x * self", "self.x + self"),
         ("Point(0.0)", "Point(1.0)"),
         ("__new__(cls)", "__new__(Point)"),
+        ("MODE = Color.RED", "MODE = Color.BLUE"),
+        ("NONE = None", "NONE = ()"),
+        ("_inner_ = 1", "_inner_ = 2"),
+        ("textwrap.dedent", "textwrap.indent"),
+        ("SIDES = 3", "SIDES = 4"),
+        ("helper.times = 1", "helper.times = 2"),
     ],
 )
 def test_classes_of_the_definitions_count(tmp_path: Path, change: tuple[str, str]) -> None:
     assert change[0] in BEFORE
-    text = "(Color.RED, Point(1.0))"
+    text = "(Color.RED, Point(1.0), Config, Shape, helper)"
     assert print_of(tmp_path / "a", constant(text)) != print_of(tmp_path / "b", constant(text, BEFORE.replace(*change)))
 
 
@@ -108,6 +145,14 @@ REFUSED = {
     "[1].append": "an object of type builtins.builtin_function_or_method",
     "np.errstate(all='ignore')(helper)": "a function that _ufunc_config.py (line",
     "np.array([object()])": "an array with an object of type object, which has no exact form",
+    "np.ma.array([1.0], mask=[0])": "an object of type numpy.ma.MaskedArray, not a plain array",
+    "type('Holder', (), {'held': staticmethod(lambda: 1)})": "'Holder' uses 'held', a lambda (line",
+    "os": "'v' uses 'C', os, which depends on more than arguments and constants",
+    "os.getenv": "'v' uses 'C', os.getenv, which depends on more",
+    "time.time": "'v' uses 'C', time.time, which depends on more",
+    "builtins": "'v' uses 'C', builtins, which depends on more",
+    "eval": "'v' uses 'C', builtins.eval, which depends on more",
+    "datetime.date.today": "'v' uses 'C', builtins.date.today, which depends on more",
     "np.array([1], np.longdouble)": "an array of float128, which has no exact form",
     "np.dtype([('a', object)])": "which has no exact form",
     "(lambda l: l.append(l) or l)([])": "which is nested too deeply, or contains itself",
@@ -135,13 +180,18 @@ BODIES = {
     "return {'y': count_calls(x)}": "'counted' assigns 'calls', which is not its own",
     "return {'y': helpers.nothing(x)}": "'v' uses 'helpers.nothing', which is not defined",
     "return {'y': x if helpers else x}": "'v' uses the module 'helpers' otherwise than by its attributes",
+    "return {'y': x * datetime.datetime.now().year}": "'v' uses 'datetime' to tell the time, which no pure function can",
+    "calls.append(1)\nreturn {'y': x}": "changes, while it is computed, what it is computed with: 'calls' in 'v': [] -> [1",
     "return {'y': later(x)}": "'empty.<locals>.of' uses 'given', which has no value yet",
 }
 
 
 @pytest.mark.parametrize("body", BODIES)
 def test_what_no_pure_function_does_is_refused(tmp_path: Path, body: str) -> None:
-    before = """import helpers
+    before = """import datetime
+import helpers
+
+calls = []
 
 def counting():
     calls = 0

@@ -247,6 +247,11 @@ def edited(folder: Path, change: Callable[[Any], object]) -> None:
     path.write_text(json.dumps(document))
 
 
+def stateless(entry: Any) -> None:
+    entry["state"] = entry["description"]["state"] = None
+    entry["fingerprint"] = Description(entry["description"], {}).fingerprint.hex()
+
+
 BROKEN: dict[str, tuple[Callable[[Any], object], str]] = {
     "format": (lambda d: d.update(format=2), "is of format 2; this program reads 1"),
     "no views": (lambda d: d.pop("views"), "no description of features: KeyError: 'views'"),
@@ -269,6 +274,13 @@ BROKEN: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda d: d["views"][2]["golden"]["inputs"].update(speed_kn=d["views"][3]["state"]["late"]),
         "the golden inputs of 'planned@1' are no columns of equal length",
     ),
+    "no golden rows": (
+        lambda d: d["views"][0].update(golden={"inputs": {}, "outputs": {}}),
+        "the golden rows of 'aircraft@2' are not of its inputs and features",
+    ),
+    "no golden outputs": (lambda d: d["views"][0]["golden"]["outputs"].popitem(), "the golden rows of 'aircraft@2' are not"),
+    "no state": (lambda d: stateless(d["views"][3]), "'standardised@1' is a model view without state"),
+    "a number without end": (lambda d: d.update(ulps=float("inf")), "no description of features: OverflowError"),
     "digest": (lambda d: d["arrays"].update(sha256="0"), "features.npz is not the file that features.json was written with"),
 }
 
@@ -311,7 +323,7 @@ def test_broken_arrays_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ContractError, match=r"features\.npz: no arrays: "):
             read_contract(tmp_path)
     replaced(tmp_path, archive(tmp_path, a0=np.array([{}], object)))
-    with pytest.raises(ContractError, match=r"no arrays: Object arrays cannot be loaded when allow_pickle=False"):
+    with pytest.raises(ContractError, match=r"no arrays: ValueError: Object arrays cannot be loaded when allow_pickle=False"):
         read_contract(tmp_path)
     with zipfile.ZipFile(tmp_path / "packed", "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("a0.npy", b"\x00" * 10_000)
@@ -320,6 +332,51 @@ def test_broken_arrays_are_refused(tmp_path: Path) -> None:
         read_contract(tmp_path)
     (tmp_path / ARRAYS_FILE).unlink()
     with pytest.raises(ContractError, match=r"features\.npz is missing"):
+        read_contract(tmp_path)
+
+
+def npy(header: str) -> bytes:
+    """The first bytes of a stored array."""
+    text = header.encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+FOREIGN = {
+    "a shape of any size": (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (2305843009213693952,)}"), "no arrays: "),
+    "a shape beyond it": (npy(f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({2**70},)}}"), "no arrays: OverflowError"),
+    "a header cut off": (npy("{'descr': '<f8', 'shape': (5L,\n"), "no arrays: TokenError"),
+    "a header too deep": (npy("(" * 5000 + "\n"), "no arrays: "),
+    "no array": (b"text", r"no arrays: '../../etc/passwd' is none"),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_arrays_of_another_origin_are_refused(tmp_path: Path, what: str) -> None:
+    write_contract(tmp_path, whole())
+    content, expected = FOREIGN[what]
+    with zipfile.ZipFile(tmp_path / ARRAYS_FILE, "a") as packed:
+        packed.writestr("../../etc/passwd", content)
+    replaced(tmp_path, (tmp_path / ARRAYS_FILE).read_bytes())
+    with pytest.raises(ContractError, match=expected):
+        read_contract(tmp_path)
+
+
+def test_arrays_that_would_multiply_are_refused(tmp_path: Path) -> None:
+    write_contract(tmp_path, whole())
+    with zipfile.ZipFile(tmp_path / ARRAYS_FILE, "a") as packed:
+        packed.filelist += packed.filelist * 9
+        packed.writestr("more.npy", b"")
+    replaced(tmp_path, (tmp_path / ARRAYS_FILE).read_bytes())
+    with pytest.raises(ContractError, match="has the same bytes, or the same name, more than once"):
+        read_contract(tmp_path)
+
+
+def test_golden_rows_without_end_are_not_computed(tmp_path: Path) -> None:
+    write_contract(tmp_path, FeatureSet([views.planned]))
+    with np.load(tmp_path / ARRAYS_FILE) as stored:
+        arrays = {name: np.resize(array, (5000, *array.shape[1:])) for name, array in stored.items()}
+    replaced(tmp_path, archive(tmp_path, **arrays))
+    with pytest.raises(ContractError, match="'planned@1' has 5000 golden rows; 4096 at most"):
         read_contract(tmp_path)
 
 

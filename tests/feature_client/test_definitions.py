@@ -5,10 +5,12 @@ import sys
 import types
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from feature_client.definitions import definitions_of, load_definitions
 from feature_client.errors import DefinitionError
+from feature_client.fingerprint import fingerprint
 from tests.feature_client import views
 from tests.feature_client.written import BASE, HEAD, HELPERS, loaded, request_view, written
 
@@ -58,6 +60,16 @@ def test_two_folders_may_have_helpers_of_one_name(tmp_path: Path) -> None:
         for name in ("tail", "other", "third")
     ]
     assert factors == ["1.0", "3.0", "1.0"]
+
+
+def test_a_view_is_the_same_after_its_helpers_have_left(tmp_path: Path) -> None:
+    """Beside an installed package of their name, which has it again by then."""
+    (tmp_path / "hypothesis.py").write_text("class Limits:\n    HIGH = 2.0\n")
+    path = tmp_path / "features.py"
+    path.write_text(request_view("return {'y': x * Limits.HIGH}", "from hypothesis import Limits"))
+    definitions = load_definitions([path])
+    assert sys.modules["hypothesis"] is hypothesis
+    assert fingerprint(definitions.view("v@1")) == definitions.fingerprints["v@1"]
 
 
 def test_a_file_edited_within_a_second_is_read_again(tmp_path: Path) -> None:

@@ -224,3 +224,11 @@ def test_a_description_is_a_document_of_json() -> None:
         document = describe(view).document
         assert json.loads(json.dumps(document)) == document
     assert list(definitions_of(views.VIEWS).fingerprints) == ["aircraft@2", "route@1", "planned@1"]
+
+
+def test_an_annotation_within_a_block_changes_nothing(tmp_path: Path) -> None:
+    body = "for {} in (1, 2):\n    k{} = 2.0\n    y = x * k\nreturn {{'y': y}}"
+    plain, annotated = (
+        print_of(tmp_path / name, request_view(body.format("i", each))) for name, each in (("a", ""), ("b", ": float"))
+    )
+    assert plain == annotated

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from feature_client.errors import DefinitionError, EventError
+from feature_client.errors import DefinitionError, EntityError, EventError
 from feature_client.feature_set import Assembled, FeatureSet
 from feature_client.point_in_time import check_events, check_labels, find, history_of, training_set
 from feature_client.schema import DEFAULTED, Array, Columns, Status, days, hours, minutes
@@ -170,6 +170,15 @@ def test_events_without_a_key_are_about_nobody() -> None:
     keys = {"origin": bytes_column(None, b"JFK"), "destination": bytes_column(b"LGA", None)}
     found = find(history, keys, np.full(2, 2_000_000_000_000_000))
     assert found.row_status.tolist() == [Status.NOT_FOUND] * 2
+
+
+def test_a_key_that_no_row_can_have_is_refused_in_training_too() -> None:
+    events = flights(3)
+    events["origin"][:2] = [b"x" * 512, None]
+    assert len(history_of(route, events).index) == 2
+    events["origin"][1] = b"x" * 513
+    with pytest.raises(EntityError, match=r"a join key of 'route@1' has 513 bytes; 512 at most: b'x+'\.\.\."):
+        history_of(route, events)
 
 
 def test_entities_far_apart_in_time_and_number() -> None:
