@@ -1,4 +1,4 @@
-"""Versions of one model that read different versions of a view, coming and going under load; every answer as training has it."""
+"""Versions of one model that read different versions of a view, coming and going under load: answers as training has them."""
 
 import threading
 import time
@@ -163,8 +163,8 @@ class Caller:
         try:
             response = stub.ModelInfer(infer_message("flights", inputs, model_version=version), timeout=60)
         except grpc.RpcError as error:
-            assert kind == "failing", (kind, error)
-            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            if kind != "failing" or error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
             self.refused += 1
             return
         assert kind != "failing"
