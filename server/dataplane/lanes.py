@@ -6,7 +6,7 @@ Floor 3: what `plan` reads and changes, and the questions it asks of one lane al
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
-from server.dataplane.costs import CostModel
+from server.dataplane.costs import CostModel, Estimate
 from server.dataplane.interface import QueueRules
 from server.dataplane.share import Share
 from server.dataplane.ticket import Ticket
@@ -29,7 +29,7 @@ class Lane:
 @dataclass(slots=True)
 class Queue:
     """One version's waiting tickets, by lane. `open` counts tickets that are admitted and not ended, `running` its batches
-    that run or are staged."""
+    that run or are staged. `lead`: how much longer a batch takes that is not prepared while another one executes."""
 
     rules: QueueRules
     costs: CostModel
@@ -40,6 +40,7 @@ class Queue:
     open: int = 0
     running: int = 0
     closed: bool = False
+    lead: Estimate = field(default_factory=Estimate)
 
 
 def backlog_ns(lane: Lane, tickets: int) -> int:

@@ -211,6 +211,18 @@ class Plan:
             # one of several executors is a part of the device
             running.queue.share.use((now_ns - running.begun_ns) // self.executors, now_ns)
 
+    def observe(self, queue_id: int, rows: int, took_ns: int, features_ns: int, now_ns: int) -> None:
+        """Learn from a batch of `rows` rows that has ended now. `features_ns`: the part of its time that its features took."""
+        queue = self.queues[queue_id]
+        if self._slots > 1:
+            # features of the next batch are found while one executes: what lies between two batches is the longer of both
+            own_ns = took_ns - features_ns
+            took_ns, lead_ns = max(own_ns, features_ns), min(own_ns, features_ns)
+            if queue.costs.on_trial(rows, now_ns - took_ns):
+                queue.lead.at_most(Estimate(lead_ns))
+            queue.lead.observe(lead_ns)
+        queue.costs.observe(rows, took_ns, now_ns)
+
     def _next_lane(self, now_ns: int, *, staged: bool) -> tuple[Lane | None, int | None]:
         """The lane that goes next, of those that need not wait; else when the first one will be ripe."""
         best: Lane | None = None
@@ -256,7 +268,8 @@ class Plan:
         queue = lane.queue
         count, rows = (1, lane.tickets[0].rows) if queue.rules.decoupled else prefix(lane, queue.cap_rows)
         predictive = queue.rules.early_drop and not queue.costs.on_trial(rows, now_ns)
-        took_ns, start_ns = queue.costs.predict_ns(rows), self._free_at_ns(now_ns)[0]
+        took_ns, lead_ns = queue.costs.predict_ns(rows), queue.lead.predict_ns()
+        start_ns = max(self._free_at_ns(now_ns)[0], now_ns + lead_ns)
         finish_ns = start_ns + took_ns + self._delivery.predict_ns() if predictive else now_ns
         tickets = lane.tickets[:count]
         gone = [ticket for ticket in tickets if ticket.deadline_ns <= finish_ns]
@@ -279,7 +292,7 @@ class Plan:
         self._left(lane, tickets)
         self._tokens += 1
         queue.running += 1
-        self._running[self._tokens] = _Running(queue, took_ns, now_ns, staged)
+        self._running[self._tokens] = _Running(queue, took_ns if staged else lead_ns + took_ns, now_ns, staged)
         return Release(queue, tickets, rows, reason, self._tokens, staged)
 
     def _left(self, lane: Lane, tickets: list[Ticket]) -> None:
@@ -303,7 +316,9 @@ class Plan:
                 if other is not lane and (more or other.keys[0] < key):
                     ahead_ns += backlog_ns(other, len(other.tickets) if more else bisect_left(other.keys, key))
         # the executors this version can use, each behind its part of what is ahead
-        free = [ns + ahead_ns // self.executors for ns in self._free_at_ns(now_ns)[: queue.rules.instances]]
+        soonest_ns = now_ns + queue.lead.predict_ns()
+        free_ns = self._free_at_ns(now_ns)[: queue.rules.instances]
+        free = [max(ns + ahead_ns // self.executors, soonest_ns) for ns in free_ns]
         if lane is None:
             return free[0] + queue.costs.predict_ns(rows), rows
         before = bisect_left(lane.keys, key)

@@ -105,7 +105,9 @@ class Bound:
                 statuses[index] = features.statuses[name]
         self._counter.add(statuses)
         if self._supply.sampler is not None and views.views:
-            self._supply.sampler.offer(self._sampled(inputs, brought, features, keys, found, now_us))
+            sampled = self._sampled(inputs, brought, features, keys, found, now_us)
+            # nobody was served a row that could not be computed, nor could it be computed again
+            self._supply.sampler.offer(sampled if computed.error is None else sampled.part(np.flatnonzero(~computed.failed)))
         bound = model_inputs(inputs, binding, features.values, rows)
         return Joined(bound, np.ascontiguousarray(statuses.T), features.refused)
 

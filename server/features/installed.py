@@ -121,10 +121,12 @@ class Installed:
         if settings is None:
             tables = ", ".join(f'{{ view = "{ref}" }}' for ref in refs)
             raise LoadFailed(f"this version was trained on features: model.toml needs [features] with views = [{tables}]")
-        asked = [each.view for each in settings.views]
-        if set(asked) != set(refs):
-            known = ", ".join(sorted(refs))
-            raise LoadFailed(f"model.toml names the views {', '.join(sorted(asked))}, but this version was trained on {known}")
+        # other views are other versions': those of one model share its settings
+        own = [each for each in settings.views if each.view in contract.views]
+        if len(own) != len(refs):
+            asked, known = (", ".join(sorted(each)) for each in ((each.view for each in settings.views), refs))
+            raise LoadFailed(f"model.toml names the views {asked}, but this version was trained on {known}")
+        settings = settings.model_copy(update={"views": tuple(own)})
         contract.check(self._definitions)
         features = FeatureSet([self._definitions.views[ref] for ref in refs], contract.states)
         binding = bind(features, settings, signature, contract.reads)

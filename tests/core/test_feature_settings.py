@@ -44,6 +44,7 @@ def test_what_a_model_can_mean_is_kept() -> None:
     assert made.views == (ViewSettings(view="a@1"), ViewSettings(view="b@12", keys={"carrier": "airline"}))
     assert made.inputs == (PackedInput(name="x", columns=("f", "g")),)
     assert ModelFeatures.model_validate({"views": VIEWS}).on_timeout == "default"
+    assert len(ModelFeatures.model_validate({"views": [{"view": "a@1"}, {"view": "a@2"}]}).views) == 2
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_what_a_model_can_mean_is_kept() -> None:
         ({"views": []}, "at least 1 item"),
         ({"views": [{"view": "a"}]}, "String should match pattern"),
         ({"views": [{"view": "a@0"}]}, "String should match pattern"),
-        ({"views": [{"view": "a@1"}, {"view": "a@2"}]}, "views must be distinct"),
+        ({"views": [{"view": "a@1"}, {"view": "a@1", "keys": {"k": "l"}}]}, "views must be distinct"),
         ({"views": VIEWS, "inputs": [{"name": "x", "columns": []}]}, "at least 1 item"),
         (
             {"views": VIEWS, "inputs": [{"name": "x", "columns": ["f"]}, {"name": "x", "columns": ["g"]}]},

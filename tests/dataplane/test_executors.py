@@ -93,6 +93,43 @@ def test_the_next_batch_is_staged_as_late_as_gathering_allows() -> None:
     assert release(plan, 180).staged
 
 
+def test_features_found_while_another_batch_executes_are_no_time_of_the_device() -> None:
+    one, two = plan_of(rules(costs_ns=COSTS)), plan_of(rules(costs_ns=COSTS), slots=2)
+    for plan in (one, two):
+        for _ in range(60):
+            plan.observe(1, 8, took_ns=180, features_ns=80, now_ns=0)
+    assert one.queues[1].costs.predict_ns(8) == pytest.approx(180, abs=2)
+    assert (two.queues[1].costs.predict_ns(8), two.queues[1].lead.predict_ns()) == (100, 80)
+    # an idle device waits for features; what is behind another batch has them by then
+    for finish_ns, priority in ((180, 2), (280, 3), (380, 4)):
+        with pytest.raises(Expired):
+            two.admit(ticket(rows=8, deadline_ns=finish_ns - 1, priority=priority), 0)
+        admit(two, ticket(rows=8, deadline_ns=finish_ns + 1, priority=priority))
+    running = release(two)
+    two._staging.observe(80)
+    assert two.decide(99).wait_until_ns == 100
+    staged = release(two, 100)
+    two.executed(running.token, 180)
+    two.begin(staged.token, 180, gather_ns=80)
+    assert two.decide(180).wait_until_ns == 200
+
+
+def test_a_slow_store_is_forgotten_by_the_first_trial() -> None:
+    plan = plan_of(rules(costs_ns=(10**8,) * 4), slots=2)
+    plan.observe(1, 8, took_ns=2 * 10**8, features_ns=10**8, now_ns=0)
+    plan.queues[1].costs.refused(8, 0)
+    plan.observe(1, 8, took_ns=10**8 + 1000, features_ns=1000, now_ns=10**11)
+    assert plan.queues[1].lead.predict_ns() == 1000
+
+
+def test_features_that_take_longer_than_executions_are_what_batches_wait_for() -> None:
+    plan = plan_of(rules(costs_ns=COSTS), slots=2)
+    for _ in range(60):
+        plan.observe(1, 8, took_ns=400, features_ns=300, now_ns=0)
+    assert plan.queues[1].costs.predict_ns(8) == pytest.approx(300, abs=2)
+    assert plan.queues[1].lead.predict_ns() == 100
+
+
 def test_nobody_overtakes_a_staged_batch_whose_thread_has_yet_to_wake_up() -> None:
     plan = plan_of(rules(1, costs_ns=COSTS), rules(2, costs_ns=COSTS), slots=2)
     admit(plan, ticket(rows=8), ticket(rows=8))

@@ -298,6 +298,16 @@ def test_samples_have_what_was_served_and_what_it_came_of() -> None:
     assert scene.sampler.samples[1].as_of_us.tolist() == [1, 2, 3]
 
 
+def test_rows_that_could_not_be_computed_are_no_samples() -> None:
+    scene = Scene()
+    joined = scene.bound.join(batch(day=column(np.int32, 1, -1, 6, 1)), 3, 1.0)
+    assert joined.refused.tolist() == [False, True, False]
+    (sample,) = scene.sampler.samples
+    assert sample.request["day"].tolist() == [1, 6]
+    assert sample.keys["airport"].tolist() == [8, 8]
+    assert sample.values["delay_by_day"].tolist() == [3, 18]
+
+
 def test_samples_have_every_feature_whatever_the_call_states_itself() -> None:
     scene = Scene()
     given = column(np.float32, 100, 200, 300, 100)

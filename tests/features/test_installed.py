@@ -133,6 +133,14 @@ def test_other_views_than_it_was_trained_on_are_refused(installed: Installed, fo
     )
 
 
+def test_views_of_other_versions_of_the_model_are_not_its_own(installed: Installed, folder: Path) -> None:
+    views = [*FEATURES["views"], {"view": "carrier_delays@2", "keys": {"carrier": "airline"}}, {"view": "other@1"}]
+    bound = installed.bind(KEY, folder, settings(views=views), SIGNATURE)
+    assert bound is not None
+    assert set(bound.names) == set(TRAINED.features)
+    assert "airline" not in bound.signature.input_names
+
+
 def test_features_that_do_not_fit_the_model_are_refused(installed: Installed, folder: Path) -> None:
     columns = {"name": "x", "columns": ["carrier_delay", "weekend"]}
     assert "the feature 'delay_scaled' of 'scaled@1' ends nowhere" in refusal(installed, folder, settings(inputs=[columns]))

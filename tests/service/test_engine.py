@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 from weakref import ref
 
@@ -223,7 +224,9 @@ class Featured:
 
 
 @contextmanager
-def featured(replica: Featured, *, slots: int = 1, **settings: Any) -> Iterator[Callable[..., Future[Any]]]:
+def featured(
+    replica: Featured, *, slots: int = 1, max_batch: int = 64, costs_ns: tuple[int, ...] | None = None, **settings: Any
+) -> Iterator[Callable[..., Future[Any]]]:
     """Two engines at most around a replica; gives a way to ask for keys, one row each."""
     engines: list[Engine] = []
 
@@ -235,7 +238,7 @@ def featured(replica: Featured, *, slots: int = 1, **settings: Any) -> Iterator[
     plane = PythonPlane(
         monotonic_ns, InflightLimit(100, 2**30), lambda answers, executed_ns: settle(answers), start, lambda device: slots
     )
-    plane.open(rules(handle=replica, signature=CALLERS, max_batch=64))
+    plane.open(rules(handle=replica, signature=CALLERS, max_batch=max_batch, costs_ns=costs_ns))
 
     def ask(*keys: int, **fields: Any) -> Future[Any]:
         reply: Future[Any] = Future()
@@ -332,6 +335,25 @@ def test_features_of_the_next_batch_are_found_while_one_executes() -> None:
         replica.gate.set()
         assert second.result(10)["y"].tolist() == [[4.0]]
         assert first.result(10)["y"].tolist() == [[2.0]]
+
+
+def test_a_busy_device_does_not_wait_for_features() -> None:
+    """Batch after batch: also once the plan has learnt how long they take."""
+    executed: list[tuple[int, int]] = []
+
+    class Slow(Featured):
+        def run(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+            begun_ns = monotonic_ns()
+            time.sleep(0.02)
+            executed.append((begun_ns, monotonic_ns()))
+            return super().run(inputs)
+
+    replica = Slow(KeyFeatures(lambda: time.sleep(0.015)))
+    with featured(replica, slots=2, max_batch=1, costs_ns=(20_000_000,)) as ask:
+        replies = [ask(key) for key in range(40)]
+        assert [reply.result(30)["y"].tolist() for reply in replies] == [[[2.0 * key]] for key in range(40)]
+    idle_ns = sorted(after[0] - before[1] for before, after in pairwise(executed[10:]))
+    assert idle_ns[len(idle_ns) // 2] < 7_500_000, "executions wait for features that could have been found meanwhile"
 
 
 def test_how_long_features_took_is_part_of_the_execution() -> None:
