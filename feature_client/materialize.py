@@ -5,6 +5,7 @@ A fill that was interrupted goes on where it was; writing some rows twice change
 """
 
 import hashlib
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,8 +62,8 @@ def materialize(
     """Write the latest row of each entity that was available by `until_us` (inclusive; None: of all that the events make).
 
     `events`: by the name of the log. `progress` is told the view, rows done and rows in all. `checkpoint`: a file by which the
-    same fill goes on after an interruption; it is gone when all is done. The first fill of a view writes unconditionally, which
-    is faster: start pushing to it before (then nothing is overwritten), or after it is done.
+    same fill goes on after an interruption; it is gone when all is done. Events may be pushed meanwhile: the newer row stays,
+    whoever writes it.
     Raises: EventError, EntityError, DefinitionError; ContractError where another definition writes the view; StoreError.
     """
     kept = Checkpoint(checkpoint)
@@ -90,14 +91,15 @@ class _Fill:
         self._entities = list(history.index)
         self._rows = _latest(history.rows, until_us)
         digest = _digest(view, events)
-        self._what = f"{view.ref} {fingerprint.hex()} {project} {store.name} until {until_us} of {digest}"
-        self._claimed_before = claim_view(store, project, view.ref, fingerprint)
+        claim_view(store, project, view.ref, fingerprint)
+        # a mark that the store loses with its rows: what is brought to it is then another fill, whatever its name is
+        mark = store.claim_text(f"fill:{project}:{view.ref}", secrets.token_hex(8))
+        self._what = f"{view.ref} {fingerprint.hex()} {project} {store.name} {mark} until {until_us} of {digest}"
 
     def run(self, checkpoint: Checkpoint, progress: Callable[[str, int, int], None], batch_rows: int) -> Filled:
         """Write what is not done yet. Raises: EntityError, DefinitionError, StoreError."""
         total = len(self._rows.entity)
-        # a store that lost the claim lost the rows as well
-        begin = min(checkpoint.rows_done(self._what), total) if self._claimed_before else 0
+        begin = min(checkpoint.rows_done(self._what), total)
         written = 0
         progress(self._view.ref, begin, total)
         for at in range(begin, total, batch_rows):
@@ -115,7 +117,7 @@ class _Fill:
         batch = Rows(rows.entity[part], rows.event_us[part], rows.available_us[part], rows.event[part], inputs)
         keys = key_columns(self._view, [self._entities[code] for code in batch.entity.tolist()])
         packed = pack_rows(self._project, self._view, self._stamp, keys, batch)
-        return self._store.write(packed, expire_s(self._view), only_newer=self._claimed_before)
+        return self._store.write(packed, expire_s(self._view))
 
 
 def _latest(rows: Rows, until_us: int | None) -> Rows:
