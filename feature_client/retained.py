@@ -86,7 +86,7 @@ class Retained:
 
     def __init__(self, view: View, lateness_us: int) -> None:
         """Raises: EventError for a view that is not stored."""
-        if view.source is None or view.entity is None:
+        if view.source is None or view.entity is None or not view.inputs:
             raise EventError(f"'{view.ref}' is no stored view: it is not computed from events")
         self._source, self._keys = view.source, tuple(view.entity.keys)
         self._aggregations: Mapping[str, Aggregation] = {

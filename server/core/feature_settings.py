@@ -13,7 +13,8 @@ class FeatureStoreSettings(Table):
     """`[features]` of the server. Without `definitions` it has no features, and opens no store.
 
     `definitions` are Python files that the operator installed; nothing in the repository is ever executed. `store` "": the
-    first that there is of `REDIS_URL`, a local server, an embedded one, the process itself.
+    first that there is of `REDIS_URL`, a local server, an embedded one, the process itself. `feast_store`: where Feast keeps
+    the rows of its views, "" for none.
     """
 
     definitions: tuple[str, ...] = ()
@@ -26,6 +27,14 @@ class FeatureStoreSettings(Table):
     audit_file: str = ""
     audit_of_rows: float = Field(0.01, gt=0, le=1)
     audit_max_bytes: int = Field(256 * 2**20, gt=0)
+    feast_store: str = ""
+    feast_project: str = ""
+
+    @model_validator(mode="after")
+    def _both_of_feast(self) -> Self:
+        if bool(self.feast_store) != bool(self.feast_project):
+            raise ValueError("feast_store and feast_project are stated together")
+        return self
 
 
 class ViewSettings(Table):

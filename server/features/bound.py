@@ -6,6 +6,7 @@ file has the order they go in, the clock, the store and the log.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_client.errors import FeatureError
+from feature_client.feast import FeastReader
+from feature_client.feast_view import FeastView
 from feature_client.feature_set import Assembled
 from feature_client.reader import Reader, Wanted
 from feature_client.samples import Sampled, SampleWriter
@@ -27,6 +30,7 @@ from server.features.apart import Computed, Given, compute
 from server.features.binding import Binding
 from server.features.columns import given, key_columns, keys_of, model_inputs, scalars, stated
 from server.features.counts import Counts
+from server.features.feast_rows import read_feast
 from server.features.interface import Joined
 from server.features.needed import Needed, needed
 
@@ -43,6 +47,7 @@ class Supply:
     project: str
     now_us: Callable[[], int]
     sampler: SampleWriter | None = None
+    feast: FeastReader | None = None
 
 
 class Bound:
@@ -72,6 +77,8 @@ class Bound:
         self._known: dict[frozenset[str], Needed] = {}
         self._lock = threading.Lock()
         self._told = False
+        # what Feast computed cannot be computed again: samples of it would prove nothing
+        self._audited = not any(isinstance(view, FeastView) for view in binding.features.stored)
 
     def check(self, given: frozenset[str]) -> None:
         """Raises: InvalidRequest, with what is missing and what could be given in its place."""
@@ -104,7 +111,7 @@ class Bound:
             if name in features.statuses:
                 statuses[index] = features.statuses[name]
         self._counter.add(statuses)
-        if self._supply.sampler is not None and views.views:
+        if self._supply.sampler is not None and views.views and self._audited:
             sampled = self._sampled(inputs, brought, features, keys, found, now_us)
             # nobody was served a row that could not be computed, nor could it be computed again
             self._supply.sampler.offer(sampled if computed.error is None else sampled.part(np.flatnonzero(~computed.failed)))
@@ -122,17 +129,28 @@ class Bound:
         return known
 
     def _find(self, views: Sequence[View], keys: Columns, rows: int, budget_s: float, *, remembered: bool) -> dict[str, Found]:
-        """The rows of every stored view, in one round trip. What can be no entity is not found, and fails no other."""
+        """The rows of every stored view, in one round trip, and one for each of Feast's.
+
+        What can be no entity is not found, and fails no other.
+        """
         asked: list[Wanted] = []
         wrong: dict[str, list[int]] = {}
+        of_feast: dict[str, Found] = {}
+        until_s = time.monotonic() + budget_s
         for view in views:
             own = {} if view.entity is None else {key: keys[key] for key in view.entity.keys}
+            if isinstance(view, FeastView) and self._supply.feast is not None:
+                of_feast[view.ref] = read_feast(self._supply.feast, view, own, rows, until_s - time.monotonic())
+                continue
             row_keys, wrong[view.ref] = keys_of(self._supply.project, view, own)
             if row_keys:
                 asked.append(Wanted(view, self._stamps[view.ref], row_keys))
-        answers = self._supply.reader.read(asked, budget_s, remembered=remembered) if asked else []
-        found = {each.view.ref: answer for each, answer in zip(asked, answers, strict=True)}
+        left_s = until_s - time.monotonic() if of_feast else budget_s
+        answers = self._supply.reader.read(asked, left_s, remembered=remembered) if asked else []
+        found = of_feast | {each.view.ref: answer for each, answer in zip(asked, answers, strict=True)}
         for view in views:
+            if view.ref in of_feast:
+                continue
             if view.ref not in found:
                 found[view.ref] = absent_rows(view, rows, Status.NOT_FOUND)
             elif wrong[view.ref]:

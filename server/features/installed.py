@@ -15,6 +15,8 @@ from feature_client.contract import Contract, read_contract
 from feature_client.contract_files import DOCUMENT_FILE
 from feature_client.definitions import Definitions, load_definitions
 from feature_client.errors import FeatureError
+from feature_client.feast import FeastReader
+from feature_client.feast_view import FeastView
 from feature_client.feature_set import FeatureSet
 from feature_client.fingerprint import stamp_of
 from feature_client.opening import open_store
@@ -52,6 +54,7 @@ class Installed:
         settings: FeatureStoreSettings,
         *,
         sampler: SampleWriter | None = None,
+        feast: FeastReader | None = None,
         now_us: Callable[[], int] = wall_us,
     ) -> None:
         self._definitions = definitions
@@ -59,7 +62,8 @@ class Installed:
         self._sampler = sampler
         cache = RowCache(settings.cache_bytes, settings.cache_ttl_us / US_PER_S) if settings.cache_bytes else None
         self._reader = Reader(store, cache, Breaker())
-        self._supply = Supply(self._reader, settings.project, now_us, sampler)
+        self._feast = feast
+        self._supply = Supply(self._reader, settings.project, now_us, sampler, feast)
         self._lock = threading.Lock()
         self._counts = Counts()
         self._verdicts: dict[VersionKey, bool] = {}
@@ -107,6 +111,8 @@ class Installed:
         """Idempotent. No version may be in service any more."""
         if self._sampler is not None:
             self._sampler.close()
+        if self._feast is not None:
+            self._feast.close()
         self._store.close()
 
     def _judge(self, key: VersionKey, *, holds: bool) -> None:
@@ -129,6 +135,9 @@ class Installed:
         settings = settings.model_copy(update={"views": tuple(own)})
         contract.check(self._definitions)
         features = FeatureSet([self._definitions.views[ref] for ref in refs], contract.states)
+        of_feast = [view.ref for view in features.stored if isinstance(view, FeastView)]
+        if of_feast and self._feast is None:
+            raise LoadFailed(f"{', '.join(of_feast)}: Feast's rows are read where the server's features.feast_store says")
         binding = bind(features, settings, signature, contract.reads)
         stamps = {view.ref: stamp_of(self._definitions.fingerprints[view.ref]) for view in features.stored}
         return Bound(key, binding, self._supply, stamps, self._counts, fail_on_timeout=settings.on_timeout == "fail")
@@ -141,12 +150,16 @@ def open_installed(settings: FeatureStoreSettings) -> Installed:
         store = open_store(settings.store)
     except (FeatureError, OSError) as error:
         raise Unsupported(str(error)) from error
-    sampler = None
-    if settings.audit_file:
-        try:
+    sampler, feast = None, None
+    setting = "feast_store"
+    try:
+        if settings.feast_store:
+            feast = FeastReader(settings.feast_store, settings.feast_project)
+        setting = "audit_file"
+        if settings.audit_file:
             sampler = SampleWriter(Path(settings.audit_file), settings.audit_of_rows, settings.audit_max_bytes)
-        except FeatureError as error:
-            store.close()
-            raise Unsupported(f"audit_file: {error}") from error
+    except FeatureError as error:
+        store.close()
+        raise Unsupported(f"{setting}: {error}") from error
     _log.info("features are installed", extra={"views": sorted(definitions.views), "store": store.name})
-    return Installed(definitions, store, settings, sampler=sampler)
+    return Installed(definitions, store, settings, sampler=sampler, feast=feast)
