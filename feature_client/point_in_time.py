@@ -40,7 +40,7 @@ def history_of(view: View, events: Columns) -> History:
     EntityError for a join key that is too long to be stored: serving would never find what training had.
     """
     if view.source is None or view.entity is None or not view.inputs:
-        raise EventError(f"'{view.ref}' is not computed from events: it has no history")
+        raise EventError(f"'{view.ref}' is no stored view: it is not computed from events")
     check_events(view.source, events)
     source = view.source
     entity, combinations = codes_of([events[key] for key in view.entity.keys])

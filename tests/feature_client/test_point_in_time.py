@@ -198,7 +198,7 @@ def test_entities_far_apart_in_time_and_number() -> None:
 
 def test_only_views_of_events_have_a_history() -> None:
     for view in (planned, replace(aircraft, inputs={}, function=dict)):
-        with pytest.raises(EventError, match="is not computed from events: it has no history"):
+        with pytest.raises(EventError, match="is no stored view: it is not computed from events"):
             history_of(view, flights(3))
 
 
