@@ -229,9 +229,9 @@ def _compare(
         result = found.setdefault((sampled.origin, name), FeatureAudit(sampled.origin, view.ref, name))
         result.rows += len(sampled.as_of_us)
         served, made = sampled.statuses[name], recomputed.statuses[name]
-        # whether a default stood in where the request was refused is nothing that anybody was served
-        refused = np.isin(served & _RANK, _UNANSWERED) | recomputed.refused
-        other_status = np.where(refused, (served ^ made) & _RANK, served ^ made) != 0
+        # whether a default stands in for what came too late is the server's to say, not the definition's
+        timed_out = served & _RANK == Status.TIMEOUT
+        other_status = np.where(timed_out, (served ^ made) & _RANK, served ^ made) != 0
         differs = np.flatnonzero(other_status | unequal(sampled.values[name], recomputed.values[name]))
         result.mismatches += len(differs)
         if len(differs) and result.example is None:

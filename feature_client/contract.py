@@ -207,20 +207,18 @@ def _check_whole(ref: str, recorded: Recorded) -> None:
         )
 
 
-def claim_view(store: Store, project: str, view_ref: str, fingerprint: bytes) -> bool:
-    """Return only if this definition is the one that writes a view's rows: the first to come stays it. Whether it was before.
+def claim_view(store: Store, project: str, view_ref: str, fingerprint: bytes) -> None:
+    """Return only if this definition is the one that writes a view's rows: the first to come stays it.
 
     Raises: ContractError where another one writes them; StoreError.
     """
     mine = fingerprint.hex()
-    before = store.get_text(f"fp:{project}:{view_ref}")
     first = store.claim_text(f"fp:{project}:{view_ref}", mine)
     if first != mine:
         raise ContractError(
             f"the rows of '{view_ref}' in the project '{project}' are written by another definition (fingerprint {first[:16]}) "
             f"than this one ({mine[:16]}): give what has changed another version"
         )
-    return before is not None
 
 
 def environment() -> dict[str, str]:

@@ -71,9 +71,13 @@ def materialize(url: str, logs: Mapping[str, Path], until_us: int) -> str:
 
 
 def audit(samples: Path, logs: Mapping[str, Path], repository: Path) -> str:
-    """Compare what was served with what training computes; what the command said. Raises: FillingFailed for any difference."""
+    """Compare what was served with what training computes; what the command said. Nothing may be behind or ahead of the log.
+
+    Raises: FillingFailed for any difference.
+    """
     events = [each for name, path in logs.items() for each in ("--events", f"{name}={path}")]
     options = ["--samples", str(samples), "--definitions", str(DEFINITIONS), "--repository", str(repository.resolve())]
+    options += ["--max-lag", "0"]
     return _podium("features", "audit", *options, *events)
 
 

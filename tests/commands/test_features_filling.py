@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ from feature_client.keys import row_keys
 from feature_client.point_in_time import find, history_of
 from feature_client.redis_store import RedisStore
 from feature_client.row import unpack
-from feature_client.samples import Sampled, line_of
+from feature_client.samples import Sampled, line_of, sampled_of
 from feature_client.schema import Status
-from feature_client.served import serve
+from feature_client.served import absent_rows, serve
 from server.commands import auditing, materializing
 from tests.commands.shell import Shell
 from tests.feature_client import views
@@ -173,8 +174,11 @@ def test_an_audit_without_mismatches(podium: Shell, log: str) -> None:
     lines = podium.output(*audit_flags(log), "--max-lag", "0").splitlines()
     assert lines[0].split() == ["ORIGIN", "VIEW", "FEATURE", "ROWS", "MISMATCHES", "FIRST"]
     assert lines[1].split() == ["delays:3", "aircraft@2", "tail_flights", "200", "0", "-"]
-    assert lines[-2] == "lag: 0 of 400 stored rows were behind the log"
-    assert lines[-1] == "200 rows audited: 0 of 2,600 values mismatch, 0 rows beyond the lag of 0 s"
+    assert lines[-3:] == [
+        "lag: 0 of 400 stored rows were behind the log",
+        "200 rows audited: 0 of 2,600 values mismatch",
+        "0 of 400 stored rows more than 0 s behind the log, or ahead",
+    ]
     found = json.loads(podium.output(*audit_flags(log), "--json"))
     assert (found["mismatches"], found["rows"], found["reads"], found["lag_us"]) == (
         0,
@@ -203,14 +207,36 @@ def test_an_audit_that_finds_something(podium: Shell, log: str) -> None:
     )
     assert "ahead: 1 of 400 stored rows were known only after" in out
     assert "unknown: 1 of 400 stored rows were never made by the log" in out
-    assert "unanswered: 1 of 200 rows have a default because the store did not answer" in out
-    assert re.search(r"values mismatch, \d+ rows beyond the lag of 3600 s$", out.strip())
+    assert "unanswered: 1 of 200 rows lack what came too late, or not as it was written" in out
+    assert re.search(r"^[1-9]\d* of 400 stored rows more than 3600 s behind the log, or ahead$", out.splitlines()[-1])
     code, out, err = podium(*audit_flags(log), "--json")
     found = json.loads(out)
     assert (code, found["unknown"], found["unanswered"]) == (10, 1, 1)
     first = next(each["example"] for each in found["features"] if each["feature"] == "tail_delay")
     assert set(first["keys"]) == {"tail", "origin", "destination"}
     assert first["recomputed_status"]
+
+
+def test_a_store_that_never_has_a_row_is_found(podium: Shell, log: str) -> None:
+    """Rows that were filled under other keys than are read: each value is the default that training has for no row."""
+    path = samples()
+    made = json.loads(path.read_bytes())
+    definitions = load_definitions([Path(DEFINITIONS)])
+    features = FeatureSet(list(definitions.views.values()), views.STATES)
+    count = len(made["as_of_us"])
+    found = {view.ref: absent_rows(view, count, Status.NOT_FOUND) for view in features.stored}
+    as_of_us = np.array(made["as_of_us"]) + 3 * 86_400_000_000
+    served = {view.ref: serve(view, found[view.ref], as_of_us) for view in features.stored}
+    whole = sampled_of(path.read_bytes())
+    again = features.assemble(count, whole.request, {}, served)
+    available = {ref: each.available_us for ref, each in found.items()}
+    path.write_bytes(
+        line_of(replace(whole, as_of_us=as_of_us, values=again.values, statuses=again.statuses, available_us=available))
+    )
+    code, out, _ = podium(*audit_flags(log))
+    assert code == 10
+    assert "0 of 2,600 values mismatch" in out
+    assert re.search(r"^[1-9]\d* of 400 stored rows more than 172800 s behind", out.splitlines()[-1])
 
 
 def test_a_transform_that_was_changed_is_found(podium: Shell, log: str) -> None:
@@ -228,6 +254,9 @@ def test_what_audit_refuses(podium: Shell, log: str) -> None:
     other = json.loads(line) | {"views": ["aircraft@2"]}
     path.write_bytes(line + json.dumps(other).encode() + b"\n")
     assert podium.refusal(*audit_flags(log)) == "samples of 'delays:3' are of different views: they are not of one version"
+    whole = sampled_of(line)
+    path.write_bytes(line_of(replace(whole, given=tuple(whole.values))))
+    assert podium.refusal(*audit_flags(log)).endswith("was stated by the calls themselves: nothing was compared")
     path.write_bytes(b"")
     assert podium.refusal(*audit_flags(log)) == "there is no sample in these files: nothing was compared"
     path.write_bytes(line)

@@ -207,6 +207,19 @@ def test_other_functions_and_states_are_found() -> None:
     assert set(found) == {"late_z"}
 
 
+@pytest.mark.parametrize("policy", ["on_missing", "on_stale"])
+def test_a_default_where_the_policy_is_to_refuse_is_found(policy: str) -> None:
+    """The server stood in with a default where the definition, as it is audited, says that the request fails."""
+    service, events = Service(), flights(400)
+    replay(service, events)
+    service.serve(int(available_us(FLIGHTS, events).max()) + days(20), 200)
+    assert {getattr(view, policy) for view in STORED} == {"fail", "default"}
+    for view in STORED:
+        changed: Any = {policy: "default" if getattr(view, policy) == "fail" else "fail"}
+        other = FeatureSet([replace(each, **changed) if each is view else each for each in VIEWS], STATES)
+        assert set(view.names) & set(wrong(judged(service, events, sets={ORIGIN: other})))
+
+
 def test_rows_that_the_log_never_made_are_found() -> None:
     service, events = Service(), flights(400)
     replay(service, events)
