@@ -42,6 +42,11 @@ class RowCache:
         return min(self._ttl_s, _PART_OF_AGE * age_us / US_PER_S) if age_us else self._ttl_s
 
     def fresh(self, keys: Iterable[bytes], now_s: float, ttl_s: float) -> dict[bytes, bytes | None]:
+    def clear(self) -> None:
+        """Remember nothing."""
+        self._entries.clear()
+        self.bytes = 0
+
         """What need not be asked: rows, and None for keys that were just found to have none. Keys that lack are unknown."""
         found: dict[bytes, bytes | None] = {}
         entry_of, used = self._entries.get, self._entries.move_to_end

@@ -13,6 +13,7 @@ from feature_client.breaker import Breaker, Passage
 from feature_client.errors import StoreError
 from feature_client.feast_rows import unpack_feast
 from feature_client.feast_view import FeastView, feast_keys
+from feature_client.forking import start_anew_in_children
 from feature_client.redis_address import parse_address
 from feature_client.redis_channel import Reply
 from feature_client.redis_cluster import Cluster
@@ -49,6 +50,12 @@ class FeastReader:
 
         Raises: EntityError for keys that cannot be any.
         """
+        self._judged_budget_s = judged_budget_s
+        self.start_anew()
+        start_anew_in_children(self)
+
+    def start_anew(self) -> None:
+        """Have a lock of its own."""
         wanted = feast_keys(self.project, view, keys)
         if not wanted:
             return absent_rows(view, 0, Status.NOT_FOUND)

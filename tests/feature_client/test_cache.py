@@ -69,6 +69,14 @@ def test_what_was_used_longest_ago_goes_first() -> None:
 
 def test_nothing_fits_into_nothing() -> None:
     cache = RowCache(0)
+def test_what_is_cleared_is_unknown() -> None:
+    cache = RowCache(LARGE)
+    cache.remember([(b"a", b"row")], 1.0)
+    cache.clear()
+    assert cache.stale([b"a"], 1.0) == {}
+    assert (cache.bytes, len(cache)) == (0, 0)
+
+
     cache.remember([(b"a", b"row"), (b"b", None)], 0.0)
     assert (len(cache), cache.bytes) == (0, 0)
 
