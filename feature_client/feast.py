@@ -21,6 +21,7 @@ from feature_client.redis_exchange import Asked, exchange
 from feature_client.redis_places import Node, Places, SinglePlace
 from feature_client.schema import Columns, Status
 from feature_client.served import Found, absent_rows
+from feature_client.store import LONGEST_S
 
 _CONNECTIONS = 4
 _CONNECT_S = 0.05
@@ -63,9 +64,11 @@ class FeastReader:
             passage = self._breaker.ask(self._clock()) if budget_s > 0 else Passage.REFUSED
         if passage is Passage.REFUSED:
             return absent_rows(view, len(wanted), Status.TIMEOUT)
-        replies = self._ask(wanted, view.fields, time.monotonic() + budget_s)
-        with self._lock:
-            self._breaker.tell(passage, any(reply is not None for reply in replies), self._clock())
+        replies = self._ask(wanted, view.fields, time.monotonic() + min(budget_s, LONGEST_S))
+        answered = any(reply is not None for reply in replies)
+        if answered or budget_s >= self._judged_budget_s:
+            with self._lock:
+                self._breaker.tell(passage, answered, self._clock())
         return _found(view, replies)
 
     def close(self) -> None:

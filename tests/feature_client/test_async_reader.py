@@ -1,6 +1,8 @@
 """Reading from asyncio against real servers: as the reader of threads does, whatever the store does, and without storms."""
 
 import asyncio
+import gc
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -122,6 +124,7 @@ def test_users_tls_sockets_and_clients(tmp_path: Path, server: Server) -> None:
             (found,) = await reader.read([wanted(NUMBERS, 7)], LONG_S)
             assert found.values["number"].tolist() == [7]
             assert "s3cret" not in reader.name
+            assert (await reader.read([wanted(NUMBERS, 7)], math.inf))[0].row_status.tolist() == [Status.PRESENT]
 
     run(reads(server.url))
     run(reads(Redis.from_url(server.url)))
