@@ -32,9 +32,15 @@ class FeastReader:
     """Rows of one Feast project in one Redis, or Redis cluster. Thread-safe. Raises: StoreError where the URL cannot be one."""
 
     def __init__(
-        self, url: str, project: str, breaker: Breaker | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        url: str,
+        project: str,
+        breaker: Breaker | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        judged_budget_s: float = 0.001,
     ) -> None:
-        """`url`: as `RedisStore` takes it; `project`: Feast's."""
+        """`url`: as `RedisStore` takes it; `project`: Feast's; `judged_budget_s`: as of `Reader`."""
         address = parse_address(url)
         self.name, self.project = address.name, project
         self._places: Places
@@ -44,6 +50,12 @@ class FeastReader:
             self._places = SinglePlace(Node(address, connections=_CONNECTIONS, connect_timeout_s=_CONNECT_S))
         self._breaker = Breaker() if breaker is None else breaker
         self._clock = clock
+        self._judged_budget_s = judged_budget_s
+        self.start_anew()
+        start_anew_in_children(self)
+
+    def start_anew(self) -> None:
+        """Have a lock of its own."""
         self._lock = threading.Lock()
 
     def read(self, view: FeastView, keys: Columns, budget_s: float) -> Found:
@@ -51,12 +63,6 @@ class FeastReader:
 
         Raises: EntityError for keys that cannot be any.
         """
-        self._judged_budget_s = judged_budget_s
-        self.start_anew()
-        start_anew_in_children(self)
-
-    def start_anew(self) -> None:
-        """Have a lock of its own."""
         wanted = feast_keys(self.project, view, keys)
         if not wanted:
             return absent_rows(view, 0, Status.NOT_FOUND)
@@ -101,13 +107,17 @@ class FeastReader:
 
 def _found(view: FeastView, replies: Sequence[Reply]) -> Found:
     nothing = [None] * len(view.fields)
-    found = unpack_feast(view, [reply if isinstance(reply, list) else nothing for reply in replies])
+    found = unpack_feast(view, [reply if _is_whole(view, reply) else nothing for reply in replies])
     for at, reply in enumerate(replies):
         if reply is None:
             found.row_status[at] = Status.TIMEOUT
-        elif not isinstance(reply, list):  # what lies there is no hash
+        elif not _is_whole(view, reply):  # what lies there is no hash
             found.row_status[at] = Status.FP_MISMATCH
     return found
+
+
+def _is_whole(view: FeastView, reply: Reply) -> bool:
+    return isinstance(reply, list) and len(reply) == len(view.fields)
 
 
 def hmget_commands(keys: Sequence[bytes], fields: Sequence[bytes]) -> bytes:
