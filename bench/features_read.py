@@ -167,7 +167,7 @@ def quantiles(taken: Sequence[float]) -> Row:
     return {"p50_ms": float(np.percentile(taken, 50)), "p99_ms": float(np.percentile(taken, 99)), "calls": len(taken)}
 
 
-def from_threads(address: str, keys: list[bytes]) -> list[Row]:
+def from_threads(address: str) -> list[Row]:
     """The sync reader, nothing remembered: raw rows in, decoded columns out. Keys are made in the time as well."""
     store = RedisStore(f"redis://{address}")
     reader = Reader(store)
@@ -315,6 +315,7 @@ def missed(result: Row) -> list[str]:
 
 def show(result: Row) -> None:
     """For people."""
+    print(f"ping  p50 {result['ping']['p50_ms']:.3f} ms")
     for row in result["reader"]:
         required = row.get("required_p50_ms", "-")
         times = f"p50 {row['p50_ms']:.3f} ms  p99 {row['p99_ms']:.3f} ms"
@@ -345,7 +346,9 @@ def measure(python: str) -> Row:
             "entities": ENTITIES,
             "features": FEATURES,
             "server": client.info("server").get("valkey_version", client.info("server")["redis_version"]),
-            "reader": from_threads(address, keys),
+            # what the machine takes for any question at all
+            "ping": quantiles(timed(lambda batch: client.ping(), [[]] * 2000)),
+            "reader": from_threads(address),
             "coalesced": coalesced(address, keys),
             "memory": {"bytes_per_entity": bytes_per_entity},
             "feast": "not run",

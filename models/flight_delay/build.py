@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from feature_client.contract import write_contract
 
+from feature_client.contract import write_contract
 from feature_client.feature_set import FeatureSet
 from models.flight_delay import export, metrics, program
 from models.flight_delay.data import Flights, load
