@@ -68,6 +68,9 @@ class AsyncLink:
         """
         connection = self._free.pop()
         try:
+            if connection.is_connected and await connection.can_read():
+                # the server has closed it, or said what nobody asked for: that would be taken for the next answer
+                await connection.disconnect(nowait=True)
             if not connection.is_connected:
                 self.connected += 1
                 await connection.connect()  # type: ignore[no-untyped-call]

@@ -135,7 +135,8 @@ class ManyNodes:
             self._learning = asyncio.create_task(self._learn())
         if not self._learning.done():
             await asyncio.wait((self._learning,), timeout=budget_s)
-        if not self._learning.done() or not self._learning.result():
+        learnt = self._learning.done() and not self._learning.cancelled() and self._learning.result()
+        if not learnt:
             if self._learning.done():
                 self._learning = None
             return [_failed(key, "the cluster does not say where its slots are") for key in keys]

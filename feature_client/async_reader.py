@@ -25,7 +25,7 @@ from feature_client.reader import StoreReading, ViewReading, Wanted
 from feature_client.redis_address import parse_address
 from feature_client.schema import Status
 from feature_client.served import Found, Served, serve
-from feature_client.store import Key, Row
+from feature_client.store import LONGEST_S, Key, Row
 from feature_client.view import View
 
 _Mine = tuple[list[Row | None], list[int], list[tuple[int, Asked]]]
@@ -79,7 +79,7 @@ class AsyncReader:
 
     async def rows(self, keys: Sequence[Key], budget_s: float) -> list[Asked]:
         """What the store has under these keys, or why that is not known: bytes, neither remembered nor judged."""
-        if budget_s <= 0 or self._closed:
+        if not budget_s > 0 or self._closed:
             asked = [Asked(key) for key in keys]
             for each in asked:
                 each.failed = StoreError(CLOSED if self._closed else "there was no time left")
@@ -87,7 +87,7 @@ class AsyncReader:
         nodes = self._begin() if self._nodes is None else self._nodes
         if self._loop is not asyncio.get_running_loop():
             raise StoreError("a reader belongs to the event loop that it was first used in; another one needs its own")
-        return await nodes.ask(keys, budget_s)
+        return await nodes.ask(keys, min(budget_s, LONGEST_S))
 
     async def close(self) -> None:
         """Answer everybody, then let go of connections. Idempotent."""
@@ -168,7 +168,7 @@ class AsyncReader:
         return [_mine(each.keys, known, answers if remembered else {}, complete=not failed) for each in wanted]
 
     def _count_failure(self, asked: Asked, budget_s: float) -> None:
-        if budget_s <= 0:
+        if not budget_s > 0:
             reason = "no_budget"
         elif asked.failed is None:
             reason = "timeout"

@@ -22,7 +22,8 @@ class RowCache:
     """Least recently used rows go first. Ownership: whoever holds it calls it from one thread at a time.
 
     Units: seconds of any clock that only moves forward. `ttl_s`: how long a row is fresh, at most; `absent_ttl_s`: how long it
-    is known that there is none; `max_stale_s`: how long after it was read a row may stand in for a store that does not answer.
+    is known that there is none, where rows are fresh for as long; `max_stale_s`: how long after it was read a row may stand in
+    for a store that does not answer.
     """
 
     def __init__(self, max_bytes: int, ttl_s: float = 1.0, max_stale_s: float = 60.0, absent_ttl_s: float = 0.25) -> None:
@@ -41,16 +42,22 @@ class RowCache:
         age_us = _shortest_age_us(view)
         return min(self._ttl_s, _PART_OF_AGE * age_us / US_PER_S) if age_us else self._ttl_s
 
+    def clear(self) -> None:
+        """Remember nothing."""
+        self._entries.clear()
+        self.bytes = 0
+
     def fresh(self, keys: Iterable[bytes], now_s: float, ttl_s: float) -> dict[bytes, bytes | None]:
         """What need not be asked: rows, and None for keys that were just found to have none. Keys that lack are unknown."""
         found: dict[bytes, bytes | None] = {}
+        absent_ttl_s = min(self._absent_ttl_s, ttl_s)
         entry_of, used = self._entries.get, self._entries.move_to_end
         for key in keys:
             entry = entry_of(key)
             if entry is None:
                 continue
             row, read_s = entry
-            if now_s - read_s < (ttl_s if row is not None else self._absent_ttl_s):
+            if now_s - read_s < (ttl_s if row is not None else absent_ttl_s):
                 found[key] = row
                 used(key)
         return found

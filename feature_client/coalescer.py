@@ -9,6 +9,7 @@ lost over an impatient caller, and no answer can reach another question.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from feature_client.errors import StoreError
 from feature_client.store import Key, Row
@@ -89,6 +90,7 @@ class Coalescer:
         self._mates: dict[int, set[Caller]] = {}
         self._row_bytes = 0.0
         self._due = False
+        self._overdue: asyncio.TimerHandle | None = None
         self._closed = False
 
     @property
@@ -151,14 +153,21 @@ class Coalescer:
                 asked.sent_s = now_s
             task = self._loop.create_task(self._request(batch))
             self._requests[task] = now_s
-            task.add_done_callback(self._returned)
+            task.add_done_callback(partial(self._returned, batch))
+        if self._queue and len(self._requests) < MAX_REQUESTS and self._overdue is None:
+            self._overdue = self._loop.call_at(min(self._requests.values()) + SLOW_S, self._send_beside)
+
+    def _send_beside(self) -> None:
+        """What is out may have become slow, and nobody has asked for anything since."""
+        self._overdue = None
+        self._send()
 
     def _may_send(self) -> bool:
         if not self._requests:
             return True
         if len(self._requests) >= MAX_REQUESTS:
             return False
-        return len(self._queue) >= self._fitting() or self._loop.time() - min(self._requests.values()) > SLOW_S
+        return len(self._queue) >= self._fitting() or self._loop.time() - min(self._requests.values()) >= SLOW_S
 
     def _fitting(self) -> int:
         """How many rows of the size seen last fit into one answer."""
@@ -206,20 +215,30 @@ class Coalescer:
         if alone:
             self._unawaited(alone)
 
-    def _returned(self, task: asyncio.Task[None]) -> None:
+    def _returned(self, batch: list[Asked], task: asyncio.Task[None]) -> None:
         del self._requests[task]
-        if not task.cancelled():
+        if task.cancelled():
+            # by `close`, or by whoever ends the loop: nobody may be left waiting, and nothing may be begun any more
+            self._end(batch)
+            self._end_queue()
+        else:
             task.exception()  # has been told to those who waited
-        self._send()
+            self._send()
+
+    def _end(self, asked: list[Asked]) -> None:
+        self._settle(asked, [StoreError(CLOSED)] * len(asked))
+
+    def _end_queue(self) -> None:
+        queued = list(self._queue)
+        self._queue.clear()
+        self._end(queued)
 
     async def close(self) -> None:
         """Answer everybody, and end what is out. Idempotent."""
         self._closed = True
-        self._queue.clear()
         requests = tuple(self._requests)
         for task in requests:
             task.cancel()
         if requests:
             await asyncio.wait(requests)
-        left = list(self._asked.values())
-        self._settle(left, [StoreError(CLOSED)] * len(left))
+        self._end_queue()

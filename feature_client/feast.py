@@ -13,6 +13,7 @@ from feature_client.breaker import Breaker, Passage
 from feature_client.errors import StoreError
 from feature_client.feast_rows import unpack_feast
 from feature_client.feast_view import FeastView, feast_keys
+from feature_client.forking import start_anew_in_children
 from feature_client.redis_address import parse_address
 from feature_client.redis_channel import Reply
 from feature_client.redis_cluster import Cluster
@@ -20,6 +21,7 @@ from feature_client.redis_exchange import Asked, exchange
 from feature_client.redis_places import Node, Places, SinglePlace
 from feature_client.schema import Columns, Status
 from feature_client.served import Found, absent_rows
+from feature_client.store import LONGEST_S
 
 _CONNECTIONS = 4
 _CONNECT_S = 0.05
@@ -30,9 +32,15 @@ class FeastReader:
     """Rows of one Feast project in one Redis, or Redis cluster. Thread-safe. Raises: StoreError where the URL cannot be one."""
 
     def __init__(
-        self, url: str, project: str, breaker: Breaker | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        url: str,
+        project: str,
+        breaker: Breaker | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        judged_budget_s: float = 0.001,
     ) -> None:
-        """`url`: as `RedisStore` takes it; `project`: Feast's."""
+        """`url`: as `RedisStore` takes it; `project`: Feast's; `judged_budget_s`: as of `Reader`."""
         address = parse_address(url)
         self.name, self.project = address.name, project
         self._places: Places
@@ -42,6 +50,12 @@ class FeastReader:
             self._places = SinglePlace(Node(address, connections=_CONNECTIONS, connect_timeout_s=_CONNECT_S))
         self._breaker = Breaker() if breaker is None else breaker
         self._clock = clock
+        self._judged_budget_s = judged_budget_s
+        self.start_anew()
+        start_anew_in_children(self)
+
+    def start_anew(self) -> None:
+        """Have a lock of its own."""
         self._lock = threading.Lock()
 
     def read(self, view: FeastView, keys: Columns, budget_s: float) -> Found:
@@ -56,9 +70,11 @@ class FeastReader:
             passage = self._breaker.ask(self._clock()) if budget_s > 0 else Passage.REFUSED
         if passage is Passage.REFUSED:
             return absent_rows(view, len(wanted), Status.TIMEOUT)
-        replies = self._ask(wanted, view.fields, time.monotonic() + budget_s)
-        with self._lock:
-            self._breaker.tell(passage, any(reply is not None for reply in replies), self._clock())
+        replies = self._ask(wanted, view.fields, time.monotonic() + min(budget_s, LONGEST_S))
+        answered = any(reply is not None for reply in replies)
+        if answered or budget_s >= self._judged_budget_s:
+            with self._lock:
+                self._breaker.tell(passage, answered, self._clock())
         return _found(view, replies)
 
     def close(self) -> None:
@@ -91,13 +107,17 @@ class FeastReader:
 
 def _found(view: FeastView, replies: Sequence[Reply]) -> Found:
     nothing = [None] * len(view.fields)
-    found = unpack_feast(view, [reply if isinstance(reply, list) else nothing for reply in replies])
+    found = unpack_feast(view, [reply if _is_whole(view, reply) else nothing for reply in replies])
     for at, reply in enumerate(replies):
         if reply is None:
             found.row_status[at] = Status.TIMEOUT
-        elif not isinstance(reply, list):  # what lies there is no hash
+        elif not _is_whole(view, reply):  # what lies there is no hash
             found.row_status[at] = Status.FP_MISMATCH
     return found
+
+
+def _is_whole(view: FeastView, reply: Reply) -> bool:
+    return isinstance(reply, list) and len(reply) == len(view.fields)
 
 
 def hmget_commands(keys: Sequence[bytes], fields: Sequence[bytes]) -> bytes:

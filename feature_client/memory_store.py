@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from feature_client.forking import start_anew_in_children
 from feature_client.row_times import has_times, row_times
 from feature_client.store import Key, Row
 
@@ -21,10 +22,15 @@ class MemoryStore:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = "memory"
         self._clock = clock
-        self._lock = threading.Lock()
         self._rows: dict[Key, tuple[Row, float]] = {}
         self._texts: dict[str, str] = {}
         self._since_sweep = 0
+        self.start_anew()
+        start_anew_in_children(self)
+
+    def start_anew(self) -> None:
+        """Have a lock of its own. In a forked child: with a copy of the rows, which are the child's from then on."""
+        self._lock = threading.Lock()
 
     def read(self, keys: Sequence[Key], budget_s: float) -> list[Row | None]:
         """As `Store.read`; always within the budget."""

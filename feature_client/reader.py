@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from feature_client.breaker import Breaker, Passage, State
 from feature_client.cache import RowCache
 from feature_client.errors import StoreError, StorePartial, StoreTimeout
+from feature_client.forking import start_anew_in_children
 from feature_client.row import unpack
 from feature_client.schema import Status
 from feature_client.served import Found
@@ -67,7 +68,8 @@ class StoreReading:
 
 
 class Reader:
-    """Thread-safe. Ownership: cache and breaker belong to this reader from now on; the store is closed by whoever opened it.
+    """Thread-safe; in a forked child it starts with nothing in memory. Ownership: cache and breaker belong to this reader from
+    now on; the store is closed by whoever opened it.
 
     `judged_budget_s`: a call with less that times out says more about the caller than about the store, and does not count
     against it: one impatient caller must not take the store away from the others.
@@ -89,11 +91,17 @@ class Reader:
         self._breaker = breaker or Breaker()
         self._clock = clock
         self._judged_budget_s = judged_budget_s
-        self._lock = threading.Lock()  # over all below; never held while the store is asked
         self._statuses: dict[str, NDArray[np.int64]] = {}
         self._failures = {"timeout": 0, "error": 0, "partial": 0, "refused_by_breaker": 0, "no_budget": 0}
         self._calls = self._keys_asked = self._keys_fresh = self._keys_stale = 0
         self._seconds = 0.0
+        self.start_anew()
+        start_anew_in_children(self)
+
+    def start_anew(self) -> None:
+        """Have a lock of its own, and nothing in memory that another thread was just changing."""
+        self._lock = threading.Lock()  # over all above; never held while the store is asked
+        self._cache.clear()
 
     def read(self, wanted: Sequence[Wanted], budget_s: float, *, remembered: bool = True) -> list[Found]:
         """The rows of every view that is wanted, in order. Returns within the budget, as far as the store keeps to it.

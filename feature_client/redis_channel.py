@@ -96,6 +96,8 @@ class Channel:
 
     def fresh(self) -> bool:
         """Whether a clean channel may be used: the server has neither closed it nor said anything unasked."""
+        if self._reader.has_data():  # it came together with the last reply, and would be taken for the next one
+            return False
         try:
             self._socket.recv_into(self._buffer)
         except _WOULD_BLOCK:

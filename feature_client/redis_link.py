@@ -91,7 +91,8 @@ class Link:
                     self._answered_s = now_s
                     self._clean.append(channel)
             self._lent.discard(channel)
-            self._changed.notify()
+            # while some owe, everybody who waits must look: nothing else wakes them when those settle
+            self._changed.notify_all() if self._owing else self._changed.notify()
 
     def close(self) -> None:
         """Close what is here; what is lent is closed when it comes back. Idempotent."""

@@ -20,7 +20,7 @@ from feature_client.redis_places import Node, Places, SinglePlace
 from feature_client.redis_replies import ELSEWHERE, code_of, refused
 from feature_client.redis_writing import Command, commands_of
 from feature_client.row_times import row_times
-from feature_client.store import Key, Row
+from feature_client.store import LONGEST_S, Key, Row
 
 KEYS_OF_A_READ = 512
 KEY_BYTES_OF_A_READ = 256 * 1024
@@ -64,9 +64,9 @@ class RedisStore:
         """As `Store.read`."""
         if not keys:
             return []
-        if budget_s <= 0:
+        if not budget_s > 0:
             raise StoreTimeout(f"{self.name} was not asked: there was no time left")
-        deadline_s = time.monotonic() + budget_s
+        deadline_s = time.monotonic() + min(budget_s, LONGEST_S)
         asked: list[Asked] = []
         runs_of: list[list[Sequence[int]]] = []
         for share in self._places.shares(keys, deadline_s):
@@ -127,7 +127,7 @@ class RedisStore:
 
     def ping(self, budget_s: float) -> None:
         """As `Store.ping`; of a cluster, one node that answers is enough."""
-        deadline_s = time.monotonic() + budget_s
+        deadline_s = time.monotonic() + min(budget_s, LONGEST_S)
         nodes = self._places.nodes(deadline_s)
         trouble = StoreError(f"{self.name} has no nodes")
         for index, node in enumerate(nodes):

@@ -10,6 +10,9 @@ from typing import Protocol
 Key = bytes
 Row = bytes
 
+LONGEST_S = 3600.0
+"""Whoever gives more time than this, be it without end, gives this: what waits takes no more."""
+
 
 class Store(Protocol):
     """Rows by key. Thread-safe. `name` says where it is, for people, without passwords."""

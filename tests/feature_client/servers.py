@@ -4,13 +4,15 @@ import os
 import random
 import signal
 import socket
+import socketserver
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import redis
 import trustme
@@ -144,6 +146,38 @@ def tls_front(server: Server, folder: Path) -> Iterator[tuple[str, Proxy]]:
     with Proxy(server.port, context) as proxy:
         url = server.url.replace("redis://", "rediss://").replace(f":{server.port}/", f":{proxy.port}/")
         yield f"{url}?ssl_ca_certs={folder / 'ca.pem'}", proxy
+
+
+class _Talker(socketserver.StreamRequestHandler):
+    """Answers as `answers` of its server says, one for every command."""
+
+    def handle(self) -> None:
+        for answer in cast(_Talkers, self.server).answers:
+            head = self.rfile.readline()
+            if not head:
+                return
+            for _ in range(int(head[1:])):
+                self.rfile.read(int(self.rfile.readline()[1:]) + 2)
+            self.wfile.write(answer)
+
+
+class _Talkers(socketserver.ThreadingTCPServer):
+    answers: tuple[bytes, ...] = ()
+    daemon_threads = True
+
+
+@contextmanager
+def talker(*answers: bytes) -> Iterator[str]:
+    """The URL of what is no Redis: to every connection it says these things, one for every command, and goes."""
+    with _Talkers(("127.0.0.1", 0), _Talker) as talkers:
+        talkers.answers = answers
+        thread = threading.Thread(target=talkers.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"redis://127.0.0.1:{talkers.server_address[1]}"
+        finally:
+            talkers.shutdown()
+            thread.join()
 
 
 class Cluster:

@@ -1,6 +1,8 @@
 """Reading from asyncio against real servers: as the reader of threads does, whatever the store does, and without storms."""
 
 import asyncio
+import gc
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from feature_client.row import pack, tombstone
 from feature_client.schema import DEFAULTED, Array, Entity, EventLog, Feature, Status
 from feature_client.view import View
 from tests.feature_client.proxy import Proxy
-from tests.feature_client.servers import Server, cluster, guarded_server, tcp_server, tls_front
+from tests.feature_client.servers import Server, cluster, guarded_server, talker, tcp_server, tls_front
 
 LONG_S = 30.0
 STAMP = 77
@@ -122,6 +124,7 @@ def test_users_tls_sockets_and_clients(tmp_path: Path, server: Server) -> None:
             (found,) = await reader.read([wanted(NUMBERS, 7)], LONG_S)
             assert found.values["number"].tolist() == [7]
             assert "s3cret" not in reader.name
+            assert (await reader.read([wanted(NUMBERS, 7)], math.inf))[0].row_status.tolist() == [Status.PRESENT]
 
     run(reads(server.url))
     run(reads(Redis.from_url(server.url)))
@@ -363,3 +366,49 @@ def test_a_view_that_cannot_be_unpacked_is_told_to_everybody(server: Server) -> 
                 assert isinstance(told, DefinitionError)
 
     run(scene())
+
+
+def test_what_nobody_asked_for_is_nobodys_answer() -> None:
+    async def scene(url: str, pause_s: float) -> None:
+        async with AsyncReader(url) as reader:
+            for _ in range(3):
+                (asked,) = await reader.rows([b"k"], LONG_S)
+                assert asked.row == b"a", asked.failed
+                await asyncio.sleep(pause_s)
+
+    with talker(b"+OK\r\n", b"+OK\r\n", b"*1\r\n$1\r\na\r\n*1\r\n$5\r\nother\r\n", b"") as url:
+        for pause_s in (0.0, 0.05):
+            run(scene(url, pause_s))
+
+
+def test_a_connection_that_was_closed_meanwhile_costs_nobody_an_answer(tmp_path: Path) -> None:
+    async def scene(server: Server) -> None:
+        async with AsyncReader(server.url) as reader:
+            await reader.read([wanted(NUMBERS, 1)], LONG_S)
+            server.kill()
+            server.start()
+            await asyncio.sleep(0.05)
+            (found,) = await reader.read([wanted(NUMBERS, 1)], LONG_S)
+            assert found.row_status.tolist() == [Status.NOT_FOUND]
+            assert reader.connected == 2
+
+    with tcp_server(tmp_path) as server:
+        run(scene(server))
+
+
+def test_a_loop_may_end_with_reads_under_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(server: Server) -> None:
+        reader = AsyncReader(server.url)
+        await reader.read([wanted(NUMBERS, 1)], LONG_S)
+        server.freeze()
+        callers = []
+        for at in range(5):
+            callers.append(asyncio.create_task(reader.read([wanted(NUMBERS, at)], LONG_S)))
+            await asyncio.sleep(0.01)
+        assert not any(caller.done() for caller in callers)
+
+    with tcp_server(tmp_path) as server:
+        run(scene(server))
+        server.thaw()
+    gc.collect()
+    assert caplog.text == ""

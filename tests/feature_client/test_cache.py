@@ -41,6 +41,8 @@ def test_that_there_is_no_row_is_known_for_a_quarter_of_a_second() -> None:
     cache.remember([(b"a", None)], 0.0)
     assert cache.fresh([b"a"], 0.24, 1.0) == {b"a": None}
     assert cache.fresh([b"a"], 0.25, 1.0) == {}
+    # nor for longer than a row of that view would be: what has just begun must not be overlooked for most of its age
+    assert cache.fresh([b"a"], 0.1, 0.05) == {}
     brief = RowCache(LARGE, ttl_s=0.1)
     brief.remember([(b"a", None)], 0.0)
     assert brief.fresh([b"a"], 0.1, 1.0) == {}
@@ -65,6 +67,14 @@ def test_what_was_used_longest_ago_goes_first() -> None:
     cache.remember([(b"b", b"new")], 0.5)
     cache.remember([(b"d", b"row")], 0.6)
     assert cache.fresh([b"a", b"b", b"c", b"d"], 0.6, 1.0) == {b"a": b"row", b"b": b"new", b"d": b"row"}
+
+
+def test_what_is_cleared_is_unknown() -> None:
+    cache = RowCache(LARGE)
+    cache.remember([(b"a", b"row")], 1.0)
+    cache.clear()
+    assert cache.stale([b"a"], 1.0) == {}
+    assert (cache.bytes, len(cache)) == (0, 0)
 
 
 def test_nothing_fits_into_nothing() -> None:

@@ -156,6 +156,48 @@ def test_a_slow_request_does_not_hold_up_the_next() -> None:
     run(scene)
 
 
+def test_who_came_while_it_was_not_slow_yet_is_not_held_up_either() -> None:
+    """Nobody asks for anything afterwards that could have it sent."""
+
+    async def scene(server: Server) -> None:
+        coalescer = Coalescer(server.exchange)
+        slow = asyncio.create_task(coalescer.ask([b"slow"], LONG_S))
+        await turns()
+        quick = asyncio.create_task(coalescer.ask([b"quick"], LONG_S))
+        await asyncio.sleep(50 * SLOW_S)
+        assert server.asked == [[b"slow"], [b"quick"]]
+        server.answer(1)
+        assert rows(await quick) == [b"row of quick"]
+        server.answer()
+        await slow
+
+    run(scene)
+
+
+def test_requests_that_are_cancelled_with_their_loop_leave_nobody_waiting_and_begin_nothing() -> None:
+    async def scene(server: Server) -> None:
+        coalescer = Coalescer(server.exchange)
+        scenes = asyncio.all_tasks()
+        out = asyncio.create_task(coalescer.ask([b"a"], LONG_S))
+        await turns()
+        queued = asyncio.create_task(coalescer.ask([b"b"], LONG_S))
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - scenes - {out, queued}:
+            task.cancel()
+        for told in (*await out, *await queued):
+            assert str(told.failed) == CLOSED
+        await turns()
+        assert server.asked == [[b"a"]]
+        # where the loop goes on after all, the key is asked for anew
+        again = asyncio.create_task(coalescer.ask([b"a"], LONG_S))
+        await turns()
+        assert server.asked == [[b"a"], [b"a"]]
+        server.answer(1)
+        assert rows(await again) == [b"row of a"]
+
+    run(scene)
+
+
 def test_a_budget_ends_and_its_request_goes_on() -> None:
     async def scene(server: Server) -> None:
         told: list[list[Key]] = []

@@ -1,6 +1,7 @@
 """Rows that Feast 0.67.0 wrote (`bench/feast_side.py fixture`), read from a real server with the statuses they deserve."""
 
 import json
+import math
 import struct
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_client.breaker import Breaker
+from feature_client.breaker import Breaker, State
 from feature_client.definitions import definitions_of
 from feature_client.errors import DefinitionError, EntityError
 from feature_client.feast import FeastReader, hmget_commands
@@ -23,7 +24,7 @@ from feature_client.fingerprint import fingerprint
 from feature_client.murmur import murmur3_32
 from feature_client.schema import DEFAULTED, US_PER_S, Array, Feature, Status, hours
 from feature_client.served import serve
-from tests.feature_client.servers import Server, cluster, tcp_server
+from tests.feature_client.servers import Server, cluster, talker, tcp_server
 
 FIXTURE = json.loads((Path(__file__).parent / "feast_rows.json").read_text("utf-8"))
 BUDGET_S = 10.0
@@ -181,6 +182,10 @@ def test_a_view_of_feasts_stands_beside_others(reader: FeastReader) -> None:
     made = features.assemble(1, {}, {}, stored)
     assert made.values["rating"].tolist() == [4.75]
     assert made.values["route_delay"].tolist() == [12.5]
+
+
+def test_whoever_can_wait_for_ever_may(reader: FeastReader) -> None:
+    assert reader.read(DRIVER, {"driver_id": np.array([1001])}, math.inf).row_status.tolist() == [Status.PRESENT]
 
 
 def test_no_entities_are_no_rows(reader: FeastReader) -> None:
@@ -414,6 +419,23 @@ def test_a_store_that_keeps_failing_is_left_alone() -> None:
         reader.read(DRIVER, keys, 0.5)
     assert time.monotonic() - begun_s < 5
     reader.close()
+
+
+def test_one_impatient_caller_does_not_take_the_store_away_from_others() -> None:
+    breaker = Breaker()
+    reader = FeastReader("redis://127.0.0.1:1", "shop", breaker)
+    for budget_s, state in ((1e-6, State.CLOSED), (0.5, State.OPEN)):
+        for _ in range(5):
+            assert reader.read(DRIVER, {"driver_id": np.array([1])}, budget_s).row_status.tolist() == [Status.TIMEOUT]
+        assert breaker.state is state
+    reader.close()
+
+
+def test_what_answers_otherwise_than_a_hash_does_is_never_a_value() -> None:
+    with talker(b"+OK\r\n", b"+OK\r\n", b"*1\r\n$1\r\na\r\n") as url:
+        reader = FeastReader(url, "shop")
+        assert reader.read(DRIVER, {"driver_id": np.array([1])}, BUDGET_S).row_status.tolist() == [Status.FP_MISMATCH]
+        reader.close()
 
 
 def test_a_cluster_has_each_hash_where_it_belongs(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """The connections to one server: lent, waited for, given up, interrupted."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import pytest
+from redis.connection import AbstractConnection
 
 from feature_client import redis_link
 from feature_client.errors import StoreError, StoreTimeout
@@ -173,3 +176,74 @@ def test_a_link_that_is_closed_while_it_connects_keeps_nothing(link: Link, monke
     while not (made and made[0].closed):
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def test_who_waits_is_woken_when_what_owes_settles(server: Server) -> None:
+    """Those who looked while the server hung have left: whoever can wait longer must look himself."""
+    link = Link(parse_address(server.url), connections=1, connect_timeout_s=2)
+    assert exchange([Asked(link, PING, 1)], soon()) == [[b"PONG"]]
+    server.freeze()
+    outcomes: list[object] = []
+
+    def call(seconds: float) -> None:
+        outcomes.append(exchange([Asked(link, PING, 1)], soon(seconds)))
+
+    threads = [threading.Thread(target=call, args=(seconds,)) for seconds in (0.1, 0.2, 20.0)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+    threads[1].join()
+    server.thaw()
+    threads[2].join(5)
+    assert not threads[2].is_alive()
+    assert outcomes[-1] == [[b"PONG"]]
+    link.close()
+
+
+class _Pair:
+    """A connection whose other end a test holds."""
+
+    def __init__(self) -> None:
+        self._mine, self.other = socket.socketpair()
+
+    def _get_socket(self) -> socket.socket:
+        return self._mine
+
+    def disconnect(self) -> None:
+        self._mine.close()
+        self.other.close()
+
+
+def test_a_caller_that_leaves_at_any_byte_leaves_nothing_to_the_next() -> None:
+    told = b"*2\r\n$3\r\none\r\n$-1\r\n" + b"-ERR refused\r\n" + b"*1\r\n$6\r\nt\r\nw\no\r\n"
+    for cut in range(len(told) + 1):
+        pair = _Pair()
+        channel = Channel(cast(AbstractConnection, pair), "pair")
+        channel.begin(PING, 3)
+        pair.other.sendall(told[:cut])
+        replies = channel.finish(0.0)
+        assert (replies is None) == (cut < len(told))
+        pair.other.sendall(told[cut:])
+        assert channel.settle()
+        assert channel.fresh()
+        channel.begin(PING, 1)
+        pair.other.sendall(b"*1\r\n$4\r\nmine\r\n")
+        assert channel.finish(soon()) == [[b"mine"]]
+        channel.close()
+
+
+def test_what_is_sent_in_parts_arrives_whole() -> None:
+    pair = _Pair()
+    pair._mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    channel = Channel(cast(AbstractConnection, pair), "pair")
+    sent = bytes(range(256)) * 400
+    channel.begin(sent, 1)
+    received = b""
+    while len(received) < len(sent):
+        assert channel.finish(0.0) is None
+        assert not channel.settle()
+        received += pair.other.recv(1000)
+    assert received == sent
+    pair.other.sendall(b"+OK\r\n")
+    assert channel.settle()
+    channel.close()

@@ -1,11 +1,8 @@
 """URLs, refusals and commands: what a store in Redis says and sends."""
 
-import socketserver
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
@@ -18,7 +15,7 @@ from feature_client.redis_store import KEY_BYTES_OF_A_READ, KEYS_OF_A_READ, Redi
 from feature_client.redis_writing import ROW_BYTES_OF_A_SCRIPT, ROWS_OF_A_SCRIPT, commands_of
 from feature_client.row_times import row_times
 from tests.feature_client.rows_for_stores import keys_of, row
-from tests.feature_client.servers import Server, guarded_server, tcp_server, tls_front
+from tests.feature_client.servers import Server, guarded_server, talker, tcp_server, tls_front
 
 
 @pytest.fixture(scope="module")
@@ -237,21 +234,6 @@ def test_other_types_under_a_key_are_no_rows(server: Server) -> None:
     store.close()
 
 
-class _Talker(socketserver.BaseRequestHandler):
-    """Answers as `answers` of its server says, one for every time it is spoken to."""
-
-    def handle(self) -> None:
-        for answer in cast(_Talkers, self.server).answers:
-            if not self.request.recv(4096):
-                return
-            self.request.sendall(answer)
-
-
-class _Talkers(socketserver.ThreadingTCPServer):
-    answers: tuple[bytes, ...] = ()
-    daemon_threads = True
-
-
 @pytest.mark.parametrize(
     ("answers", "says"),
     [
@@ -263,16 +245,19 @@ class _Talkers(socketserver.ThreadingTCPServer):
     ],
 )
 def test_what_is_no_redis_is_recognised(answers: tuple[bytes, ...], says: str) -> None:
-    with _Talkers(("127.0.0.1", 0), _Talker) as talkers:
-        talkers.answers = answers
-        thread = threading.Thread(target=talkers.serve_forever, args=(0.01,))
-        thread.start()
-        store = RedisStore(f"redis://127.0.0.1:{talkers.server_address[1]}", connect_timeout_s=2)
+    with talker(*answers) as url:
+        store = RedisStore(url, connect_timeout_s=2)
         with pytest.raises(StoreError, match=says):
             store.read([b"a", b"b"], 5)
         store.close()
-        talkers.shutdown()
-        thread.join()
+
+
+def test_what_nobody_asked_for_is_nobodys_answer() -> None:
+    """It came together with an answer, so nothing was to be seen of it on the socket when the next question was asked."""
+    with talker(b"+OK\r\n", b"+OK\r\n", b"*1\r\n$1\r\na\r\n*1\r\n$5\r\nother\r\n", b"") as url:
+        store = RedisStore(url, connect_timeout_s=2)
+        assert [store.read([b"k"], 5) for _ in range(3)] == [[b"a"]] * 3
+        store.close()
 
 
 def test_a_connection_starts_with_nothing_that_a_server_could_refuse(server: Server) -> None:

@@ -1,6 +1,7 @@
 """Every kind of store does the same: in memory, over TCP, over a local socket, over TLS with a user, in a cluster."""
 
 import itertools
+import math
 import threading
 from collections.abc import Iterator
 
@@ -57,6 +58,11 @@ def test_what_was_written_is_read_in_order_and_the_rest_is_none(store: Store, ke
     assert store.read(keys, BUDGET_S) == [*rows, *[None] * 10]
     assert store.read(keys[::-1], BUDGET_S) == [*[None] * 10, *rows[::-1]]
     assert store.read([keys[3], keys[3], keys[15]], BUDGET_S) == [rows[3], rows[3], None]
+
+
+def test_whoever_can_wait_for_ever_may(store: Store, keys: list[bytes]) -> None:
+    assert store.read(keys, math.inf) == [None] * len(keys)
+    store.ping(math.inf)
 
 
 def test_nothing_is_nothing(store: Store) -> None:
