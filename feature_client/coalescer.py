@@ -19,6 +19,8 @@ MAX_BYTES = 256 * 1024
 MAX_REQUESTS = 2
 SLOW_S = 0.002
 """A request that has been out for longer no longer holds up the others: a second one goes beside it."""
+WAITED_S = 0.005
+"""After so long what is queued is sent beside it even if nobody asks for more; sooner, busy loops would ask in small pieces."""
 JUDGED_S = 0.001
 """Whoever cannot wait that long learns nothing about the store."""
 TICK_S = 0.0005
@@ -155,7 +157,7 @@ class Coalescer:
             self._requests[task] = now_s
             task.add_done_callback(partial(self._returned, batch))
         if self._queue and len(self._requests) < MAX_REQUESTS and self._overdue is None:
-            self._overdue = self._loop.call_at(min(self._requests.values()) + SLOW_S, self._send_beside)
+            self._overdue = self._loop.call_at(min(self._requests.values()) + WAITED_S, self._send_beside)
 
     def _send_beside(self) -> None:
         """What is out may have become slow, and nobody has asked for anything since."""
