@@ -42,11 +42,11 @@ class Step:
 class SeenIds:
     """Ids of events, so that the same event told again is known as such. Ownership: one thread.
 
-    Bound: an id is remembered for at least `lateness_us` after it became known, and for less than twice as long.
+    Bound: an id is remembered for at least `held_us` after it became known, and for less than twice as long.
     """
 
-    def __init__(self, source: EventLog, lateness_us: int) -> None:
-        self._source, self._lateness_us = source, lateness_us
+    def __init__(self, source: EventLog, held_us: int) -> None:
+        self._source, self._held_us = source, held_us
         self._before: set[object] = set()
         self._now: set[object] = set()
         self._since_us = _EVER
@@ -69,7 +69,7 @@ class SeenIds:
         if not self._source.event_id:
             return
         newest_us = int(available_us(self._source, events).max(initial=_EVER))
-        if newest_us >= self._since_us + self._lateness_us:
+        if newest_us >= self._since_us + self._held_us:
             self._before, self._now = self._now, set()
         if not self._now:
             self._since_us = newest_us
@@ -92,7 +92,7 @@ class Retained:
         self._aggregations: Mapping[str, Aggregation] = {
             name: each for name, each in view.inputs.items() if isinstance(each, Aggregation)
         }
-        self._widest_us, self._lateness_us = widest_us(self._aggregations), lateness_us
+        self.widest_us, self._lateness_us = widest_us(self._aggregations), lateness_us
         needed = {each.column for each in self._aggregations.values()}
         needed |= {self._source.event_time, self._source.created_time}
         self._columns = {name: np.empty(0, DTYPES[self._source.columns[name]]) for name in sorted(needed - {""})}
@@ -143,7 +143,7 @@ class Retained:
         newest_us = np.full(len(step.entities), _EVER)
         np.maximum.at(newest_us, step.codes, event_us)
         newest = newest_us[step.codes]
-        kept = (event_us > newest - self._widest_us) | (event_us == newest)
+        kept = (event_us > newest - self.widest_us) | (event_us == newest)
         self._give_back(step.places[~kept & (step.places >= 0)])
         places = step.places.copy()
         new = np.flatnonzero(kept & (places < 0))
@@ -195,14 +195,14 @@ class Retained:
             self._places[entity] = its.copy()  # a view would keep all of the step's places alive
 
     def _sweep(self) -> None:
-        idle_us = self._newest_us - self._widest_us - self._lateness_us
+        idle_us = self._newest_us - self.widest_us - self._lateness_us
         for entity, places in self._places.items():
             times = self._room[places]
             newest_us = int(times.max())
             if newest_us < idle_us and (times != newest_us).any():
                 self._places[entity] = places[times == newest_us]
                 self._give_back(places[times != newest_us])
-                self._cut[entity] = newest_us + self._widest_us
+                self._cut[entity] = newest_us + self.widest_us
         self._sweep_at = max(_FIRST_SWEEP, 2 * (len(self._room) - self._free_count))
 
 

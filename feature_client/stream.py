@@ -56,8 +56,8 @@ class Push:
     """Writes the rows of stored views as their events become known. Ownership: one thread; per entity, one `Push` anywhere.
 
     Events are pushed in the order of the log; what comes late, twice, or behind every window has the effect that it has on a
-    training set. The same event logged twice is known by its id, and has the same entity and event time; without ids every
-    event that is pushed counts. An event that becomes known only in the future is refused with its batch: its row would be
+    training set. The same event logged twice is known by its id, and has the same entity and event time; ids are remembered for
+    the widest window and `lateness_us`, and without ids every event that is pushed counts. An event that becomes known only in the future is refused with its batch: its row would be
     served before a training set knows of it, and a newest-wins store would then refuse what truly came first. Holding it back
     would take a second log; the one that there is will bring it again. `future_us`: how far clocks may be apart.
 
@@ -86,7 +86,9 @@ class Push:
         for source in filter(None, (view.source for view in views)):
             if self._sources.setdefault(source.name, source) != source:
                 raise EventError(f"there are two different event logs named '{source.name}'")
-        self._ids = {name: SeenIds(source, lateness_us) for name, source in self._sources.items()}
+        # what a window still holds must not be counted again, however long ago it was told first
+        held_us = max((each.widest_us for each in self.retained.values()), default=0) + lateness_us
+        self._ids = {name: SeenIds(source, held_us) for name, source in self._sources.items()}
         self._stamps = {ref: stamp_of(fingerprints[ref]) for ref in self._views}
         for ref, view in self._views.items():
             claim_view(store, project, view.ref, fingerprints[ref])

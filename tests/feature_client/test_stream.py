@@ -235,6 +235,20 @@ def test_ids_are_forgotten_after_the_lateness() -> None:
     assert told(7, 280) == 1
 
 
+def test_a_log_that_is_told_again_from_far_back_counts_nothing_twice() -> None:
+    """Further back than events may be late, but within a window: as when a consumer is reset."""
+    instants = np.arange(0, 30)
+    events = {"card": instants % 2, "event_us": instants, "known_us": instants, "tap": instants}
+    store = MemoryStore()
+    push = push_to(store, [taps, newest_tap], lateness_us=3)
+    for at in range(0, 30, 2):
+        push.push("taps", part(events, slice(at, at + 2)))
+    assert push.push("taps", part(events, slice(18, 30))) == 0
+    push.push("taps", part(events, slice(0, 30)))
+    for view in (taps, newest_tap):
+        assert_as_built(store, view, events)
+
+
 def test_events_about_nobody_make_no_row() -> None:
     store = MemoryStore()
     events = as_known(flights(60))
