@@ -6,6 +6,7 @@ the same events again is right, and writing rows twice changes nothing.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -101,8 +102,12 @@ class Push:
         """
         events = self._first_told(log_name, events)
         steps = self._steps(log_name, events)
-        rows = {ref: self._packed(self._views[ref], step) for ref, step in steps.items()}
-        written = sum(self._store.write(each, expire_s(self._views[ref])) for ref, each in rows.items() if each)
+        rows: defaultdict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
+        for ref, step in steps.items():
+            view = self._views[ref]
+            rows[expire_s(view)] += self._packed(view, step)
+        # together: views of one log would otherwise cost a round trip each
+        written = sum(self._store.write(each, kept_s) for kept_s, each in rows.items() if each)
         self._commit(log_name, events, steps)
         return written
 
