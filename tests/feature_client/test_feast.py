@@ -1,6 +1,5 @@
 """Rows that Feast 0.67.0 wrote (`bench/feast_side.py fixture`), read from a real server with the statuses they deserve."""
 
-import json
 import math
 import struct
 import time
@@ -24,9 +23,9 @@ from feature_client.fingerprint import fingerprint
 from feature_client.murmur import murmur3_32
 from feature_client.schema import DEFAULTED, US_PER_S, Array, Feature, Status, hours
 from feature_client.served import serve
+from tests.feature_client.feast_store import FIXTURE, feast_server
 from tests.feature_client.servers import Server, cluster, talker, tcp_server
 
-FIXTURE = json.loads((Path(__file__).parent / "feast_rows.json").read_text("utf-8"))
 BUDGET_S = 10.0
 NEWEST_US = FIXTURE["given"]["driver_stats"]["event_timestamp"][0]
 SCALARS = {"rating": "float32", "balance": "float64", "trips": "int64", "level": "int32", "active": "bool", "seen": "int64"}
@@ -58,11 +57,7 @@ def objects(*values: bytes) -> Array:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with tcp_server(tmp_path_factory.mktemp("feast")) as running:
-        for key, fields in FIXTURE["stored"].items():
-            running.admin.hset(
-                bytes.fromhex(key), mapping={bytes.fromhex(name): bytes.fromhex(value) for name, value in fields.items()}
-            )
+    with feast_server(tmp_path_factory.mktemp("feast")) as running:
         yield running
 
 

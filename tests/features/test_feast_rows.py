@@ -1,6 +1,5 @@
 """A version whose features Feast has written: from its store, as it is, to the arrays of a batch."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ from server.core.feature_settings import FeatureStoreSettings
 from server.core.settings import ModelSettings
 from server.core.versions import VersionKey
 from server.features.installed import Installed, open_installed
-from tests.feature_client.servers import Server, tcp_server
+from tests.feature_client.feast_store import FIXTURE, feast_server
+from tests.feature_client.servers import Server
 from tests.features.examples import column, model, texts
 from tests.features.routes_of_feast import ROUTE, delayed
 
-FIXTURE = json.loads((Path(__file__).parents[1] / "feature_client" / "feast_rows.json").read_text("utf-8"))
 DEFINITIONS = Path(__file__).with_name("routes_of_feast.py")
 KEY = VersionKey("routes", 1)
 SIGNATURE = model({"route_delay": ("FP32", (1,)), "delayed": ("FP32", (1,))})
@@ -40,11 +39,7 @@ def settings(**values: Any) -> FeatureStoreSettings:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with tcp_server(tmp_path_factory.mktemp("feast")) as running:
-        for key, fields in FIXTURE["stored"].items():
-            running.admin.hset(
-                bytes.fromhex(key), mapping={bytes.fromhex(name): bytes.fromhex(value) for name, value in fields.items()}
-            )
+    with feast_server(tmp_path_factory.mktemp("feast")) as running:
         yield running
 
 
