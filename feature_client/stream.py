@@ -58,10 +58,10 @@ class Push:
 
     Events are pushed in the order of the log; what comes late, twice, or behind every window has the effect that it has on a
     training set. The same event logged twice is known by its id, and has the same entity and event time; ids are remembered for
-    the widest window and `lateness_us`, and without ids every event that is pushed counts. An event that becomes known only
-    in the future is refused with its batch: its row would be served before a training set knows of it, and a newest-wins store
-    would then refuse what truly came first. Holding it back would take a second log; the one that there is will bring it again.
-    `future_us`: how far clocks may be apart.
+    the widest window and `lateness_us` (a log told again from further back may count twice); without ids every event that is
+    pushed counts. An event that becomes known only in the future is refused with its batch: its row would be served before a
+    training set knows of it, and a newest-wins store would then refuse what truly came first. Holding it back would take a
+    second log; the one that there is will bring it again. `future_us`: how far clocks may be apart.
 
     `retained`: by view, what is kept of the past; it says what bounds it. `too_late`: by view, how many events were left out
     because they came later than `lateness_us`.
