@@ -11,6 +11,7 @@ from asyncio import get_running_loop
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from time import monotonic
 
 from feature_client.errors import StoreError
 from feature_client.store import Key, Row
@@ -47,15 +48,15 @@ class Asked:
         self.row: Row | None = None
         self.answered = False
         self.failed: StoreError | None = None
-        self.single: list[asyncio.Future[None]] = []
+        self.single: asyncio.Future[None] | None = None
         self.callers: list[Caller] | None = None
         self.sent_s = 0.0
 
 
 class Caller:
-    """Somebody who waits for several keys. `done` is set when all have been answered, or the budget has ended.
+    """Somebody who waits for keys. `done` is set when all have been answered, or the budget has ended.
 
-    Whoever waits for one key only is that future alone, in `Asked.single`: each object more costs every lookup.
+    The first who waits for a key and for no other is that future alone, `Asked.single`: each object more costs every lookup.
     """
 
     __slots__ = ("done", "left")
@@ -86,7 +87,7 @@ class Coalescer:
     ) -> None:
         """`unawaited` is told of answers that nobody waits for any more; `late`, that patient callers have given up."""
         self._loop = get_running_loop()
-        self._time, self._new_future = self._loop.time, self._loop.create_future
+        self._new_future = self._loop.create_future
         self._exchange, self._unawaited, self._late = exchange, unawaited, late
         self._asked: dict[Key, Asked] = {}
         self._queue: deque[Asked] = deque()
@@ -124,15 +125,18 @@ class Coalescer:
                     self._due = True
                     self._loop.call_soon(self._send)
             done: asyncio.Future[None] = self._new_future()
-            asked.single.append(done)
             all_asked = [asked]
+            if asked.single is None:
+                asked.single = done
+            else:
+                self._join(Caller(done, 1), all_asked)
         else:
             all_asked = [known.get(key) or self._ask(key) for key in keys]
             if not all_asked:
                 return all_asked
             done = self._new_future()
             self._join(Caller(done, len(all_asked)), all_asked)
-        tick = int((self._time() + budget_s) / TICK_S)
+        tick = int((monotonic() + budget_s) / TICK_S)
         mates = (self._patient if budget_s >= JUDGED_S else self._hasty).get(tick)
         if mates is None:
             mates = self._new_tick(tick, budget_s >= JUDGED_S)
@@ -163,7 +167,7 @@ class Coalescer:
         mates: set[asyncio.Future[None]] = set()
         (self._patient if patient else self._hasty)[tick] = mates
         # one turn later: when the loop was held up, what has come in the meantime is taken first
-        self._loop.call_at(tick * TICK_S, self._loop.call_soon, self._give_up, tick, patient)
+        self._loop.call_later(tick * TICK_S - monotonic(), self._loop.call_soon, self._give_up, tick, patient)
         return mates
 
     def _give_up(self, tick: int, patient: bool) -> None:
@@ -240,11 +244,10 @@ class Coalescer:
             else:
                 asked.row, asked.answered = row, True
                 size += len(row)
-            awaited = False
-            for done in asked.single:
-                if not done.done():
-                    done.set_result(None)
-                    awaited = True
+            awaited, done = False, asked.single
+            if done is not None and not done.done():
+                done.set_result(None)
+                awaited = True
             if asked.callers is not None:
                 for caller in asked.callers:
                     awaited |= caller.one_less()
