@@ -47,6 +47,8 @@ class AsyncNode:
         self._by_slot = by_slot
         self._probe = Passage.REFUSED
         self._coalescer = Coalescer(self._exchange, unawaited=unawaited, late=self._late)
+        self.coalesced = self._coalescer.ask
+        """As `ask` while the breaker is closed, for whoever has seen that it is."""
 
     def ask(self, keys: Sequence[Key], budget_s: float) -> Coroutine[Any, Any, list[Asked]]:
         """What became of these keys by the end of the budget; at once where the server is being left alone."""
@@ -56,7 +58,7 @@ class AsyncNode:
             if passage is Passage.REFUSED:
                 return _left_alone(keys)
             self._probe = passage
-        return self._coalescer.ask(keys, budget_s)
+        return self.coalesced(keys, budget_s)
 
     async def _exchange(self, keys: Sequence[Key]) -> Sequence[Row | StoreError | None]:
         passage = Passage.CALL

@@ -6,9 +6,9 @@ statuses, never an error, whatever the store does. An answer that comes too late
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from feature_client.async_link import Connect, connect_as, connect_to
 from feature_client.async_nodes import LEFT_ALONE, AsyncNode, ManyNodes, OneNode
 from feature_client.breaker import Breaker, State
 from feature_client.cache import RowCache
-from feature_client.coalescer import CLOSED, Asked
+from feature_client.coalescer import CLOSED, FOREIGN, Asked
 from feature_client.errors import StoreError
 from feature_client.gathered import Gathered, found_part, served_part
 from feature_client.reader import StoreReading, ViewReading, Wanted
@@ -27,6 +27,8 @@ from feature_client.schema import Status
 from feature_client.served import Found, Served, serve
 from feature_client.store import LONGEST_S, Key, Row
 from feature_client.view import View
+
+_LETS_PASS = State.CLOSED  # reading a member of an enum costs every lookup
 
 _Mine = tuple[list[Row | None], list[int], list[tuple[int, Asked]]]
 """One caller's rows of one view, as `Gathered.add` takes them."""
@@ -58,6 +60,7 @@ class AsyncReader:
         self._fail_on_timeout = fail_on_timeout
         self._loop: asyncio.AbstractEventLoop | None = None
         self._nodes: OneNode | ManyNodes | None = None
+        self._alone: AsyncNode | None = None
         self._closed = False
         self._finding: dict[tuple[View, int], Gathered[Found]] = {}
         self._serving: dict[tuple[View, int], Gathered[Served]] = {}
@@ -77,8 +80,15 @@ class AsyncReader:
         waiting = [self._server(each).add(*mine) for each, mine in zip(wanted, rows, strict=True)]
         return [await each for each in waiting]
 
-    async def rows(self, keys: Sequence[Key], budget_s: float) -> list[Asked]:
+    def rows(self, keys: Sequence[Key], budget_s: float) -> Coroutine[Any, Any, list[Asked]]:
         """What the store has under these keys, or why that is not known: bytes, neither remembered nor judged."""
+        # no coroutine of its own: each costs every lookup
+        alone = self._alone
+        if alone is not None and alone.breaker.state is _LETS_PASS and 0 < budget_s <= LONGEST_S:
+            return alone.coalesced(keys, budget_s)
+        return self._rows(keys, budget_s)
+
+    async def _rows(self, keys: Sequence[Key], budget_s: float) -> list[Asked]:
         if not budget_s > 0 or self._closed:
             asked = [Asked(key) for key in keys]
             for each in asked:
@@ -86,7 +96,7 @@ class AsyncReader:
             return asked
         nodes = self._begin() if self._nodes is None else self._nodes
         if self._loop is not asyncio.get_running_loop():
-            raise StoreError("a reader belongs to the event loop that it was first used in; another one needs its own")
+            raise StoreError(FOREIGN)
         return await nodes.ask(keys, min(budget_s, LONGEST_S))
 
     async def close(self) -> None:
@@ -137,6 +147,7 @@ class AsyncReader:
             self._nodes = ManyNodes(self._source, partial(self._node, by_slot=True))
         else:
             self._nodes = OneNode(self._node(connect_to(self._source), by_slot=False))
+        self._alone = self._nodes.nodes[0] if isinstance(self._nodes, OneNode) else None
         return self._nodes
 
     def _node(self, connect: Connect, *, by_slot: bool) -> AsyncNode:

@@ -7,9 +7,11 @@ lost over an impatient caller, and no answer can reach another question.
 """
 
 import asyncio
+from asyncio import get_running_loop
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from time import monotonic
 
 from feature_client.errors import StoreError
 from feature_client.store import Key, Row
@@ -26,6 +28,7 @@ JUDGED_S = 0.001
 TICK_S = 0.0005
 """Budgets end on this grid, the part of it that has begun being given up, so that thousands of callers share a few timers."""
 
+FOREIGN = "a reader belongs to the event loop that it was first used in; another one needs its own"
 CLOSED = "this reader has been closed"
 
 Exchange = Callable[[Sequence[Key]], Awaitable[Sequence[Row | StoreError | None]]]
@@ -38,30 +41,29 @@ class Asked:
     `sent_s`: when its request went out. What is neither answered nor failed is still to come, too late for whoever has it.
     """
 
-    __slots__ = ("answered", "callers", "failed", "key", "row", "sent_s")
+    __slots__ = ("answered", "callers", "failed", "key", "row", "sent_s", "single")
 
     def __init__(self, key: Key) -> None:
         self.key = key
-        self.sent_s = 0.0
         self.row: Row | None = None
         self.answered = False
         self.failed: StoreError | None = None
-        self.callers: list[Caller] = []
+        self.single: asyncio.Future[None] | None = None
+        self.callers: list[Caller] | None = None
+        self.sent_s = 0.0
 
 
 class Caller:
     """Somebody who waits for keys. `done` is set when all have been answered, or the budget has ended.
 
-    `patient`: whether the budget was one that a store can be judged by.
+    The first who waits for a key and for no other is that future alone, `Asked.single`: each object more costs every lookup.
     """
 
-    __slots__ = ("done", "left", "mates", "patient")
+    __slots__ = ("done", "left")
 
-    def __init__(self, done: asyncio.Future[None], left: int, mates: set["Caller"], patient: bool) -> None:
+    def __init__(self, done: asyncio.Future[None], left: int) -> None:
         self.done = done
-        self.patient = patient
         self.left = left
-        self.mates = mates
 
     def one_less(self) -> bool:
         """One of the keys has its answer; whether this caller still waited for it."""
@@ -84,12 +86,14 @@ class Coalescer:
         late: Callable[[], None] = lambda: None,
     ) -> None:
         """`unawaited` is told of answers that nobody waits for any more; `late`, that patient callers have given up."""
-        self._loop = asyncio.get_running_loop()
+        self._loop = get_running_loop()
+        self._new_future = self._loop.create_future
         self._exchange, self._unawaited, self._late = exchange, unawaited, late
         self._asked: dict[Key, Asked] = {}
         self._queue: deque[Asked] = deque()
         self._requests: dict[asyncio.Task[None], float] = {}
-        self._mates: dict[int, set[Caller]] = {}
+        self._patient: dict[int, set[asyncio.Future[None]]] = {}
+        self._hasty: dict[int, set[asyncio.Future[None]]] = {}
         self._row_bytes = 0.0
         self._due = False
         self._overdue: asyncio.TimerHandle | None = None
@@ -101,51 +105,79 @@ class Coalescer:
         return len(self._requests)
 
     async def ask(self, keys: Sequence[Key], budget_s: float) -> list[Asked]:
-        """What became of these keys by the end of the budget. Raises nothing of the store's; each key says what it came to."""
-        asked = [self._ask(key) for key in keys]
-        waiting = [each for each in asked if not each.answered and each.failed is None]
-        if waiting:
-            await self._wait(waiting, budget_s)
-        return asked
+        """What became of these keys by the end of the budget. Raises nothing of the store's; each key says what it came to.
+
+        Raises: StoreError in an event loop that is not this one's.
+        """
+        # one coroutine and few calls: whatever stands here costs every lookup
+        if get_running_loop() is not self._loop:
+            raise StoreError(FOREIGN)
+        if self._closed:
+            return [_closed(key) for key in keys]
+        known = self._asked
+        if len(keys) == 1:
+            key = keys[0]
+            asked = known.get(key)
+            if asked is None:
+                asked = known[key] = Asked(key)
+                self._queue.append(asked)
+                if not self._due:
+                    self._due = True
+                    self._loop.call_soon(self._send)
+            done: asyncio.Future[None] = self._new_future()
+            all_asked = [asked]
+            if asked.single is None:
+                asked.single = done
+            else:
+                self._join(Caller(done, 1), all_asked)
+        else:
+            all_asked = [known.get(key) or self._ask(key) for key in keys]
+            if not all_asked:
+                return all_asked
+            done = self._new_future()
+            self._join(Caller(done, len(all_asked)), all_asked)
+        tick = int((monotonic() + budget_s) / TICK_S)
+        mates = (self._patient if budget_s >= JUDGED_S else self._hasty).get(tick)
+        if mates is None:
+            mates = self._new_tick(tick, budget_s >= JUDGED_S)
+        mates.add(done)
+        try:
+            await done
+        finally:
+            mates.discard(done)
+        return all_asked
 
     def _ask(self, key: Key) -> Asked:
-        asked = self._asked.get(key)
-        if asked is None:
-            asked = Asked(key)
-            if self._closed:
-                asked.failed = StoreError(CLOSED)
-                return asked
-            self._asked[key] = asked
-            self._queue.append(asked)
-            if not self._due:
-                self._due = True
-                self._loop.call_soon(self._send)
+        asked = self._asked[key] = Asked(key)
+        self._queue.append(asked)
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self._send)
         return asked
 
-    async def _wait(self, waiting: list[Asked], budget_s: float) -> None:
-        tick = int((self._loop.time() + budget_s) / TICK_S)
-        mates = self._mates.get(tick)
-        if mates is None:
-            mates = self._mates[tick] = set()
-            # one turn later: when the loop was held up, what has come in the meantime is taken first
-            self._loop.call_at(tick * TICK_S, self._loop.call_soon, self._give_up, tick)
-        caller = Caller(self._loop.create_future(), len(waiting), mates, budget_s >= JUDGED_S)
-        mates.add(caller)
-        for asked in waiting:
-            asked.callers.append(caller)
-        try:
-            await caller.done
-        finally:
-            mates.discard(caller)
+    @staticmethod
+    def _join(caller: Caller, all_asked: Sequence[Asked]) -> None:
+        for asked in all_asked:
+            if asked.callers is None:
+                asked.callers = [caller]
+            else:
+                asked.callers.append(caller)
 
-    def _give_up(self, tick: int) -> None:
+    def _new_tick(self, tick: int, patient: bool) -> set[asyncio.Future[None]]:
+        mates: set[asyncio.Future[None]] = set()
+        (self._patient if patient else self._hasty)[tick] = mates
+        # one turn later: when the loop was held up, what has come in the meantime is taken first
+        self._loop.call_later(tick * TICK_S - monotonic(), self._loop.call_soon, self._give_up, tick, patient)
+        return mates
+
+    def _give_up(self, tick: int, patient: bool) -> None:
         """The budgets of some callers have ended; what they asked for stays asked for."""
-        mates = self._mates.pop(tick)
-        if any(caller.patient for caller in mates):
+        mates = (self._patient if patient else self._hasty).pop(tick)
+        if patient and mates:
             self._late()
-        for caller in mates:
-            if not caller.done.done():
-                caller.done.set_result(None)
+        for done in mates:
+            if not done.done():
+                done.set_result(None)
 
     def _send(self) -> None:
         self._due = False
@@ -176,12 +208,16 @@ class Coalescer:
         return min(MAX_KEYS, max(1, int(MAX_BYTES / max(self._row_bytes, 1.0))))
 
     def _batch(self) -> list[Asked]:
-        batch: list[Asked] = []
-        room, most = MAX_BYTES, self._fitting()
-        while self._queue and len(batch) < most and room > 0:
-            room -= len(self._queue[0].key)
+        queue, most = self._queue, self._fitting()
+        if len(queue) <= most and sum([len(asked.key) for asked in queue]) < MAX_BYTES:
+            batch = list(queue)
+            queue.clear()
+            return batch
+        batch, room = [], MAX_BYTES
+        while queue and len(batch) < most and room > 0:
+            room -= len(queue[0].key)
             if room > 0 or not batch:
-                batch.append(self._queue.popleft())
+                batch.append(queue.popleft())
         return batch
 
     async def _request(self, batch: list[Asked]) -> None:
@@ -198,22 +234,27 @@ class Coalescer:
 
     def _settle(self, batch: list[Asked], rows: Sequence[Row | StoreError | None]) -> None:
         size = 0
+        known, alone = self._asked, []
         for asked, row in zip(batch, rows, strict=True):
-            del self._asked[asked.key]
-            if isinstance(row, StoreError):
+            del known[asked.key]
+            if row is None:
+                asked.answered = True
+            elif isinstance(row, StoreError):
                 asked.failed = row
             else:
                 asked.row, asked.answered = row, True
-                size += 0 if row is None else len(row)
-        if size:
-            self._row_bytes = size / len(batch)
-        alone = []
-        for asked in batch:
-            awaited = False
-            for caller in asked.callers:
-                awaited |= caller.one_less()
+                size += len(row)
+            awaited, done = False, asked.single
+            if done is not None and not done.done():
+                done.set_result(None)
+                awaited = True
+            if asked.callers is not None:
+                for caller in asked.callers:
+                    awaited |= caller.one_less()
             if not awaited and asked.answered:
                 alone.append(asked)
+        if size:
+            self._row_bytes = size / len(batch)
         if alone:
             self._unawaited(alone)
 
@@ -244,3 +285,9 @@ class Coalescer:
         if requests:
             await asyncio.wait(requests)
         self._end_queue()
+
+
+def _closed(key: Key) -> Asked:
+    asked = Asked(key)
+    asked.failed = StoreError(CLOSED)
+    return asked
