@@ -259,6 +259,22 @@ def test_the_readme_says_what_was_measured() -> None:
         assert not row["share"] or f"| {row['p99_ratio']:.2f} |" in readme
     for row in many["slots"]:
         assert f"{row['of_device'] * 100:.0f} %" in readme
+    _features_as_measured(readme)
+
+
+def _features_as_measured(readme: str) -> None:
+    read = json.loads((ROOT / "bench/results/features_read.json").read_text("utf-8"))
+    feast = {row["entities"]: f"{row['feast_over_ours']:.1f}" for row in read["feast"]}
+    for row in read["reader"]:
+        assert f"| {row['entities']} | {row['p50_ms']:.2f} ms | {feast.get(row['entities'], 'not run')} |" in readme
+    rates = {(row["callers"], row["gives"]): row["lookups_per_s"] / 1000 for row in read["coalesced"]}
+    assert f"{rates[64, 'bytes']:.0f} k/s with 64 callers, {rates[256, 'bytes']:.0f} k/s with 256" in readme
+    assert f"{rates[256, 'served']:.0f} k/s as judged values" in readme
+    assert f"A row takes {read['memory']['bytes_per_entity']:.0f} bytes" in readme
+    assert f"memory, {read['memory']['ratio']:.2f} of what" in readme
+    (built,) = json.loads((ROOT / "bench/results/features_builder.json").read_text("utf-8"))["rows"]
+    assert f"{built['labels_per_s'] / 1e6:.2f} million labels/s" in readme
+    assert built["wrong"] == 0
 
 
 def _p50_forms(row: dict[str, Any]) -> list[tuple[str, str]]:
