@@ -130,7 +130,7 @@ def _model(
     began = time.monotonic()
     registered = ensure_registered(repository, settings, limit_rows=limit_rows, reuse=True, variant=variant, alias=alias)
     taken_s = time.monotonic() - began
-    verb = "is used again:" if registered.built is None else f"trained and registered in {taken_s:.1f} s:"
+    verb = "is used again:" if registered.built is None else f"trained in {taken_s:.1f} s:"
     print(f"               {registered.key} @{alias} ({variant}) {verb}\n               {registered.reason}", flush=True)
     model = LocalDirectory(repository, settle_s=0.0).scan()[MODEL]
     manifests = {number: version.manifest for number, version in model.versions.items()}

@@ -89,15 +89,15 @@ def test_demo_passes_twice_and_trains_once(tmp_path: Path, capsys: pytest.Captur
     arguments = ("--repository", str(tmp_path / "repo"), *ARGUMENTS)
     assert demo.main(arguments) == 0
     first = capsys.readouterr().out
-    assert "trained and registered" in first
     assert "failed requests  0\n" in first
-    assert "flight_delay:1 @schedule (schedule) trained" in first
+    assert "flight_delay:1 @schedule (schedule) trained in" in first
     assert "flight_delay:2 @champion (history) trained" in first
     assert "AUC in June: " in first
     assert _manifest(tmp_path / "repo").files[MODEL_FILE].sha256[:16] in first
     assert "the server left with status 0" in first
     assert "All checks passed" in first
-    assert " 0 mismatch" in first
+    assert "\n  300 rows audited: 0 of 8,400 values mismatch\n" in first
+    assert "\n  0 of 2,700 stored rows more than 0 s behind the log, or ahead\n" in first
     too_wide = [line for line in first.splitlines() if len(line) > 80 and str(tmp_path) not in line]
     assert not too_wide
     assert demo.main(arguments) == 0
