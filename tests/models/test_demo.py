@@ -15,7 +15,9 @@ import pytest
 
 from models.flight_delay import build, client, data, demo, replay, report
 from models.flight_delay.data import Flights
+from models.flight_delay.events import load_events
 from models.flight_delay.facts import ROOT, difference
+from models.flight_delay.filling import Logs
 from models.flight_delay.history import History, load_history
 from models.flight_delay.registration import MODEL, MODEL_FILE, PROGRAM_FILE, find
 from models.flight_delay.report import Judged
@@ -43,13 +45,19 @@ def histories() -> History:
     return load_history()
 
 
+@pytest.fixture(scope="module")
+def happened() -> Logs:
+    return load_events()
+
+
 @pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch, flights: Flights, histories: History) -> None:
+def loaded(monkeypatch: pytest.MonkeyPatch, flights: Flights, histories: History, happened: Logs) -> None:
     """The data is read from disk once for all tests, and the working tree counts as committed."""
     monkeypatch.setattr(build, "load", lambda: flights)
     monkeypatch.setattr(replay, "load", lambda: flights)
     for module in (build, demo):
         monkeypatch.setattr(module, "load_history", lambda: histories)
+    monkeypatch.setattr(demo, "load_events", lambda: happened)
     monkeypatch.setattr("models.flight_delay.facts.collect_code", lambda folder: COMMIT)
 
 
