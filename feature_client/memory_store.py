@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from feature_client.forking import start_anew_in_children
-from feature_client.row_times import has_times, row_times
+from feature_client.row_times import row_times
 from feature_client.store import Key, Row
 
 _SWEEP_EVERY = 4096
@@ -38,17 +38,16 @@ class MemoryStore:
             now_s = self._clock()
             return [self._row(key, now_s) for key in keys]
 
-    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int, *, only_newer: bool = True) -> int:
+    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int) -> int:
         """As `Store.write`. Raises: StoreError where a row lacks the times to be compared by; then none was written."""
-        stamped = [(key, bytes(row), row_times(row) if only_newer else None) for key, row in rows]
+        stamped = [(key, bytes(row), row_times(row)) for key, row in rows]
         written = 0
         with self._lock:
             now_s = self._clock()
             for key, row, times in stamped:
-                if times is not None:
-                    held = self._row(key, now_s)
-                    if held is not None and has_times(held) and row_times(held) > times:
-                        continue
+                held = self._row(key, now_s)
+                if held is not None and row_times(held) > times:
+                    continue
                 until_s = now_s + expire_s * (1 + random.random() / 10) if expire_s else float("inf")
                 self._rows[key] = (row, until_s)
                 written += 1
@@ -57,11 +56,6 @@ class MemoryStore:
                 self._since_sweep = 0
                 self._rows = {key: held for key, held in self._rows.items() if held[1] > now_s}
         return written
-
-    def get_text(self, key: str) -> str | None:
-        """As `Store.get_text`."""
-        with self._lock:
-            return self._texts.get(key)
 
     def claim_text(self, key: str, text: str) -> str:
         """As `Store.claim_text`."""

@@ -95,28 +95,23 @@ class RedisStore:
         unanswered = set(range(len(keys))).difference(*answered)
         raise StorePartial(f"{len(unanswered)} of {len(keys)} keys: {trouble}", rows, sorted(unanswered))
 
-    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int, *, only_newer: bool = True) -> int:
+    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int) -> int:
         """As `Store.write`. Raises: StoreError where a row lacks the times to be compared by; then none was written."""
-        if only_newer:
-            for _, row in rows:
-                row_times(row)
+        for _, row in rows:
+            row_times(row)
         deadline_s = time.monotonic() + self._write_timeout_s
         keys = [key for key, _ in rows]
         queues: list[tuple[Link, Iterator[Command]]] = []
         placed = 0
         for share in self._places.shares(keys, deadline_s) if rows else ():
             placed += sum(map(len, share.runs))
-            queues.append((share.node.writing, _commands(rows, share.runs, expire_s, only_newer=only_newer)))
+            queues.append((share.node.writing, _commands(rows, share.runs, expire_s)))
         if placed < len(rows):
             raise StoreError(f"{self.name}: no node has the slots of {len(rows) - placed} of {len(rows)} rows")
         written = 0
         while batch := [(link, commands) for link, queue in queues if (commands := _next_round(queue))]:
             written += self._written(batch)
         return written
-
-    def get_text(self, key: str) -> str | None:
-        """As `Store.get_text`."""
-        return self._text(self._ask(key, ("GET", key))[0])
 
     def claim_text(self, key: str, text: str) -> str:
         """As `Store.claim_text`. Two commands: the one that does both is newer than some servers."""
@@ -224,12 +219,10 @@ def parts_of(run: Sequence[int], keys: Sequence[Key]) -> Iterator[Sequence[int]]
     yield run[first:]
 
 
-def _commands(
-    rows: Sequence[tuple[Key, Row]], runs: Sequence[Sequence[int]], expire_s: int, *, only_newer: bool
-) -> Iterator[Command]:
+def _commands(rows: Sequence[tuple[Key, Row]], runs: Sequence[Sequence[int]], expire_s: int) -> Iterator[Command]:
     for run in runs:
         expire_ms = [expire_s * 1000 + random.randrange(expire_s * 100 + 1) if expire_s else 0 for _ in run]
-        yield from commands_of([rows[index] for index in run], expire_ms, only_newer=only_newer)
+        yield from commands_of([rows[index] for index in run], expire_ms)
 
 
 def _next_round(queue: Iterator[Command]) -> list[Command]:

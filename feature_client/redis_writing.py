@@ -57,16 +57,11 @@ class Command:
         return Command(("EVAL", SCRIPT, *self.words[2:]), self.size + len(SCRIPT))
 
 
-def commands_of(rows: Sequence[tuple[Key, Row]], expire_ms: Sequence[int], *, only_newer: bool) -> Iterator[Command]:
+def commands_of(rows: Sequence[tuple[Key, Row]], expire_ms: Sequence[int]) -> Iterator[Command]:
     """Commands that write these rows, in order, all of them in one slot where there are slots. `expire_ms`: each one's, or 0.
 
-    Each is answered by the number of rows it wrote, or by OK for one row.
+    Each is answered by the number of rows it wrote.
     """
-    if not only_newer:
-        for (key, row), expire in zip(rows, expire_ms, strict=True):
-            timed = ("PX", expire) if expire else ()
-            yield Command(("SET", key, row, *timed), len(key) + len(row))
-        return
     first, size = 0, 0
     for index, (key, row) in enumerate(rows):
         more = len(key) + len(row)

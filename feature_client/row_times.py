@@ -11,18 +11,13 @@ from feature_client.errors import StoreError
 _TIMES = struct.Struct("<16xqq")
 
 
-def has_times(row: bytes) -> bool:
-    """Whether the bytes are long enough to hold both instants."""
-    return len(row) >= _TIMES.size
-
-
 def row_times(row: bytes) -> tuple[int, int]:
     """Event time and available time. Raises: StoreError where the bytes are too short to be a row.
 
     >>> row_times(bytes(16) + (7).to_bytes(8, "little") + (9).to_bytes(8, "little"))
     (7, 9)
     """
-    if not has_times(row):
+    if len(row) < _TIMES.size:
         raise StoreError(f"{len(row)} bytes cannot be a row: its header alone is longer")
     event_us, available_us = _TIMES.unpack_from(row)
     return event_us, available_us

@@ -29,21 +29,17 @@ class Store(Protocol):
         """
         ...
 
-    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int, *, only_newer: bool = True) -> int:
-        """Write rows, each whole or not at all; the number written.
+    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int) -> int:
+        """Write rows, each whole or not at all; the number written. The newest wins: a row stays unless the new one's (event
+        time, available time) is at least its own; tombstones count as rows.
 
-        `only_newer`: a row stays unless the new one's (event time, available time) is at least its own; tombstones count as
-        rows. `expire_s`: after how long a row that nobody writes again is forgotten, 0 never; each gets up to a tenth more.
+        `expire_s`: after how long a row that nobody writes again is forgotten, 0 never; each gets up to a tenth more.
         Raises: StoreError; then some may have been written, and writing all of them again is safe.
         """
         ...
 
-    def get_text(self, key: str) -> str | None:
-        """A small text kept beside the rows: which definition writes a view. Raises: StoreError."""
-        ...
-
     def claim_text(self, key: str, text: str) -> str:
-        """Keep a text under a key unless there is one; what is there afterwards. Raises: StoreError."""
+        """Keep a small text beside the rows, under a key unless there is one; what is there afterwards. Raises: StoreError."""
         ...
 
     def ping(self, budget_s: float) -> None:

@@ -144,7 +144,7 @@ def test_one_bit_of_one_value_is_found() -> None:
 class TamperingStore(MemoryStore):
     """Changes one value of every row of routes by one unit in the last place, and makes the row look whole."""
 
-    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int, *, only_newer: bool = True) -> int:
+    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int) -> int:
         stamp = STAMPS[route.ref]
         changed = []
         for key, row in rows:
@@ -152,7 +152,7 @@ class TamperingStore(MemoryStore):
                 found.values["route_delay"] = np.nextafter(found.values["route_delay"], np.inf)
                 row = pack(route, stamp, found.values, found.nulls, found.event_us, found.available_us)[0]
             changed.append((key, row))
-        return super().write(changed, expire_s, only_newer=only_newer)
+        return super().write(changed, expire_s)
 
 
 def test_rows_that_were_changed_in_the_store_are_found() -> None:

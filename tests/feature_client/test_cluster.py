@@ -91,7 +91,7 @@ def test_a_moved_slot_is_found_again(nodes: Cluster, store: RedisStore) -> None:
     with pytest.raises(StoreError, match="MOVED"):
         store.write([(key, row(1001))], 0)
     with pytest.raises(StoreError, match="MOVED"):
-        RedisStore(f"redis://127.0.0.1:{target.port}").get_text(key.decode())
+        RedisStore(f"redis://127.0.0.1:{target.port}").claim_text(key.decode(), "t")
 
 
 def test_a_frozen_node_costs_its_own_keys_and_the_budget(nodes: Cluster, store: RedisStore) -> None:
@@ -184,7 +184,7 @@ def test_nodes_without_slots_are_no_cluster_yet(tmp_path_factory: pytest.TempPat
         store = RedisStore(server.url.replace("redis://", "redis+cluster://").removesuffix("/0"), connect_timeout_s=2)
         with pytest.raises(StoreError, match="knows of no slots"):
             store.read(KEYS, 5)
-        for refusing in (store.ping, lambda _: store.write(WRITTEN, 0), lambda _: store.get_text("a")):
+        for refusing in (store.ping, lambda _: store.write(WRITTEN, 0), lambda _: store.claim_text("a", "t")):
             with pytest.raises(StoreError):
                 refusing(1)
         server.command("CLUSTER", "ADDSLOTSRANGE", 0, 99)
@@ -196,7 +196,7 @@ def test_nodes_without_slots_are_no_cluster_yet(tmp_path_factory: pytest.TempPat
             except StoreError:
                 assert time.monotonic() < until
                 time.sleep(0.02)
-        for refused in (lambda: store.read(KEYS, 1), lambda: store.write(WRITTEN, 0), lambda: store.get_text("a")):
+        for refused in (lambda: store.read(KEYS, 1), lambda: store.write(WRITTEN, 0), lambda: store.claim_text("a", "t")):
             with pytest.raises(StoreError):
                 refused()
         store.close()

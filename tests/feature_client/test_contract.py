@@ -436,7 +436,7 @@ def test_one_definition_writes_a_view() -> None:
     claim_view(store, "shop", "route@1", bytes(32))
     claim_view(store, "shop", "route@1", bytes(32))
     claim_view(store, "other", "route@1", bytes([1] * 32))
-    assert [store.get_text(key) for key in ("fp:shop:route@1", "fp:other:route@1")] == ["00" * 32, "01" * 32]
+    assert [store.claim_text(key, "free") for key in ("fp:shop:route@1", "fp:other:route@1")] == ["00" * 32, "01" * 32]
     with pytest.raises(ContractError, match=r"'route@1' in the project 'shop' are written by another definition") as refused:
         claim_view(store, "shop", "route@1", bytes([1] * 32))
     assert "(0101010101010101): give what has changed another version" in str(refused.value)

@@ -22,8 +22,9 @@ FEAST = feast_view("f", entity="e", keys={"id": "int64"}, features=[Feature("x",
 
 def of_memory() -> tuple[threading.Lock, Callable[[], bool]]:
     store = MemoryStore()
-    store.write([(b"k", b"row")], 0, only_newer=False)
-    return store._lock, lambda: store.read([b"k"], 1.0) == [b"row"]
+    row = bytes(40)
+    store.write([(b"k", row)], 0)
+    return store._lock, lambda: store.read([b"k"], 1.0) == [row]
 
 
 def of_the_reader() -> tuple[threading.Lock, Callable[[], bool]]:

@@ -46,12 +46,12 @@ class CountingStore(MemoryStore):
         self.writes = 0
         self.expiries: set[int] = set()
 
-    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int, *, only_newer: bool = True) -> int:
+    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int) -> int:
         self.writes += 1
         self.expiries.add(expire_s)
         if self.writes - 1 == self.fail_at:
             raise StoreError("gone")
-        return super().write(rows, expire_s, only_newer=only_newer)
+        return super().write(rows, expire_s)
 
 
 def entities_of(view: View, events: Columns) -> Columns:

@@ -94,7 +94,7 @@ def test_a_function_that_looks_at_other_rows_is_found() -> None:
 class TamperingStore(MemoryStore):
     """Changes one value by one unit in the last place, and makes the row look whole."""
 
-    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int, *, only_newer: bool = True) -> int:
+    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int) -> int:
         stamp = stamp_of(fingerprint(route))
         changed = []
         for key, row in rows:
@@ -102,7 +102,7 @@ class TamperingStore(MemoryStore):
             found.values["route_delay"] = np.nextafter(found.values["route_delay"], np.inf)
             packed = pack(route, stamp, found.values, found.nulls, found.event_us, found.available_us)
             changed.append((key, packed[0]))
-        return super().write(changed, expire_s, only_newer=only_newer)
+        return super().write(changed, expire_s)
 
 
 def test_a_row_that_was_changed_is_found() -> None:
@@ -113,9 +113,9 @@ def test_a_row_that_was_changed_is_found() -> None:
 class DamagingStore(MemoryStore):
     """Flips a bit of every row."""
 
-    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int, *, only_newer: bool = True) -> int:
+    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int) -> int:
         damaged = [(key, row[:-1] + bytes([row[-1] ^ 1])) for key, row in rows]
-        return super().write(damaged, expire_s, only_newer=only_newer)
+        return super().write(damaged, expire_s)
 
 
 def test_a_row_that_was_damaged_is_found() -> None:

@@ -111,19 +111,14 @@ def test_a_read_is_cut_into_pieces_by_keys_and_by_bytes() -> None:
 
 def test_scripts_are_cut_by_rows_and_by_bytes() -> None:
     short = [(key, row(1)) for key in keys_of("k", 2 * ROWS_OF_A_SCRIPT + 1)]
-    commands = list(commands_of(short, [5] * len(short), only_newer=True))
+    commands = list(commands_of(short, [5] * len(short)))
     assert [command.words[2] for command in commands] == [ROWS_OF_A_SCRIPT, ROWS_OF_A_SCRIPT, 1]
     assert commands[2].words[3:] == (short[-1][0], short[-1][1], 5)
     assert commands[2].in_full.words[0] == "EVAL"
     assert commands[2].in_full.words[2:] == commands[2].words[2:]
     large = [(b"k", row(1, 0, bytes(ROW_BYTES_OF_A_SCRIPT)))] * 3
-    assert len(list(commands_of(large, [0] * 3, only_newer=True))) == 3
-    assert list(commands_of([], [], only_newer=True)) == []
-
-
-def test_unconditional_writes_are_plain_sets() -> None:
-    commands = commands_of([(b"a", b"1"), (b"b", b"2")], [0, 7], only_newer=False)
-    assert [command.words for command in commands] == [("SET", b"a", b"1"), ("SET", b"b", b"2", "PX", 7)]
+    assert len(list(commands_of(large, [0] * 3))) == 3
+    assert list(commands_of([], [])) == []
 
 
 def test_instants_are_read_from_the_header() -> None:
@@ -139,11 +134,10 @@ def test_commands_are_packed_as_the_protocol_has_them() -> None:
 def test_expiry_is_what_was_asked_and_up_to_a_tenth_more(server: Server) -> None:
     store = RedisStore(server.url)
     keys = keys_of("expiry", 200)
-    for only_newer in (True, False):
-        store.write([(key, row(1)) for key in keys], 1000, only_newer=only_newer)
-        left_ms = [server.admin.pttl(key) for key in keys]
-        assert all(980_000 < left <= 1_100_000 for left in left_ms)
-        assert len(set(left_ms)) > 100, "rows written together would all be forgotten in one instant"
+    store.write([(key, row(1)) for key in keys], 1000)
+    left_ms = [server.admin.pttl(key) for key in keys]
+    assert all(980_000 < left <= 1_100_000 for left in left_ms)
+    assert len(set(left_ms)) > 100, "rows written together would all be forgotten in one instant"
     store.close()
 
 
@@ -209,9 +203,8 @@ def test_a_full_server_and_a_replica_refuse_rows_and_say_why(server: Server) -> 
         for name, value in settings.items():
             server.admin.config_set(name, value)
         if says:
-            for only_newer in (True, False):
-                with pytest.raises(StoreError, match=says):
-                    store.write([(b"full", row(1))], 0, only_newer=only_newer)
+            with pytest.raises(StoreError, match=says):
+                store.write([(b"full", row(1))], 0)
     server.command("REPLICAOF", "127.0.0.1", 1)
     with pytest.raises(StoreError, match=r"READONLY.*replica"):
         store.write([(b"replica", row(1))], 0)
@@ -228,9 +221,9 @@ def test_other_types_under_a_key_are_no_rows(server: Server) -> None:
     with pytest.raises(StoreError, match="WRONGTYPE"):
         store.write([(b"list", row(1))], 0)
     with pytest.raises(StoreError, match="WRONGTYPE"):
-        store.get_text("list")
+        store.claim_text("list", "t")
     with pytest.raises(StoreError, match="something else than a text"):
-        store.get_text("bytes")
+        store.claim_text("bytes", "t")
     store.close()
 
 

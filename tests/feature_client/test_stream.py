@@ -33,12 +33,12 @@ class FailingStore(MemoryStore):
 
     failures = 0
 
-    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int, *, only_newer: bool = True) -> int:
+    def write(self, rows: Sequence[tuple[Key, Row]], expire_s: int) -> int:
         if self.failures:
             self.failures -= 1
-            super().write(rows[::2], expire_s, only_newer=only_newer)
+            super().write(rows[::2], expire_s)
             raise StoreError("half of it")
-        return super().write(rows, expire_s, only_newer=only_newer)
+        return super().write(rows, expire_s)
 
 
 def part(events: Columns, chosen: Any) -> dict[str, Array]:
