@@ -26,12 +26,11 @@ from feature_client.row import pack
 from feature_client.schema import Array, Entity, EventLog, Feature, Status
 from feature_client.served import Found
 from feature_client.view import View
+from tests.feature_client.heart import SLACK_S, budget
 from tests.feature_client.proxy import Proxy
 from tests.feature_client.servers import Server, tcp_server
 
 BUDGET_S = 0.02
-SLACK_S = 0.5
-"""What a slow machine under other load may add."""
 BACK_S = 1.0
 """Within which a server that is back must be noticed."""
 IDS = 40
@@ -67,9 +66,8 @@ class Subject:
 
     def status(self, at: int, budget_s: float = BUDGET_S) -> Status:
         """Read one row within the budget, never another's."""
-        began = time.monotonic()
-        found = self.read(np.array([at]), budget_s)
-        assert time.monotonic() - began < budget_s + SLACK_S
+        with budget(budget_s):
+            found = self.read(np.array([at]), budget_s)
         status = Status(found.row_status[0])
         assert status is not Status.PRESENT or found.values["number"].tolist() == [at]
         return status
