@@ -1,0 +1,35 @@
+// ModelInferResponse, written from a template of what all answers of a version share.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "rope.h"
+#include "routes.h"
+
+namespace podium {
+
+// One output of one answer: rows of an array that Python holds. `dims` with the batch dimension where there is one.
+struct OutputData {
+  uint16_t output;  // index into the route's outputs
+  const int64_t* dims;
+  size_t dims_count;
+  const uint8_t* data;
+  size_t size;
+};
+
+// Microseconds and rows, as the parameters podium_queue_us, ... say them (server/transport/infer.py, _time).
+struct Timing {
+  bool wanted = false;
+  bool has_features = false;
+  int64_t queue_us = 0, execute_us = 0, features_us = 0, batch_rows = 0, total_us = 0;
+};
+
+// The whole gRPC message: five bytes of prefix, then the response. Byte for byte what server/transport/codec.py serialises, but
+// for the order of map entries. Empty `Bytes` where it would be larger than 2**31 - 1 bytes; `size` then says how large.
+Bytes encode_response(const Route& route, std::string_view id, const std::vector<OutputData>& outputs, const Timing& timing,
+                      size_t* size);
+
+}  // namespace podium
