@@ -39,6 +39,7 @@ struct Route {
   bool allow_timeout_override;
   int priority_levels;
   int default_priority;
+  bool has_features;
 };
 
 // By model and the caller's version string ("" too). What is not in it is not for the fast lane.
