@@ -86,7 +86,7 @@ class PlaneDoor final : public Door {
     plane_.submit_all(round.tickets, round.consumers, round.outcomes);
     for (size_t index = 0; index < round.tickets.size(); ++index) {
       NativeTicket& ticket = *round.tickets[index];
-      if (ticket.submitted && round.outcomes[index].outcome != Entry::admitted) refuse(ticket, round.outcomes[index]);
+      if (ticket.submitted && round.outcomes[index].outcome != Outcome::admitted) refuse(ticket, round.outcomes[index]);
     }
     round.tickets.clear();
     round.consumers.clear();
@@ -151,11 +151,11 @@ class PlaneDoor final : public Door {
     const Endings& endings = plane_.endings();
     Ending ending;
     switch (entered.outcome) {
-      case Entry::queue_full: ending = endings.queue_full(id, entered.ns); break;
-      case Entry::too_many_requests: ending = endings.too_many_requests(id, entered.count); break;
-      case Entry::too_many_bytes: ending = endings.too_many_bytes(id, entered.count); break;
-      case Entry::passed: ending = endings.passed(); break;
-      case Entry::predicted: ending = endings.predicted(entered.ns); break;
+      case Outcome::queue_full: ending = endings.queue_full(id, entered.ns); break;
+      case Outcome::too_many_requests: ending = endings.too_many_requests(id, entered.count); break;
+      case Outcome::too_many_bytes: ending = endings.too_many_bytes(id, entered.count); break;
+      case Outcome::passed: ending = endings.passed(); break;
+      case Outcome::predicted: ending = endings.predicted(entered.ns); break;
       default:
         // its version has just left service, or the server leaves: Python chooses again, or says so
         leave_to_python(*stream, ticket);

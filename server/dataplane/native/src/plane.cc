@@ -86,7 +86,7 @@ std::optional<QueueCounts> Plane::snapshot(uint64_t queue_id) {
   Device* its = device_of(queue_id);
   if (!its) return std::nullopt;
   Queue* queue = its->plan.queue(queue_id);
-  return QueueCounts{static_cast<size_t>(queue->waiting), waiting_rows(*queue), static_cast<size_t>(queue->open)};
+  return QueueCounts{static_cast<size_t>(queue->waiting), queue->waiting_rows(), static_cast<size_t>(queue->open)};
 }
 
 void Plane::stop() {
@@ -112,31 +112,31 @@ void Plane::stop() {
 // -- the doors' side ---------------------------------------------------------------------------------------------------
 
 Entered Plane::enter(const Ref<Ticket>& ticket, int64_t now) {
-  if (stopped_) return {Entry::stopped};
+  if (stopped_) return {Outcome::stopped};
   Device* its = device_of(ticket->queue_id);
-  if (!its || its->plan.queue(ticket->queue_id)->closed) return {Entry::closed};
+  if (!its || its->plan.queue(ticket->queue_id)->closed) return {Outcome::closed};
   switch (limit_.enter(ticket->nbytes)) {
-    case InflightLimit::Outcome::entered: break;
-    case InflightLimit::Outcome::requests: return {Entry::too_many_requests, 0, limit_.requests()};
-    case InflightLimit::Outcome::bytes: return {Entry::too_many_bytes, 0, limit_.bytes()};
+    case Entry::entered: break;
+    case Entry::too_many_requests: return {Outcome::too_many_requests, 0, limit_.requests()};
+    case Entry::too_many_bytes: return {Outcome::too_many_bytes, 0, limit_.bytes()};
   }
   Admitted admitted = its->plan.admit(ticket, now);
   if (admitted.outcome != Admission::admitted) {
     limit_.leave(ticket->nbytes);
     switch (admitted.outcome) {
-      case Admission::queue_full: return {Entry::queue_full, admitted.ns};
-      case Admission::passed: return {Entry::passed};
-      default: return {Entry::predicted, admitted.ns};
+      case Admission::queue_full: return {Outcome::queue_full, admitted.ns};
+      case Admission::passed: return {Outcome::passed};
+      default: return {Outcome::predicted, admitted.ns};
     }
   }
   if (ticket->deadline_ns < no_deadline_ns) watch(ticket);
-  return {Entry::admitted};
+  return {Outcome::admitted};
 }
 
 Entered Plane::submit(const Ref<Ticket>& ticket, bool wake) {
   Lock lock(mutex_);
   Entered entered = enter(ticket, now_ns());
-  if (wake && entered.outcome == Entry::admitted) {
+  if (wake && entered.outcome == Outcome::admitted) {
     Device* its = device_of(ticket->queue_id);
     if (its->sleeping) its->changed.notify_one();
   }
@@ -145,7 +145,7 @@ Entered Plane::submit(const Ref<Ticket>& ticket, bool wake) {
 
 void Plane::submit_all(const std::vector<Ref<NativeTicket>>& tickets, const std::vector<std::string>& consumers,
                        std::vector<Entered>& outcomes) {
-  outcomes.assign(tickets.size(), Entered{Entry::admitted});
+  outcomes.assign(tickets.size(), Entered{Outcome::admitted});
   Lock lock(mutex_);
   int64_t now = now_ns();
   for (size_t index = 0; index < tickets.size(); ++index) {
@@ -153,14 +153,14 @@ void Plane::submit_all(const std::vector<Ref<NativeTicket>>& tickets, const std:
     if (ticket->state == State::ended) continue;  // its caller left within the round
     Entered entered = outcomes[index] = enter(Ref<Ticket>(*ticket), now);
     switch (entered.outcome) {
-      case Entry::queue_full:
-      case Entry::too_many_requests:
-      case Entry::too_many_bytes: refusals_[ticket->queue_id].queue_full++; break;
-      case Entry::passed:
-      case Entry::predicted: refusals_[ticket->queue_id].expired++; break;
+      case Outcome::queue_full:
+      case Outcome::too_many_requests:
+      case Outcome::too_many_bytes: refusals_[ticket->queue_id].queue_full++; break;
+      case Outcome::passed:
+      case Outcome::predicted: refusals_[ticket->queue_id].expired++; break;
       default: break;
     }
-    if (entered.outcome != Entry::closed && entered.outcome != Entry::stopped) uses_[ticket->queue_id][consumers[index]]++;
+    if (entered.outcome != Outcome::closed && entered.outcome != Outcome::stopped) uses_[ticket->queue_id][consumers[index]]++;
   }
   for (auto& [name, its] : devices_) {
     if (its->sleeping && its->plan.waiting()) its->changed.notify_one();

@@ -27,11 +27,11 @@
 namespace podium {
 
 // What became of a ticket at admission. `closed`: the version left service between its choice and now, choose again.
-enum class Entry : uint8_t { admitted, queue_full, passed, predicted, too_many_requests, too_many_bytes, closed, stopped };
+enum class Outcome : uint8_t { admitted, queue_full, passed, predicted, too_many_requests, too_many_bytes, closed, stopped };
 
 // `ns` as in Admitted; `count` is what the limit has in flight: requests, or bytes.
 struct Entered {
-  Entry outcome;
+  Outcome outcome;
   int64_t ns = 0;
   uint64_t count = 0;
 };

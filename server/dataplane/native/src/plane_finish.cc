@@ -40,6 +40,9 @@ Command failed(Ref<Stream> stream, const Ending& ending) {
 bool Writer::select(uint16_t index, const NativeTicket& ticket, int64_t first_row) {
   if (index >= part.outputs.size() || !part.outputs[index].there) return false;
   const PartOutput& output = part.outputs[index];
+  OutputData made{};
+  made.output = index;
+  made.dims_count = output.dims.size();  // dims: once all of them are in their place
   if (!batching) {
     made.data = output.data;
     made.size = output.size;
