@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "buffer.h"
+#include "infer_response.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -48,6 +49,7 @@ BoundRoute make_route(uint64_t queue_id, const std::string& model, const std::st
   route.priority_levels = priority_levels;
   route.default_priority = default_priority;
   route.has_features = has_features;
+  route.answer = response_template(route);
   return BoundRoute{std::make_shared<const Route>(std::move(route))};
 }
 
