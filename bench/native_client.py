@@ -1,7 +1,7 @@
 """`podium_client`, the load client that verifies every answer: built where it is not yet, run pinned, read back.
 
-It is C++ beside the native data plane, and knows any server of the Open Inference Protocol. Unlike h2load it compares what comes
-back with what must come back; unlike a Python client it is faster than what it measures.
+It is C++ beside the native data plane, and knows any server of the Open Inference Protocol. Unlike h2load it compares what
+comes back with what must come back; unlike a Python client it is faster than what it measures.
 """
 
 import json
@@ -33,13 +33,13 @@ def executable() -> Path:
     return BUILD / "podium_client"
 
 
-def load(target: str, model: str, *options: str | float, patience_s: float = 60.0) -> dict[str, Any]:
+def load(target: str, model: str, *options: str | float | Path, patience_s: float = 60.0) -> dict[str, Any]:
     """One run on the client's core. `patience_s`: how long it may take beyond its own --seconds before it counts as hanging.
 
     Raises: RuntimeError when the run did not take place.
     """
     command = [str(BUILD / "podium_client"), "--target", target, "--model", model, *map(str, options)]
-    seconds = float(options[options.index("--seconds") + 1]) if "--seconds" in options else 0.0
+    seconds = float(str(options[options.index("--seconds") + 1])) if "--seconds" in options else 0.0
     done = subprocess.run(
         command,
         capture_output=True,

@@ -28,7 +28,9 @@ uint64_t whole(const std::string& name, const std::string& text) {
   char* end = nullptr;
   errno = 0;
   const unsigned long long value = std::strtoull(text.c_str(), &end, 10);
-  if (text.empty() || text[0] < '0' || text[0] > '9' || *end || errno) throw std::runtime_error(name + ": no whole number: " + text);
+  if (text.empty() || text[0] < '0' || text[0] > '9' || *end || errno) {
+    throw std::runtime_error(name + ": no whole number: " + text);
+  }
   return value;
 }
 
@@ -45,8 +47,10 @@ void check(const Options& options) {
   if (options.connections == 0 || options.connections > 1000000) throw std::runtime_error("--connections: 1 to 1000000");
   if (options.streams == 0 || options.streams > 100000) throw std::runtime_error("--streams: 1 to 100000");
   if (options.bytes > (uint64_t{1} << 30)) throw std::runtime_error("--bytes: 1 GiB at most");
-  // longer times would not fit nanoseconds, and eight digits are what grpc-timeout has
-  if (options.seconds > 1e6 || options.stall_s > 1e6 || options.deadline_ms > 99999) throw std::runtime_error("a time is too long");
+  // eight digits are what grpc-timeout has, and nanoseconds must hold the others
+  if (options.seconds > 1e6 || options.stall_s > 1e6 || options.deadline_ms > 1e7) {
+    throw std::runtime_error("a time is too long");
+  }
 }
 
 }  // namespace

@@ -57,7 +57,9 @@ class Expected : public Values {
     if (!file) throw std::runtime_error("cannot read " + path);
     const std::string bytes{std::istreambuf_iterator<char>(file), {}};
     uint32_t head[4];
-    if (bytes.size() < sizeof head || bytes.compare(0, 4, "PDEX") != 0) throw std::runtime_error(path + " holds no expected rows");
+    if (bytes.size() < sizeof head || bytes.compare(0, 4, "PDEX") != 0) {
+      throw std::runtime_error(path + " holds no expected rows");
+    }
     std::memcpy(head, bytes.data(), sizeof head);
     rows_ = head[1];
     width_ = head[2];

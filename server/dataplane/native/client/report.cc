@@ -58,7 +58,8 @@ std::string Report::json(const Values& values) const {
   };
   std::string kinds, codes;
   for (int kind = 1; kind < verdicts; ++kind) {
-    if (wrong[kind]) kinds += (kinds.empty() ? "\"" : ", \"") + std::string(word_of(Verdict(kind))) + "\": " + std::to_string(wrong[kind]);
+    if (!wrong[kind]) continue;
+    kinds += (kinds.empty() ? "" : ", ") + quoted(word_of(Verdict(kind))) + ": " + std::to_string(wrong[kind]);
   }
   uint64_t failed = 0;
   for (const auto& [code, count] : errors) {
@@ -92,7 +93,9 @@ std::string Report::json(const Values& values) const {
 double own_cpu_s() {
   rusage used{};
   getrusage(RUSAGE_SELF, &used);
-  const auto seconds = [](const timeval& time) { return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6; };
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
+  };
   return seconds(used.ru_utime) + seconds(used.ru_stime);
 }
 

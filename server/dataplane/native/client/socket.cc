@@ -43,7 +43,8 @@ int Target::connect_socket() const {
     const int on = 1;
     setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   }
-  if (connect(descriptor, reinterpret_cast<const sockaddr*>(&address_), length_) == 0 || errno == EINPROGRESS) return descriptor;
+  const auto* address = reinterpret_cast<const sockaddr*>(&address_);
+  if (connect(descriptor, address, length_) == 0 || errno == EINPROGRESS) return descriptor;
   const int reason = errno;
   close(descriptor);
   errno = reason;
