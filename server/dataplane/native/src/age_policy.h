@@ -1,6 +1,7 @@
 // How long a connection may live, and how long without calls. **Pure.**
 //
-// Source: grpc/grpc, src/core/ext/filters/channel_idle (its jitter of 10 % keeps connections that began together from ending together).
+// Source: grpc/grpc, src/core/ext/filters/channel_idle. Its 10 % of chance keep connections that began together from ending
+// together.
 #pragma once
 
 #include <algorithm>

@@ -30,7 +30,8 @@ class TlsContext : public Counted {
 // One connection's. Ownership: its loop's thread. `fd` is a non-blocking socket, which stays its owner's to close.
 class TlsSession {
  public:
-  // want_read, want_write: call the same again when the socket is ready for that, whichever was called: a read may have to write.
+  // want_read, want_write: call the same again when the socket is ready for that, whichever was called: a read may have to
+  // write.
   // closed: the peer has ended, there is nothing more to read. failed: nothing works any more, `failure` says why.
   enum class Io { ok, want_read, want_write, closed, failed };
 
@@ -50,10 +51,11 @@ class TlsSession {
   void close();
 
   bool chose_h2() const;
-  // Of the caller's verified certificate, by gRPC's names (grpc_security_constants.h), a name as often as it has values: x509_subject,
-  // x509_common_name, x509_pem_cert, x509_subject_alternative_name, peer_uri, peer_dns, peer_email, peer_ip. Empty without one.
+  // Of the caller's verified certificate, by gRPC's names (grpc_security_constants.h), a name as often as it has values:
+  // x509_subject, x509_common_name, x509_pem_cert, x509_subject_alternative_name, peer_uri, peer_dns, peer_email, peer_ip.
+  // Empty without one.
   Metadata properties() const;
-  // Why it failed, in OpenSSL's words or errno's.
+  // Why it failed or was closed, in OpenSSL's words or errno's.
   std::string failure() const { return failure_; }
 
  private:
