@@ -125,6 +125,12 @@ void HttpConnection::stop() {
   }
   nghttp2_session_terminate_session(session_, NGHTTP2_NO_ERROR);
   flush();
+  if (closed()) return;
+  // what was written last must not be lost to a reset
+  ::shutdown(fd_, SHUT_WR);
+  uint8_t unread[4096];
+  for (int reads = 0; reads < 256 && ::recv(fd_, unread, sizeof unread, 0) > 0; ++reads) {
+  }
   close();
 }
 
@@ -132,7 +138,8 @@ void HttpConnection::rearm() {
   int64_t due = std::min({keepalive_.next_ns(), age_.next_ns(), settle_ns_});
   if (!heard_) due = std::min(due, opened_ns_ + greeting_ns);
   int64_t stalled_ns = loop_.config().stalled_ms * ns_per_ms;
-  if (stalled_ns && (blocked_ || unsent_)) due = std::min(due, written_ns_ + stalled_ns);
+  if (stalled_ns && blocked_) due = std::min(due, written_ns_ + stalled_ns);
+  if (stalled_ns && unsent_) due = std::min(due, loop_.now() + stalled_ns);
   if (due < timer_.due_ns()) loop_.timers().set(timer_, std::max(due, loop_.now() + ns_per_ms));
 }
 

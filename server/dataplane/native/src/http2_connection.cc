@@ -19,6 +19,11 @@ constexpr size_t large_slab_bytes = 256 << 10;
 constexpr size_t large_message_bytes = 64 << 10;
 constexpr int max_pieces = 256;
 
+constexpr int64_t never_ms = no_deadline_ns / 4 / ns_per_ms;
+
+// 0 is never
+int64_t keepalive_ms(int64_t set) { return set > 0 ? std::min(set, never_ms) : never_ms; }
+
 }  // namespace
 
 HttpConnection::HttpConnection(HttpLoop& loop, int fd, std::string address, Ref<TlsContext> tls)
@@ -28,7 +33,7 @@ HttpConnection::HttpConnection(HttpLoop& loop, int fd, std::string address, Ref<
       tls_context_(std::move(tls)),
       output_(loop.outgoing()),
       strikes_(loop.config().min_ping_interval_ms, loop.config().max_ping_strikes, loop.config().keepalive_without_calls),
-      keepalive_(loop.config().keepalive_time_ms, loop.config().keepalive_timeout_ms, loop.config().keepalive_without_calls,
+      keepalive_(keepalive_ms(loop.config().keepalive_time_ms), loop.config().keepalive_timeout_ms, loop.config().keepalive_without_calls,
                  loop.config().max_pings_without_data, loop.now()),
       age_(loop.config().max_connection_idle_ms, loop.config().max_connection_age_ms,
            loop.config().max_connection_age_grace_ms, loop.chance(), loop.now()),
@@ -148,10 +153,13 @@ void HttpConnection::fail_session(int error) {
     (error == NGHTTP2_ERR_FLOODED ? loop_.tallies().floods : loop_.tallies().protocol_errors).add();
   }
   // what it has to say about that (GOAWAY) is written if the socket takes it
-  nghttp2_session_terminate_session(session_, calmed_ || error == NGHTTP2_ERR_FLOODED ? NGHTTP2_ENHANCE_YOUR_CALM
-                                                                                     : NGHTTP2_PROTOCOL_ERROR);
+  if (!calmed_) {
+    nghttp2_session_terminate_session(session_, error == NGHTTP2_ERR_FLOODED ? NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_PROTOCOL_ERROR);
+  }
   flush();
-  close();
+  if (closed() || phase_ == Phase::lingering) return;
+  while (streams_) end_stream(*streams_);
+  linger();
 }
 
 void HttpConnection::touch() {
@@ -204,7 +212,7 @@ bool HttpConnection::write_out() {
 
 void HttpConnection::flush() {
   touched_ = false;
-  if (closed() || phase_ == Phase::handshake) return;
+  if (closed() || phase_ != Phase::open) return;
   while (!blocked_) {
     size_t before = output_.pending();
     ssize_t size = 1;

@@ -85,6 +85,10 @@ class HttpLoop final : public Loop {
   void release(size_t size) { buffered_ -= size; }
   void stream_ended();
 
+  // Any thread: connections that it has or is about to have.
+  uint64_t placed() const { return placed_.load(std::memory_order_relaxed); }
+  void place_one() { placed_.fetch_add(1, std::memory_order_relaxed); }
+
   // Takes `fd` over.
   void adopt(int fd, bool tls);
   void bury(HttpConnection& connection);  // it has closed itself
@@ -103,6 +107,7 @@ class HttpLoop final : public Loop {
   void wait();
   void run_posted();
   void obey(Command& command);
+  void displaced();
   void flush();
 
   NativeHttpServer& server_;
@@ -116,6 +121,7 @@ class HttpLoop final : public Loop {
   std::mutex mutex_;
   std::vector<Posted> inbox_;  // under mutex_
   std::atomic<bool> asleep_{false};
+  std::atomic<uint64_t> placed_{0};
 
   std::vector<Posted> doing_;
   std::vector<std::function<void()>> written_;
