@@ -117,12 +117,13 @@ class World:
     def observe(self, index: int, took: int, features: int) -> None:
         if self.ended:
             one = self.ended[index % len(self.ended)]
-            learnt = (took * self.scale_ns, min(took, features) * self.scale_ns, self.now_ns)
-            if one.queue.rules.queue_id in self.plan.queues:
-                self.plan.observe(one.queue.rules.queue_id, one.rows, *learnt)
-            else:
+            queue_id = one.queue.rules.queue_id
+            learnt = (queue_id, one.rows, took * self.scale_ns, min(took, features) * self.scale_ns, self.now_ns)
+            if queue_id not in self.plan.queues:
                 with pytest.raises(LookupError):
-                    self.plan.observe(one.queue.rules.queue_id, one.rows, *learnt)
+                    self.plan.observe(*learnt)
+            elif self.plan.queues[queue_id] is one.queue:  # its id may be another one's by now
+                self.plan.observe(*learnt)
 
     def deliver(self, took: int) -> None:
         self.plan.observe_delivery(took * self.scale_ns)
@@ -299,11 +300,24 @@ def test_what_is_not_there_is_refused_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match="wait in queue"):
         plan.remove_queue(1)
     plan.withdraw(7)
-    for gone in (lambda: plan.withdraw(7), lambda: plan.remove_queue(2), lambda: plan.enter(1), lambda: plan.may_begin(1)):
+    for name, missing in (("withdraw", 7), ("remove_queue", 2), ("enter", 1), ("may_begin", 1)):
         with pytest.raises(LookupError):
-            gone()
+            getattr(plan, name)(missing)
     plan.remove_queue(1)
     assert (plan.waiting, plan.executors) == (0, 1)
+
+
+def test_a_queue_is_as_new_after_a_burst() -> None:
+    plan = podium_native.Plan()
+    plan.add_queue(**NATIVE_RULES)
+    for burst in range(2):
+        numbers = range(burst * 10_000, burst * 10_000 + 5_000)
+        for number in numbers:
+            plan.admit(number, 1, "", 1, 0, NO_DEADLINE_NS - 1, number % 2, 0)
+        for number in reversed(numbers):
+            plan.withdraw(number)
+        assert plan.counts(1) == (0, (burst + 1) * 5_000, 0, 0)
+    assert plan.lanes(1) == []
 
 
 def test_times_beyond_64_bits_are_as_late_as_can_be() -> None:

@@ -171,12 +171,13 @@ class TwinPlan(Plan):
             assert native.delivery_ns() == self._delivery.predict_ns()
             everybody: list[int] = []
             for queue_id, queue in self.queues.items():
-                assert native.counts(queue_id) == (queue.waiting, queue.open, queue.running)
+                rows = sum(lane.rows for lane in queue.lanes.values())
+                assert native.counts(queue_id) == (queue.waiting, queue.open, queue.running, rows)
                 lanes = [(lane.rows, [self.numbers[one] for one in lane.tickets]) for lane in queue.lanes.values()]
                 assert native.lanes(queue_id) == lanes
                 everybody += [number for _, numbers in lanes for number in numbers]
                 costs = queue.costs
-                predicted = [(costs.predict_ns(rows), costs.on_trial(rows, self.now_ns)) for rows in queue.rules.buckets]
+                predicted = [(costs.predict_ns(size), costs.on_trial(size, self.now_ns)) for size in queue.rules.buckets]
                 assert native.predictions(queue_id, self.now_ns) == predicted
                 assert native.lead_ns(queue_id) == queue.lead.predict_ns()
                 assert native.share_left_ns(queue_id) == queue.share._left_ns
