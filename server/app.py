@@ -294,7 +294,6 @@ def serve(settings: ServerSettings) -> int:
     except PodiumError as error:
         sys.stderr.write(f"podium serve: data_plane: {error}\n")
         return 1
-    _log.info("data plane", extra={"plane": kind, "why": why})
     try:
         tracer = Tracer(settings.trace, open_trace_sink(settings.trace))
     except PodiumError as error:
@@ -305,6 +304,8 @@ def serve(settings: ServerSettings) -> int:
     except PodiumError as error:
         sys.stderr.write(f"podium serve: features: {error}\n")
         return 1
+
+    _log.info("data plane", extra={"plane": kind, "why": why})
 
     async def main() -> bool:
         return await Server(settings, log, tracer, features, kind).run()
