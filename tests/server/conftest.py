@@ -34,9 +34,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def serving(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def serving(repository: Path, tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Serving]:
     """The server that most tests talk to, over TCP."""
-    server = Serving(repository, tmp_path_factory.mktemp("serving"), max_message_bytes=4_000_000)
+    server = Serving(repository, tmp_path_factory.mktemp("serving"), data_plane=plane, max_message_bytes=4_000_000)
     try:
         yield server
     finally:
@@ -45,10 +45,10 @@ def serving(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="session")
-def unix_serving(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def unix_serving(repository: Path, tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Serving]:
     """The same on a unix socket."""
     home = tmp_path_factory.mktemp("unix")
-    server = Serving(repository, home, grpc_address=f"unix:{home}/podium.sock")
+    server = Serving(repository, home, data_plane=plane, grpc_address=f"unix:{home}/podium.sock")
     try:
         yield server
     finally:
@@ -56,7 +56,7 @@ def unix_serving(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(params=["tcp", "unix"])
-def door(request: pytest.FixtureRequest) -> Serving:
-    """Each way in, one after the other."""
+def door(request: pytest.FixtureRequest, plane: str) -> Serving:
+    """Each way in, one after the other. `plane` is here because pytest must know of it before it asks for either."""
     chosen: Serving = request.getfixturevalue("serving" if request.param == "tcp" else "unix_serving")
     return chosen

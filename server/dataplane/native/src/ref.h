@@ -46,6 +46,8 @@ class Ref {
     made.object_ = fresh;
     return made;
   }
+  // Hands the reference to the caller, who gives it to `take` again.
+  T* detach() { return std::exchange(object_, nullptr); }
   T* get() const { return object_; }
   T* operator->() const { return object_; }
   T& operator*() const { return *object_; }
