@@ -19,6 +19,8 @@ class Counted {
   void release() {
     if (holders_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
   }
+  // Whether the caller's is the only reference. Nobody else can make another one then.
+  bool alone() const { return holders_.load(std::memory_order_acquire) == 1; }
 
  private:
   std::atomic<uint32_t> holders_{1};

@@ -55,7 +55,7 @@ class TlsSession {
   // x509_subject, x509_common_name, x509_pem_cert, x509_subject_alternative_name, peer_uri, peer_dns, peer_email, peer_ip.
   // Empty without one.
   Metadata properties() const;
-  // Why it failed, in OpenSSL's words or errno's.
+  // Why it failed or was closed, in OpenSSL's words or errno's.
   std::string failure() const { return failure_; }
 
  private:

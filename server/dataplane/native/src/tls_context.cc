@@ -62,7 +62,8 @@ void use_chain(SSL_CTX* context, const std::string& pem) {
   constexpr char what[] = "the certificate";
   Owned<BIO> bio = reader(pem);
   Owned<X509> own = next_certificate(bio.get(), what);
-  must(own && SSL_CTX_use_certificate(context, own.get()), what);
+  if (!own) throw std::runtime_error("the certificate: there is none");
+  must(SSL_CTX_use_certificate(context, own.get()), what);
   while (Owned<X509> issuer = next_certificate(bio.get(), what)) must(SSL_CTX_add1_chain_cert(context, issuer.get()), what);
 }
 

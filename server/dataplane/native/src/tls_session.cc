@@ -57,13 +57,11 @@ BIO* make_socket(int fd) {
   return made;
 }
 
+// Of the first error, from which others follow; but a certificate's is clearer than what its mathematics failed with.
 std::string reason_of(unsigned long error, long verified) {
+  if (verified != X509_V_OK) return std::string("certificate verify failed: ") + X509_verify_cert_error_string(verified);
   const char* reason = ERR_reason_error_string(error);
-  std::string text = reason ? reason : "unknown";
-  if (ERR_GET_LIB(error) == ERR_LIB_SSL && ERR_GET_REASON(error) == SSL_R_CERTIFICATE_VERIFY_FAILED) {
-    text += std::string(": ") + X509_verify_cert_error_string(verified);
-  }
-  return text;
+  return reason ? reason : "unknown";
 }
 
 }  // namespace
@@ -123,6 +121,7 @@ TlsSession::Io TlsSession::ended(int result) {
   int kind = SSL_get_error(session_, result);
   if (kind == SSL_ERROR_WANT_READ) return Io::want_read;
   if (kind == SSL_ERROR_WANT_WRITE) return Io::want_write;
+  failure_ = "the peer ended the connection";
   if (kind == SSL_ERROR_ZERO_RETURN) return Io::closed;
   failed_ = true;
   unsigned long error = ERR_peek_error();
@@ -130,8 +129,6 @@ TlsSession::Io TlsSession::ended(int result) {
     failure_ = reason_of(error, SSL_get_verify_result(session_));
   } else if (failed_with) {
     failure_ = std::generic_category().message(failed_with);
-  } else {
-    failure_ = "the connection ended";
   }
   ERR_clear_error();
   // whoever hangs up has done nothing wrong

@@ -70,7 +70,9 @@ Bytes framed(const std::string& bytes, uint8_t flag = 0) {
   return made;
 }
 
-std::string payload(const Bytes& message) { return std::string(reinterpret_cast<char*>(message.data.get()) + 5, message.size - 5); }
+std::string payload(const Bytes& message) {
+  return std::string(reinterpret_cast<char*>(message.data.get()) + 5, message.size - 5);
+}
 
 }  // namespace
 

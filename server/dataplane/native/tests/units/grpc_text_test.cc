@@ -110,7 +110,8 @@ TEST(large_timeouts_are_for_ever) {
 }
 
 TEST(what_is_no_timeout_is_refused) {
-  for (const char* text : {"", " ", "m", "5", "5 ", "-5m", "+5m", "5s", "5ms", "5mm", "0x5m", "1e3m", "5.0m", "5,m", "\xd9\xa3m"}) {
+  for (const char* text :
+       {"", " ", "m", "5", "5 ", "-5m", "+5m", "5s", "5ms", "5mm", "0x5m", "1e3m", "5.0m", "5,m", "\xd9\xa3m"}) {
     CHECK_EQUAL(timeout_of(text), -1);
   }
   CHECK_EQUAL(timeout_of(std::string_view("5m\0", 3)), -1);

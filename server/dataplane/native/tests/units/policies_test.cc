@@ -221,7 +221,8 @@ TEST(windows_move_as_data_flows) {
                           [&] {
                             sending.sent_data();
                             receiving.frame(data, 0, 100, start_ns);
-                            return sending.frame(window_update, 0, 4, start_ns) || receiving.frame(window_update, 0, 4, start_ns);
+                            bool ended = sending.frame(window_update, 0, 4, start_ns);
+                            return ended || receiving.frame(window_update, 0, 4, start_ns);
                           }),
               100'000);
 }
