@@ -1,4 +1,4 @@
-"""Settings reach gRPC, and the native door, under their own names; what those names do is tried out in tests/server/test_limits.py."""
+"""Settings reach gRPC and the native door under their own names; tests/server/test_limits.py tries out what those do."""
 
 from typing import Any
 
