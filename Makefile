@@ -22,6 +22,7 @@ lint: $(STAMP)
 
 test: $(STAMP) lint
 	$(BIN)/python tests/perf_analyzer.py
+	$(BIN)/python tests/grpc_js.py
 	$(BIN)/python -m coverage run -m pytest -m 'not soak and not gpu'
 	$(BIN)/python tests/pure_coverage.py
 
