@@ -301,9 +301,7 @@ def test_answers_are_written_as_python_writes_them(
     times=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=5, max_size=5),
     features=st.booleans(),
 )
-def test_times_are_parameters(
-    answer: tuple[Signature, list[str], dict[str, Array]], times: list[int], features: bool
-) -> None:
+def test_times_are_parameters(answer: tuple[Signature, list[str], dict[str, Array]], times: list[int], features: bool) -> None:
     signature, requested, outputs = answer
     expected = encode("17", KEY, signature, tuple(requested), outputs)
     for name, value in zip(TIMES, times, strict=True):
