@@ -10,6 +10,7 @@ import podium_native
 from server.core.settings import ServerSettings
 from server.transport.native.server import NativeServer
 from server.transport.options import native_config
+from server.transport.tls import Certificates
 
 
 def open_native(settings: ServerSettings, plane: Any = None) -> NativeServer:
@@ -19,4 +20,5 @@ def open_native(settings: ServerSettings, plane: Any = None) -> NativeServer:
     Raises: OSError for certificates that cannot be used.
     """
     native = podium_native.Server(plane, native_config(settings), settings.io_threads)
-    return NativeServer(native, reuse_port=settings.reuse_port)
+    certificates = None if settings.tls.cert_file is None else Certificates(settings.tls)
+    return NativeServer(native, certificates, reuse_port=settings.reuse_port)

@@ -65,10 +65,18 @@ Metadata metadata_of(nb::handle pairs) {
   return made;
 }
 
-// Functions that loops run are copied by std::function, and bytes are not.
-std::shared_ptr<Bytes> copied(const nb::bytes& message) {
-  auto made = std::make_shared<Bytes>(message.size());
-  std::memcpy(made->data.get(), message.data(), message.size());
+// With gRPC's prefix: not compressed, and the length. Shared, because std::function copies what it runs, and bytes are not
+// copied.
+std::shared_ptr<Bytes> framed(const nb::bytes& message) {
+  constexpr size_t prefix_bytes = 5;
+  size_t size = message.size();
+  if (size > UINT32_MAX) throw nb::value_error("a message cannot have more than 4 GiB");
+  auto made = std::make_shared<Bytes>(prefix_bytes + size);
+  uint8_t* target = made->data.get();
+  const uint8_t prefix[prefix_bytes] = {0, static_cast<uint8_t>(size >> 24), static_cast<uint8_t>(size >> 16),
+                                        static_cast<uint8_t>(size >> 8), static_cast<uint8_t>(size)};
+  std::memcpy(target, prefix, prefix_bytes);
+  std::memcpy(target + prefix_bytes, message.data(), size);
   return made;
 }
 
@@ -129,7 +137,7 @@ class Call {
   }
 
   void send(const nb::bytes& message) {
-    on_loop([message = copied(message)](Stream& stream) { stream.send(std::move(*message)); });
+    on_loop([message = framed(message)](Stream& stream) { stream.send(std::move(*message)); });
   }
 
   void finish(int code, const std::string& text, nb::handle trailing) {
@@ -141,7 +149,7 @@ class Call {
 
   void answer(const nb::bytes& message, const std::string& text, nb::handle trailing) {
     serving_->calls.forget(*stream_);
-    on_loop([message = copied(message), text, trailing = metadata_of(trailing)](Stream& stream) {
+    on_loop([message = framed(message), text, trailing = metadata_of(trailing)](Stream& stream) {
       stream.send(std::move(*message));
       stream.finish(Code::ok, text, trailing);
     });
