@@ -33,6 +33,7 @@ format: $(STAMP)
 test: $(STAMP) lint
 	$(BIN)/python -m server.dataplane.native.install --strict
 	$(BIN)/python tests/perf_analyzer.py
+	$(BIN)/python tests/grpc_js.py
 	$(BIN)/python -m coverage run -m pytest -m 'not soak and not gpu'
 	$(BIN)/python tests/pure_coverage.py
 

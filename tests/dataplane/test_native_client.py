@@ -6,6 +6,7 @@ and must be counted as that kind.
 
 import socket
 import struct
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -271,3 +272,8 @@ def test_a_file_of_answers_that_is_none(tmp_path: Path, spoilt: bytes) -> None:
     path.write_bytes(spoilt)
     with pytest.raises(RuntimeError, match=r"expected rows|not as long"):
         load("127.0.0.1:1", "identity", "--requests", "1", "--expected", path)
+
+
+def test_percentiles_arrivals_and_changed_answers(built: Path) -> None:
+    done = subprocess.run([built.parent / "podium_client_check"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,15 +1,22 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import perf_analyzer
+from tests import grpc_js, perf_analyzer
 from tests.onnx_types import ONNX_TYPES
 from tests.server.models import put_fake, put_identity, put_others, put_simple
 from tests.server.serving import Serving
 
-# a tool that cannot be had everywhere; `make test` tries to fetch it, and says so where it could not
-collect_ignore = [] if perf_analyzer.command() else ["test_perf_analyzer.py"]
+# tools that cannot be had everywhere; `make test` tries to fetch those that it can, and says so where it could not
+tools = {
+    "test_perf_analyzer.py": perf_analyzer.command(),
+    "test_grpc_js.py": grpc_js.command(),
+    "test_curl.py": shutil.which("curl"),
+    "test_h2load.py": shutil.which("h2load"),
+}
+collect_ignore = [file for file, tool in tools.items() if not tool]
 
 
 @pytest.fixture(scope="session")

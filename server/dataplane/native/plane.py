@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakMethod
 
 import numpy as np
 import podium_native
@@ -77,7 +78,7 @@ class NativePlane:
         self._number = 0
         self._rules: dict[int, QueueRules] = {}
         self.native = podium_native.Plane(limit.max_requests, limit.max_bytes, density)
-        self.native.on_ended(self._ended)
+        self.native.on_ended(_weakly(self._ended))
         self.follow()
 
     def follow(self) -> None:
@@ -297,6 +298,18 @@ class NativePlane:
                 entry.ticket.refusal = refusal
                 answers.append((entry.ticket.end(), error))
         self._deliver(answers, None)
+
+
+def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """A method that does not hold its object: the native side's own holders are unknown to the collector."""
+    held = WeakMethod(method)
+
+    def call(*arguments: Any) -> None:
+        found = held()
+        if found is not None:
+            found(*arguments)
+
+    return call
 
 
 def _shape(signature: Signature, ticket: Ticket) -> bytes:

@@ -1,4 +1,4 @@
-// podium_client: see `usage`. Exit status 0 when the run took place, whatever came of it: the JSON line says that. 2: it did not.
+// podium_client: see `usage`. Exit status 0 when the run took place, whatever came of it (the JSON line says that); 2 if not.
 #include <sys/resource.h>
 
 #include <cstdio>

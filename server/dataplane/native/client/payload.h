@@ -43,8 +43,8 @@ class Values {
 // Answers must equal the `bytes` (a multiple of 4, at least 8) that were sent.
 std::unique_ptr<Values> identity_values(size_t bytes, uint64_t seed);
 
-// Rows and answers from a file: "PDEX", then as little-endian uint32 the count of rows, their width, the answers' width; then
-// all rows as FP32, and all answers as FP32. An answer is right within `tolerance` (absolute): batches of other sizes round differently.
+// Rows and answers from a file: "PDEX", then as little-endian uint32 the count of rows, their width, the answers' width; then all
+// rows and all answers, as FP32. An answer is right within `tolerance` (absolute): batches of other sizes round differently.
 // Throws std::runtime_error: no such file, not of this form, a length that disagrees.
 std::unique_ptr<Values> expected_values(const std::string& path, double tolerance);
 

@@ -121,7 +121,7 @@ void gather(const Taken& taken, const std::vector<std::pair<size_t, nb::object>>
           const InputData& data = its->request.inputs[input];
           size_t first = data.size / ticket->rows * row;
           if (first + data.size > target.size()) throw std::out_of_range("the rows do not fit the array");
-          its->request.message.copy(data.position, data.size, target.data() + first);
+          its->request.message.copy(data.mark, data.size, target.data() + first);
         }
         row += ticket->rows;
       }
@@ -144,7 +144,7 @@ nb::list elements(const Taken& taken, size_t input) {
     if (const NativeTicket* its = native(ticket)) {
       const InputData& data = its->request.inputs[input];
       raw.resize(data.size);
-      its->request.message.copy(data.position, data.size, raw.data());
+      its->request.message.copy(data.mark, data.size, raw.data());
       nb::list items;
       for (size_t at = 0; at + 4 <= raw.size();) {
         uint32_t length;

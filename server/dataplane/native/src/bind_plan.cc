@@ -84,10 +84,10 @@ class PlanForPython {
     return {tags(decision.late), released, wait_until_ns};
   }
 
-  // waiting, open and running of a queue
-  std::tuple<int64_t, int64_t, int> counts(uint64_t queue_id) {
+  // waiting, open and running of a queue, and its waiting rows
+  std::tuple<int64_t, int64_t, int, int64_t> counts(uint64_t queue_id) {
     const Queue& queue = known(queue_id);
-    return {queue.waiting, queue.open, queue.running};
+    return {queue.waiting, queue.open, queue.running, queue.waiting_rows()};
   }
 
   // Its lanes in their order: rows, and tickets in theirs.

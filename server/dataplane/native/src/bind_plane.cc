@@ -124,7 +124,8 @@ void bind_plane(nb::module_& module) {
       .def("cancel", [](BoundPlane& plane, Handle& handle) { return static_cast<int>(plane.cancel(*handle.ticket)); }, "handle"_a)
       .def("wake", &BoundPlane::wake)
       .def("observe_delivery", &BoundPlane::observe_delivery, "took_ns"_a)
-      .def("take", [](BoundPlane& plane, const std::string& device) { return plane.take(device); }, "device"_a, Free())
+      .def("take", [](BoundPlane& plane, const std::string& device) { return plane.take(device).release(); }, "device"_a,
+           nb::rv_policy::take_ownership, Free())
       .def("enter_device", &BoundPlane::enter_device, "taken"_a, Free())
       .def("leave_device", &BoundPlane::leave_device, "taken"_a, Free())
       .def("finish", &finish_batch, "taken"_a, "parts"_a, "taken_ns"_a, "ran_ns"_a, "features_ns"_a, "rows"_a, "ran_rows"_a,

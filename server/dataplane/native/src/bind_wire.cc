@@ -63,7 +63,7 @@ class Wire {
     }
     size_t size = rope.size(), count = rope.pieces().size();
     if (!decode_plain(rope, routes_, made_)) {
-      if (rope.size() != size || rope.pieces().size() != count) throw std::logic_error("a message that is not plain was changed");
+      if (rope.size() != size || rope.pieces().size() != count) throw std::logic_error("a refused message was changed");
       return nb::none();
     }
     if (compact) made_.compact();

@@ -1,7 +1,7 @@
 // How long will a batch take? server/dataplane/costs.py: Jacobson's estimator over a table measured at warm-up.
 //
-// Python's ints never overflow and these do, so sums and products of times saturate here: whatever is beyond 2**63 ns is as late
-// as can be, either way. Doubles take the same operations in the same order as in Python, so that both planes learn the same.
+// Python's ints never overflow and these do, so sums and products of times saturate here: whatever is beyond 2**63 ns is as
+// late as can be, either way. Doubles take the same operations in the same order as in Python, so both planes learn the same.
 #pragma once
 
 #include <algorithm>

@@ -41,7 +41,10 @@ HttpLoop::HttpLoop(NativeHttpServer& server, const HttpConfig& config, Door& doo
 
 HttpLoop::~HttpLoop() {
   join();
-  listening_.clear();
+  // sockets that were handed over too late are closed
+  draining_ = true;
+  run_posted();
+  buried_.clear();
   ::close(wake_);
   ::close(epoll_);
 }

@@ -114,6 +114,11 @@ class HttpLoop final : public Loop {
   const HttpConfig& config_;
   Door& door_;
   int index_;
+  // before what uses them, which goes first
+  Pool pool_;
+  Timers timers_;
+  Bump received_{64 << 10};
+  Bump outgoing_{64 << 10};
   int epoll_ = -1;
   int wake_ = -1;
   std::thread thread_;
@@ -129,10 +134,6 @@ class HttpLoop final : public Loop {
   std::unordered_set<HttpConnection*> connections_;
   std::vector<std::unique_ptr<HttpConnection>> buried_;
   std::vector<std::unique_ptr<Watched>> listening_;
-  Pool pool_;
-  Timers timers_;
-  Bump received_{64 << 10};
-  Bump outgoing_{64 << 10};
   LoopTallies tallies_;
   uint64_t buffered_ = 0;
   int64_t now_ = 0;

@@ -104,7 +104,8 @@ bool read_rows(const wire::Request& request, int64_t max_batch, int64_t& rows) {
   return rows >= 1 && rows <= max_batch;
 }
 
-bool fit_inputs(const Rope& rope, const wire::Request& request, const Route& route, PlainRequest& made, std::vector<Made>& typed) {
+bool fit_inputs(const Rope& rope, const wire::Request& request, const Route& route, PlainRequest& made,
+                std::vector<Made>& typed) {
   if (route.inputs.size() > wire::max_tensors || !read_rows(request, route.max_batch, made.rows)) return false;
   made.inputs.resize(route.inputs.size());
   for (size_t i = 0; i < request.inputs_count; ++i) {

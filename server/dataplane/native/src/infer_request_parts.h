@@ -30,7 +30,7 @@ struct Tensor {
   bool typed;  // the latter
 };
 
-// Views of the message, or of its reader's scratch. It is used again for the next message, and only what the counts cover is
+// Views of the message or of its reader's scratch: valid as long as both are. It is used again for the next message, and only what the counts cover is
 // meaningful: making all of it anew would cost more than reading a message does.
 struct Request {
   void clear() {
@@ -55,8 +55,8 @@ bool read_request(Reader& reader, Request& request);
 // One entry of the parameters; `seen` are bits of those that may come once.
 bool read_parameter(Reader& reader, Request& request, uint32_t& seen);
 
-// Elements that came in `contents`, `count` of them wanted. What lies in wire form already stays where it is: `span` is that part.
-// All else is put together in `made`, which is then `made_size` bytes of wire form.
+// Elements that came in `contents`, `count` of them wanted. What lies in wire form already stays where it is: `span` is that
+// part. All else is put together in `made`, which is then `made_size` bytes of wire form.
 bool read_typed(const Rope& rope, Datatype datatype, uint64_t count, Span& span, Ref<Slab>& made, size_t& made_size);
 
 }  // namespace podium::wire

@@ -7,7 +7,9 @@ namespace {
 
 // Length of the sequence at the front of `bytes`, 0 where it is none.
 size_t sequence_size(const uint8_t* bytes, size_t size) {
-  auto follows = [&](size_t i, uint8_t low = 0x80, uint8_t high = 0xBF) { return i < size && bytes[i] >= low && bytes[i] <= high; };
+  auto follows = [&](size_t i, uint8_t low = 0x80, uint8_t high = 0xBF) {
+    return i < size && bytes[i] >= low && bytes[i] <= high;
+  };
   uint8_t first = bytes[0];
   if (first < 0x80) return 1;
   if (first < 0xC2) return 0;
@@ -42,10 +44,10 @@ bool valid_utf8(std::string_view text) {
   return true;
 }
 
-bool Reader::long_number(uint64_t& value) {
+bool Reader::long_number(uint64_t& value, unsigned most_bytes) {
   value = 0;
   uint8_t next;
-  for (unsigned shift = 0; shift < 64; shift += 7) {
+  for (unsigned shift = 0; shift < 7 * most_bytes; shift += 7) {
     if (!byte(next)) return false;
     if (shift == 63 && next > 1) return false;
     value |= static_cast<uint64_t>(next & 0x7F) << shift;

@@ -31,8 +31,8 @@ struct Timing {
 ResponseTemplate response_template(const Route& route);
 
 // The whole gRPC message: five bytes of prefix, then the response. Byte for byte what server/transport/codec.py serialises, but
-// for the order of map entries. Empty `Bytes` where that refuses it as larger than 2**31 - 1 bytes; `size` is then how large it says
-// that it is, else what was written.
+// for the order of map entries. Empty `Bytes` where that refuses it as larger than 2**31 - 1 bytes. `size` is that of the
+// response, of a refused one as the reference reckons it.
 Bytes encode_response(const Route& route, std::string_view id, const std::vector<OutputData>& outputs, const Timing& timing,
                       size_t* size);
 

@@ -16,7 +16,9 @@ Admitted Plan::admit(Queue& queue, Ref<Ticket>&& ticket, int64_t now_ns) {
   if (ticket->rows < 1 || ticket->rows > queue.costs.largest()) throw std::out_of_range("rows that no bucket holds");
   if (queue.rules.max_requests && queue.waiting >= queue.rules.max_requests) {
     int64_t waits_ns = 0;
-    for (Lane* lane = queue.first_lane; lane; lane = lane->next) waits_ns = plus(waits_ns, backlog_ns(*lane, lane->line.size()));
+    for (const Lane* lane = queue.first_lane; lane; lane = lane->next) {
+      waits_ns = plus(waits_ns, backlog_ns(*lane, lane->line.size()));
+    }
     return {Admission::queue_full, floor_divide(waits_ns, executors_)};
   }
   if (ticket->deadline_ns <= now_ns) return {Admission::passed, 0};

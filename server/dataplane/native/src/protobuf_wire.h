@@ -51,19 +51,19 @@ class Reader {
     return true;
   }
 
-  // Any encoding of at most ten bytes that fits 64 bits.
-  bool number(uint64_t& value) {
+  // Any encoding of at most so many bytes that fits 64 bits.
+  bool number(uint64_t& value, unsigned most_bytes = 10) {
     if (at_ != end_ && *at_ < 0x80) {
       value = *at_++;
       return true;
     }
-    return long_number(value);
+    return long_number(value, most_bytes);
   }
 
   // A field's number and type. Field 0 does not exist, and a tag has 32 bits.
   bool field(uint32_t& tag) {
     uint64_t value;
-    if (!number(value) || value > std::numeric_limits<uint32_t>::max() || value < 8) return false;
+    if (!number(value, 5) || value > std::numeric_limits<uint32_t>::max() || value < 8) return false;
     tag = static_cast<uint32_t>(value);
     return true;
   }
@@ -71,7 +71,7 @@ class Reader {
   // The length of what follows, which lies within this part.
   bool size(size_t& bytes) {
     uint64_t value;
-    if (!number(value) || value > left()) return false;
+    if (!number(value, 5) || value > left()) return false;
     bytes = static_cast<size_t>(value);
     return true;
   }
@@ -150,7 +150,7 @@ class Reader {
     clip();
     return true;
   }
-  bool long_number(uint64_t& value);
+  bool long_number(uint64_t& value, unsigned most_bytes);
   bool cut_text(size_t bytes, std::string_view& view);
 
   const Rope* rope_;

@@ -34,7 +34,7 @@ struct Piece {
   size_t size;
 };
 
-// A byte of a rope by its piece, for those who know where they are: finding it by its position goes through all pieces before it.
+// A byte of a rope by its piece, for those who know where they are: finding it by position goes through all pieces before it.
 struct Mark {
   size_t piece = 0;
   size_t offset = 0;  // within the piece

@@ -28,8 +28,8 @@ struct TensorSpec {
   bool optional;
 };
 
-// Bytes that all answers of a version have in common, in wire form. `head`: its name and number; `tensors[i]`: name and datatype
-// of output i, as the fields of InferOutputTensor that come before its shape.
+// Bytes that all answers of a version have in common, in wire form. `head`: its name and number; `tensors[i]`: name and
+// datatype of output i, as the fields of InferOutputTensor that come before its shape.
 struct ResponseTemplate {
   std::string head;
   std::vector<std::string> tensors;
