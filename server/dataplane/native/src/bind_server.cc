@@ -12,7 +12,9 @@
 #include <utility>
 
 #include "bindings.h"
+#include "bound_plane.h"
 #include "calls.h"
+#include "door.h"
 #include "http2.h"
 
 namespace nb = nanobind;
@@ -177,8 +179,13 @@ class Call {
 
 class Server {
  public:
-  Server(nb::object plane, const nb::dict& config, int io_threads) : serving_(std::make_shared<Serving>(std::move(plane))) {
-    serving_->door = door_over(serving_->plane, serving_->calls);
+  Server(nb::object plane, const nb::dict& config, int io_threads, bool subjects)
+      : serving_(std::make_shared<Serving>(std::move(plane))) {
+    if (serving_->plane.is_none()) {
+      serving_->door = std::make_unique<SlowDoor>(serving_->calls);
+    } else {
+      serving_->door = make_door(nb::cast<BoundPlane&>(serving_->plane), serving_->calls, io_threads, subjects);
+    }
     serving_->http = make_http_server(config_of(config), *serving_->door, io_threads);
   }
 
@@ -245,11 +252,6 @@ class Server {
   }
 
  private:
-  static std::unique_ptr<Door> door_over(const nb::object& plane, Calls& calls) {
-    if (plane.is_none()) return std::make_unique<SlowDoor>(calls);
-    throw nb::type_error("this build has no native plane");
-  }
-
   std::shared_ptr<Serving> serving_;
 };
 
@@ -285,7 +287,9 @@ void bind_server(nb::module_& module) {
       .def("want_writable", &Call::want_writable, "One event `writable` once everything that was sent is written.");
 
   nb::class_<Server>(module, "Server", "An HTTP/2 server whose calls come as events. One thread of Python drives it.")
-      .def(nb::init<nb::object, const nb::dict&, int>(), nb::arg("plane").none(), nb::arg("config"), nb::arg("io_threads"))
+      .def(nb::init<nb::object, const nb::dict&, int, bool>(), nb::arg("plane").none(), nb::arg("config"),
+           nb::arg("io_threads"), nb::arg("subjects") = false,
+           "`plane` None: every call becomes an event. `subjects`: callers have certificates that say who they are.")
       .def("listen", [](Server& server, int fd, bool tls) { server.http().listen(fd, tls); }, "Takes over a listening socket.")
       .def("set_tls",
            [](Server& server, const nb::bytes& chain, const nb::bytes& key, const nb::bytes& roots) {
