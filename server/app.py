@@ -93,6 +93,8 @@ class Server:
         self._hurry = asyncio.Event()
         self._draining = False
         self._engines: list[Engine] = []
+        self._door: Door | None = None
+        follow(settings.error_codes)  # before the plane, which may ask how calls end
         limit = InflightLimit(settings.max_inflight_requests, settings.max_inflight_bytes)
         self._plane = open_plane(
             kind,
@@ -134,7 +136,6 @@ class Server:
         )
         self._health = Health()
         self._reflection = Reflection() if settings.reflection else None
-        follow(settings.error_codes)
         self._open_door(log)
 
     def _open_door(self, log: logs.LogControl) -> None:
@@ -175,7 +176,8 @@ class Server:
             self._loop.add_signal_handler(number, self._leave)
         http = await start_http(settings.http_address, self._metrics.render, self.problems, self._consumers.rows)
         try:
-            door = open_door(settings, self._plane)
+            # engines that outlive the drain may still have answers for it
+            self._door = door = open_door(settings, self._plane)
             # as much of a server as registering needs; who may not call is not counted as a caller
             registrar: Any = Registrar(door, self._callers.limit, self._access.wrap)
             add_GRPCInferenceServiceServicer_to_server(self._servicer, registrar)
@@ -307,8 +309,11 @@ def serve(settings: ServerSettings) -> int:
 
     _log.info("data plane", extra={"plane": kind, "why": why})
 
+    opened: list[Server] = []
+
     async def main() -> bool:
-        return await Server(settings, log, tracer, features, kind).run()
+        opened.append(Server(settings, log, tracer, features, kind))
+        return await opened[0].run()
 
     try:
         ended = asyncio.run(main())

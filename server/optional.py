@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from server.backends.base import Backend, BackendFactory, LoadTask
 from server.backends.warm import warm
 from server.core.clock import Clock, monotonic_ns
-from server.core.errors import LoadFailed, Unsupported
+from server.core.errors import LoadFailed, PodiumError, Unsupported
 from server.core.feature_settings import FeatureStoreSettings
 from server.core.settings import ModelSettings, ServerSettings, TraceSettings
 from server.core.signature import Signature
@@ -35,6 +35,7 @@ from server.telemetry.readings import DeviceReading
 from server.telemetry.trace_file import TraceFile
 from server.telemetry.trace_writer import TraceSink
 from server.transport.listen import Door, GrpcioDoor
+from server.transport.status import Trailing, ending_for
 
 _BACKENDS = {
     "onnx": "server.backends.onnx_session",
@@ -191,8 +192,14 @@ def open_plane(
     if kind == "python":
         return PythonPlane(clock, limit, deliver, on_device, slots, density=density)
     made = importlib.import_module(_NATIVE_PLANE).NativePlane
-    plane: Plane = made(clock, limit, deliver, on_device, slots, density=density)
+    plane: Plane = made(clock, limit, deliver, on_device, slots, density=density, ending=_ending)
     return plane
+
+
+def _ending(error: PodiumError) -> tuple[int, str, Trailing]:
+    """How a call ends that fails, in numbers."""
+    code, text, trailing = ending_for(error)
+    return code.value[0], text, trailing
 
 
 def open_door(settings: ServerSettings, plane: Any) -> Door:

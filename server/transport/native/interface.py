@@ -9,33 +9,6 @@ STARTED, MESSAGE, HALF_CLOSED, GONE, WRITABLE = range(5)
 """Kinds of events. Source: server/dataplane/native/src/calls.h."""
 
 
-class Pem(Protocol):
-    """A certificate with its chain, its key, and who signs callers' certificates ("": callers need none). PEM texts."""
-
-    @property
-    def chain(self) -> bytes:
-        """The server's certificate first."""
-        ...
-
-    @property
-    def key(self) -> bytes:
-        """Not encrypted."""
-        ...
-
-    @property
-    def roots(self) -> bytes:
-        """Empty: callers need no certificate."""
-        ...
-
-
-class CertificateSource(Protocol):
-    """Where a server's certificate comes from."""
-
-    def newest(self) -> Pem:
-        """The same object for as long as nothing changes. Thread-safe."""
-        ...
-
-
 class NativeCall(Protocol):
     """One call. Thread-safe; what it is told once the call is over does nothing. Units: monotonic ns."""
 

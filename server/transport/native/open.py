@@ -10,6 +10,7 @@ import podium_native
 from server.core.settings import ServerSettings
 from server.transport.native.server import NativeServer
 from server.transport.options import native_config
+from server.transport.tls import Certificates
 
 
 def open_native(settings: ServerSettings, plane: Any = None) -> NativeServer:
@@ -18,5 +19,6 @@ def open_native(settings: ServerSettings, plane: Any = None) -> NativeServer:
     `plane`: the C++ plane, which then answers the inferences it can; None: handlers answer every call.
     Raises: OSError for certificates that cannot be used.
     """
-    native = podium_native.Server(plane, native_config(settings), settings.io_threads)
-    return NativeServer(native, reuse_port=settings.reuse_port)
+    native = podium_native.Server(plane, native_config(settings), settings.io_threads, settings.tls.client_ca_file is not None)
+    certificates = None if settings.tls.cert_file is None else Certificates(settings.tls)
+    return NativeServer(native, certificates, reuse_port=settings.reuse_port)

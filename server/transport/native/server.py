@@ -15,8 +15,9 @@ import grpc
 from server.transport.native import interface
 from server.transport.native.context import NativeContext
 from server.transport.native.handlers import HandlerCallDetails, run
-from server.transport.native.interface import CertificateSource, Native, NativeCall, Pem
+from server.transport.native.interface import Native, NativeCall
 from server.transport.native.sockets import Listening, listen
+from server.transport.tls import Certificates, Pem
 
 _log = logging.getLogger("podium.door")
 _LAST_HANDLERS_S = 1.0
@@ -36,7 +37,7 @@ class _Open:
 class NativeServer:
     """Serves calls by their handlers. Ownership: the event loop it was made on."""
 
-    def __init__(self, native: Native, certificates: CertificateSource | None = None, *, reuse_port: bool = False) -> None:
+    def __init__(self, native: Native, certificates: Certificates | None = None, *, reuse_port: bool = False) -> None:
         """`certificates`: ports are bound with TLS; unix sockets never are."""
         self._native = native
         self._certificates = certificates
@@ -105,7 +106,7 @@ class NativeServer:
         newest = self._certificates.newest()
         if newest is not self._used:
             try:
-                self._native.set_tls(newest.chain, newest.key, newest.roots)
+                self._native.set_tls(newest.chain, newest.key, newest.roots or b"")
             except RuntimeError as error:
                 raise OSError(f"the certificate cannot be used: {error}") from None
             self._used = newest

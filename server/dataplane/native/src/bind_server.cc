@@ -12,7 +12,9 @@
 #include <utility>
 
 #include "bindings.h"
+#include "bound_plane.h"
 #include "calls.h"
+#include "door.h"
 #include "http2.h"
 
 namespace nb = nanobind;
@@ -65,10 +67,18 @@ Metadata metadata_of(nb::handle pairs) {
   return made;
 }
 
-// Functions that loops run are copied by std::function, and bytes are not.
-std::shared_ptr<Bytes> copied(const nb::bytes& message) {
-  auto made = std::make_shared<Bytes>(message.size());
-  std::memcpy(made->data.get(), message.data(), message.size());
+// With gRPC's prefix: not compressed, and the length. Shared, because std::function copies what it runs, and bytes are not
+// copied.
+std::shared_ptr<Bytes> framed(const nb::bytes& message) {
+  constexpr size_t prefix_bytes = 5;
+  size_t size = message.size();
+  if (size > UINT32_MAX) throw nb::value_error("a message cannot have more than 4 GiB");
+  auto made = std::make_shared<Bytes>(prefix_bytes + size);
+  uint8_t* target = made->data.get();
+  const uint8_t prefix[prefix_bytes] = {0, static_cast<uint8_t>(size >> 24), static_cast<uint8_t>(size >> 16),
+                                        static_cast<uint8_t>(size >> 8), static_cast<uint8_t>(size)};
+  std::memcpy(target, prefix, prefix_bytes);
+  std::memcpy(target + prefix_bytes, message.data(), size);
   return made;
 }
 
@@ -129,7 +139,7 @@ class Call {
   }
 
   void send(const nb::bytes& message) {
-    on_loop([message = copied(message)](Stream& stream) { stream.send(std::move(*message)); });
+    on_loop([message = framed(message)](Stream& stream) { stream.send(std::move(*message)); });
   }
 
   void finish(int code, const std::string& text, nb::handle trailing) {
@@ -141,7 +151,7 @@ class Call {
 
   void answer(const nb::bytes& message, const std::string& text, nb::handle trailing) {
     serving_->calls.forget(*stream_);
-    on_loop([message = copied(message), text, trailing = metadata_of(trailing)](Stream& stream) {
+    on_loop([message = framed(message), text, trailing = metadata_of(trailing)](Stream& stream) {
       stream.send(std::move(*message));
       stream.finish(Code::ok, text, trailing);
     });
@@ -169,8 +179,13 @@ class Call {
 
 class Server {
  public:
-  Server(nb::object plane, const nb::dict& config, int io_threads) : serving_(std::make_shared<Serving>(std::move(plane))) {
-    serving_->door = door_over(serving_->plane, serving_->calls);
+  Server(nb::object plane, const nb::dict& config, int io_threads, bool subjects)
+      : serving_(std::make_shared<Serving>(std::move(plane))) {
+    if (serving_->plane.is_none()) {
+      serving_->door = std::make_unique<SlowDoor>(serving_->calls);
+    } else {
+      serving_->door = make_door(nb::cast<BoundPlane&>(serving_->plane), serving_->calls, io_threads, subjects);
+    }
     serving_->http = make_http_server(config_of(config), *serving_->door, io_threads);
   }
 
@@ -237,11 +252,6 @@ class Server {
   }
 
  private:
-  static std::unique_ptr<Door> door_over(const nb::object& plane, Calls& calls) {
-    if (plane.is_none()) return std::make_unique<SlowDoor>(calls);
-    throw nb::type_error("this build has no native plane");
-  }
-
   std::shared_ptr<Serving> serving_;
 };
 
@@ -277,7 +287,9 @@ void bind_server(nb::module_& module) {
       .def("want_writable", &Call::want_writable, "One event `writable` once everything that was sent is written.");
 
   nb::class_<Server>(module, "Server", "An HTTP/2 server whose calls come as events. One thread of Python drives it.")
-      .def(nb::init<nb::object, const nb::dict&, int>(), nb::arg("plane").none(), nb::arg("config"), nb::arg("io_threads"))
+      .def(nb::init<nb::object, const nb::dict&, int, bool>(), nb::arg("plane").none(), nb::arg("config"),
+           nb::arg("io_threads"), nb::arg("subjects") = false,
+           "`plane` None: every call becomes an event. `subjects`: callers have certificates that say who they are.")
       .def("listen", [](Server& server, int fd, bool tls) { server.http().listen(fd, tls); }, "Takes over a listening socket.")
       .def("set_tls",
            [](Server& server, const nb::bytes& chain, const nb::bytes& key, const nb::bytes& roots) {

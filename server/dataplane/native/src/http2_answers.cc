@@ -59,18 +59,38 @@ ssize_t offer_data(nghttp2_session*, int32_t, uint8_t*, size_t length, uint32_t*
   return offered < 0 ? static_cast<ssize_t>(NGHTTP2_ERR_DEFERRED) : offered;
 }
 
+// Those of a handler, but what cannot be sent. `encoded` holds what `headers` then point into, and must not grow.
+void add_metadata(const Metadata& metadata, std::vector<std::string>* encoded, std::vector<nghttp2_nv>* headers) {
+  encoded->reserve(metadata.size());
+  for (const auto& [name, value] : metadata) {
+    if (!sendable(name, value)) continue;
+    if (is_binary(name)) encoded->push_back(base64_encode(value));
+    headers->push_back(pair(name, is_binary(name) ? encoded->back() : value, NGHTTP2_NV_FLAG_NONE));
+  }
+}
+
 }  // namespace
 
-void HttpStream::submit_headers() {
+void HttpStream::submit_headers(const Metadata& initial) {
   headers_sent_ = true;
   int encoding = loop_.config().compression;
   encoding = encoding && (accepted_ & 1 << encoding) ? encoding : 0;
   sent_encoding_ = encoding;
-  const std::array<nghttp2_nv, 3> headers{status_200, type_grpc,
-                                          encoding ? pair("grpc-encoding", encoding_name(encoding), constant) : nghttp2_nv{}};
+  std::array<nghttp2_nv, 3> few{status_200, type_grpc,
+                                encoding ? pair("grpc-encoding", encoding_name(encoding), constant) : nghttp2_nv{}};
+  const nghttp2_nv* headers = few.data();
+  size_t count = encoding ? 3 : 2;
+  std::vector<std::string> encoded;
+  std::vector<nghttp2_nv> many;
+  if (!initial.empty()) {
+    many.assign(few.begin(), few.begin() + count);
+    add_metadata(initial, &encoded, &many);
+    headers = many.data();
+    count = many.size();
+  }
   nghttp2_data_provider provider{{}, offer_data};
   provider.source.ptr = this;
-  if (nghttp2_submit_response(connection_->session(), id_, headers.data(), encoding ? 3 : 2, &provider)) throw std::bad_alloc();
+  if (nghttp2_submit_response(connection_->session(), id_, headers, count, &provider)) throw std::bad_alloc();
 }
 
 void HttpStream::submit_end(bool trailers_only) {
@@ -81,12 +101,7 @@ void HttpStream::submit_end(bool trailers_only) {
   std::string text = text_.empty() ? std::string() : percent_encode(text_);
   if (!text.empty()) headers.push_back(pair("grpc-message", text, NGHTTP2_NV_FLAG_NO_COPY_NAME));
   std::vector<std::string> encoded;
-  encoded.reserve(trailing_.size());
-  for (const auto& [name, value] : trailing_) {
-    if (!sendable(name, value)) continue;
-    if (is_binary(name)) encoded.push_back(base64_encode(value));
-    headers.push_back(pair(name, is_binary(name) ? encoded.back() : value, NGHTTP2_NV_FLAG_NONE));
-  }
+  add_metadata(trailing_, &encoded, &headers);
   nghttp2_session* session = connection_->session();
   int failed = trailers_only ? nghttp2_submit_response(session, id_, headers.data(), headers.size(), nullptr)
                              : nghttp2_submit_trailer(session, id_, headers.data(), headers.size());
@@ -103,9 +118,15 @@ void HttpStream::submit_refusal() {
   connection_->touch();
 }
 
+void HttpStream::begin(const Metadata& initial) {
+  if (!open() || headers_sent_) return;
+  submit_headers(initial);
+  connection_->touch();
+}
+
 void HttpStream::send(Bytes message) {
   if (!open() || !message.size) return;
-  if (!headers_sent_) submit_headers();
+  if (!headers_sent_) submit_headers({});
   if (sent_encoding_) message = deflate_message(std::move(message), sent_encoding_);
   if (!unsent_) progress_ns_ = loop_.now();
   const uint8_t* data = message.data.get();

@@ -31,6 +31,7 @@ class HttpStream final : public Stream {
   const Metadata& auth() const override { return peer_->auth; }
   Loop& loop() override;
   bool open() const override { return connection_ && !finished_; }
+  void begin(const Metadata& initial) override;
   void send(Bytes message) override;
   void finish(Code code, std::string_view text, const Metadata& trailing) override;
   void read(bool wanted) override;
@@ -74,7 +75,7 @@ class HttpStream final : public Stream {
   void release_reserved();
   void stop_receiving();
   void tell_gone();
-  void submit_headers();
+  void submit_headers(const Metadata& initial);
   void submit_end(bool trailers_only);
   void submit_refusal();
   void passed_deadline(int64_t now);
