@@ -87,6 +87,7 @@ class Caller:
         self.frames.initiate_connection()
         self.events: list[Event] = []
         self.closed = False
+        self.opens_windows = True
         self.flush()
 
     def flush(self) -> None:
@@ -118,7 +119,7 @@ class Caller:
             self.closed = not read
             events = self.frames.receive_data(read)
             for event in events:
-                if isinstance(event, DataReceived) and event.flow_controlled_length:
+                if self.opens_windows and isinstance(event, DataReceived) and event.flow_controlled_length:
                     self.frames.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             self.events += events
             if not self.closed:

@@ -157,6 +157,23 @@ def test_a_drain_lets_calls_end_and_takes_no_more() -> None:
         assert server.ended()["drained"] == 1
 
 
+def test_an_old_connection_finishes_what_it_has() -> None:
+    with echo(max_connection_age_ms=50) as server, grpc.insecure_channel(server.address) as channel:
+        over = Flag()
+
+        def messages() -> Iterator[bytes]:
+            yield b"before"
+            over.wait(PATIENCE_S)
+            yield b"after"
+
+        answers = channel.stream_stream("/echo/stream")(messages(), timeout=PATIENCE_S)
+        assert next(answers) == b"before"
+        while server.counters()["connections_accepted"] == 1:
+            unary(channel, "/echo/unary")  # none of these is lost to a connection that is let go
+        over.set()
+        assert list(answers) == [b"after"]
+
+
 def test_calls_that_do_not_end_are_told_that_the_server_stops() -> None:
     with echo() as server, grpc.insecure_channel(server.address) as channel:
         call = channel.unary_unary("/echo/silent").future(b"", timeout=PATIENCE_S)
