@@ -18,14 +18,16 @@ std::string percent_encode(std::string_view text);
 std::string base64_encode(std::string_view bytes);
 
 // Appends the value of a received "-bin" header to `metadata`: one entry for each item of its comma-separated list, with and
-// without padding. False, and nothing appended, where it is not base64.
+// without padding. False, and nothing appended, where it is not base64: gRPC's servers answer INTERNAL, "Error parsing '<name>'
+// metadata: illegal base64 encoding". They refuse lists too, which the protocol tells them to split.
 bool decode_binary(std::string_view name, std::string_view value, Metadata* metadata);
 
 // Whether a header's value is base64.
 inline bool is_binary(std::string_view name) { return name.size() >= 4 && name.substr(name.size() - 4) == "-bin"; }
 
 // A grpc-timeout, as the C core reads it: units below a millisecond are rounded up to whole ones, spaces may stand around the
-// number, more than a thousand million of a unit is for ever (no_deadline_ns). False where it is none: the call is malformed.
+// number, more than a thousand million of a unit is for ever (no_deadline_ns). False where it is none: gRPC's servers answer
+// INTERNAL, "Error parsing 'grpc-timeout' metadata". Of several the last one counts.
 bool parse_timeout(std::string_view text, int64_t* timeout_ns);
 
 // `arrival_ns + timeout_ns`, or no_deadline_ns.

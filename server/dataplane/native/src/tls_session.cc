@@ -142,7 +142,7 @@ void TlsSession::close() {
   SSL_shutdown(session_);
   ERR_clear_error();
   failed_ = true;
-  failure_ = "closed";
+  if (failure_.empty()) failure_ = "closed here";
 }
 
 bool TlsSession::chose_h2() const {

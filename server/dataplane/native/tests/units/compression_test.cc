@@ -172,3 +172,19 @@ TEST(answers_stay_as_they_are_where_it_does_not) {
   CHECK(squeezed_already.data[0] == 1 && payload(squeezed_already) == std::string(1000, 'a'));
   CHECK_EQUAL(deflate_message(Bytes(), gzip_encoding).size, 0u);
 }
+
+TEST(any_change_of_a_message_ends_in_an_answer) {
+  for (int encoding : {gzip_encoding, deflate_encoding}) {
+    std::string small = squeezed(std::string(3000, 'q') + noise(40), encoding == gzip_encoding ? 15 | 16 : 15);
+    size_t refused = 0;
+    for (size_t at = 0; at < small.size(); ++at) {
+      for (int change : {0x01, 0x10, 0x80, 0xff}) {
+        std::string changed = small;
+        changed[at] = static_cast<char>(changed[at] ^ change);
+        refused += result_of(changed, encoding, 4000, 11) != Inflated::ok;
+      }
+    }
+    // gzip's header has bytes that mean nothing here: time, system
+    CHECK(refused >= 4 * (small.size() - 10));
+  }
+}
