@@ -1,8 +1,8 @@
-"""ModelInfer messages for the tests of the native wire: of random signatures, well, nearly well, and written in unusual ways."""
+"""ModelInfer messages for the tests of the native wire: of random signatures, well, nearly well, and oddly written."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -226,7 +226,8 @@ def rewritten(draw: st.DrawFn, message: ModelInferRequest) -> bytes:
             st.sampled_from([b"", b"\x00", b"\x01x", b"1234", b"12345678", b"\x80\x01", b"\xff" * 9 + b"\x01", b"\xff" * 10])
         )
         parts.insert(draw(st.integers(0, len(parts))), number(tag << 3 | kind, draw(padding)) + content)
-    if parts and draw(st.booleans()):
+    again = draw(st.booleans())
+    if parts and again:
         parts.insert(draw(st.integers(0, len(parts))), draw(st.sampled_from(parts)))
     return b"".join(parts)
 
@@ -247,7 +248,7 @@ def cut(draw: st.DrawFn, data: bytes) -> Sequence[bytes]:
     if draw(st.booleans()):
         return [data]
     at = [0, *sorted(draw(st.lists(st.integers(0, len(data)), max_size=12))), len(data)]
-    return [data[first:last] for first, last in zip(at, at[1:], strict=False)]
+    return [data[first:last] for first, last in pairwise(at)]
 
 
 def float_bits(array: Array) -> bytes:
