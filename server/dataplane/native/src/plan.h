@@ -36,7 +36,7 @@ struct Release {
 
 struct Decision {
   std::vector<Ref<Ticket>> late;
-  std::unique_ptr<Release> release;  // or none
+  std::unique_ptr<Release> release;        // or none
   int64_t wait_until_ns = no_deadline_ns;  // no_deadline_ns: until the next arrival
 };
 
