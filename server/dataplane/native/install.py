@@ -35,8 +35,8 @@ NEEDS = {
     "zlib": ("zlib1g-dev", "zlib.h", ""),
     "Python's headers": ("python3-dev", "Python.h", ""),
 }
-"""What a build needs: who has it on Debian and Ubuntu, a header to know it by, and what it must say. CMake and Ninja come from the
-package index."""
+"""What a build needs: who has it on Debian and Ubuntu, a header to know it by, and what that must say. The package index has
+CMake and Ninja."""
 SHARED_LIBRARIES = ("libnghttp2-14", "libssl3", "zlib1g")
 """What a built module needs on Debian and Ubuntu."""
 _DOWNLOAD_S, _UNPACK_S, _BUILD_S = 120, 180, 900
