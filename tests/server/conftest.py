@@ -1,15 +1,22 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import perf_analyzer
+from tests import grpc_js, perf_analyzer
 from tests.onnx_types import ONNX_TYPES
 from tests.server.models import put_fake, put_identity, put_others, put_simple
 from tests.server.serving import Serving
 
-# a tool that cannot be had everywhere; `make test` tries to fetch it, and says so where it could not
-collect_ignore = [] if perf_analyzer.command() else ["test_perf_analyzer.py"]
+# tools that cannot be had everywhere; `make test` tries to fetch those that it can, and says so where it could not
+tools = {
+    "test_perf_analyzer.py": perf_analyzer.command(),
+    "test_grpc_js.py": grpc_js.command(),
+    "test_curl.py": shutil.which("curl"),
+    "test_h2load.py": shutil.which("h2load"),
+}
+collect_ignore = [file for file, tool in tools.items() if not tool]
 
 
 @pytest.fixture(scope="session")
@@ -34,9 +41,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def serving(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def serving(repository: Path, tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Serving]:
     """The server that most tests talk to, over TCP."""
-    server = Serving(repository, tmp_path_factory.mktemp("serving"), max_message_bytes=4_000_000)
+    server = Serving(repository, tmp_path_factory.mktemp("serving"), data_plane=plane, max_message_bytes=4_000_000)
     try:
         yield server
     finally:
@@ -45,10 +52,10 @@ def serving(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="session")
-def unix_serving(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def unix_serving(repository: Path, tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Serving]:
     """The same on a unix socket."""
     home = tmp_path_factory.mktemp("unix")
-    server = Serving(repository, home, grpc_address=f"unix:{home}/podium.sock")
+    server = Serving(repository, home, data_plane=plane, grpc_address=f"unix:{home}/podium.sock")
     try:
         yield server
     finally:
@@ -56,7 +63,7 @@ def unix_serving(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(params=["tcp", "unix"])
-def door(request: pytest.FixtureRequest) -> Serving:
-    """Each way in, one after the other."""
+def door(request: pytest.FixtureRequest, plane: str) -> Serving:
+    """Each way in, one after the other. `plane` is here because pytest must know of it before it asks for either."""
     chosen: Serving = request.getfixturevalue("serving" if request.param == "tcp" else "unix_serving")
     return chosen

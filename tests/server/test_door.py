@@ -29,12 +29,12 @@ MEGABYTE = 2**20
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("door")
+def home(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Path:
+    return tmp_path_factory.mktemp(f"door-{plane}")
 
 
 @pytest.fixture(scope="module")
-def strict(home: Path) -> Iterator[Serving]:
+def strict(home: Path, plane: str) -> Iterator[Serving]:
     repository = home / "repository"
     repository.mkdir()
     put_fake(repository, "echo", 100.0)
@@ -45,6 +45,7 @@ def strict(home: Path) -> Iterator[Serving]:
     server = Serving(
         repository,
         home,
+        data_plane=plane,
         error_codes="strict",
         compression="gzip",
         max_message_bytes=4_000_000,
@@ -154,8 +155,8 @@ def test_a_bomb_is_not_expanded(strict: Serving, encoding: bytes, compress: Call
     assert most < 60 * MEGABYTE, "less than one of them"
 
 
-def test_tools_find_the_services_and_hold_no_drain_up(home: Path, tmp_path: Path) -> None:
-    server = Serving(home / "repository", tmp_path, drain_grace_s=600.0)
+def test_tools_find_the_services_and_hold_no_drain_up(home: Path, tmp_path: Path, plane: str) -> None:
+    server = Serving(home / "repository", tmp_path, data_plane=plane, drain_grace_s=600.0)
     try:
         with server.channel() as channel:
             database = ProtoReflectionDescriptorDatabase(channel)
@@ -165,8 +166,8 @@ def test_tools_find_the_services_and_hold_no_drain_up(home: Path, tmp_path: Path
         server.kill()
 
 
-def test_reflection_can_be_left_out_and_is_behind_its_group(home: Path, tmp_path: Path) -> None:
-    without = Serving(home / "repository", tmp_path, reflection=False)
+def test_reflection_can_be_left_out_and_is_behind_its_group(home: Path, tmp_path: Path, plane: str) -> None:
+    without = Serving(home / "repository", tmp_path, data_plane=plane, reflection=False)
     try:
         with without.channel() as channel, pytest.raises(grpc.RpcError) as told:
             ProtoReflectionDescriptorDatabase(channel).get_services()

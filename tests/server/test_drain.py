@@ -31,9 +31,9 @@ def repository(tmp_path: Path) -> Path:
     return repository
 
 
-def test_it_says_so_first_serves_on_and_finishes_what_it_took(repository: Path, tmp_path: Path) -> None:
+def test_it_says_so_first_serves_on_and_finishes_what_it_took(repository: Path, tmp_path: Path, plane: str) -> None:
     # nothing but the signal may be what changes its health
-    server = Serving(repository, tmp_path, drain_delay_s=300.0, rescan_s=300.0)
+    server = Serving(repository, tmp_path, data_plane=plane, drain_delay_s=300.0, rescan_s=300.0)
 
     async def main() -> None:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
@@ -79,9 +79,9 @@ def test_it_says_so_first_serves_on_and_finishes_what_it_took(repository: Path, 
 SERVICE = "inference.GRPCInferenceService"
 
 
-def test_nobody_who_was_admitted_is_lost_when_it_leaves_under_load(repository: Path, tmp_path: Path) -> None:
+def test_nobody_who_was_admitted_is_lost_when_it_leaves_under_load(repository: Path, tmp_path: Path, plane: str) -> None:
     """Callers that look away once the server says so see no failure at all."""
-    server = Serving(repository, tmp_path, grpc_address=f"unix:{tmp_path}/s", drain_delay_s=1.0)
+    server = Serving(repository, tmp_path, data_plane=plane, grpc_address=f"unix:{tmp_path}/s", drain_delay_s=1.0)
 
     async def caller(number: int) -> int:
         calls = 0
@@ -105,9 +105,9 @@ def test_nobody_who_was_admitted_is_lost_when_it_leaves_under_load(repository: P
         server.stop()
 
 
-def test_grace_has_an_end(repository: Path, tmp_path: Path) -> None:
+def test_grace_has_an_end(repository: Path, tmp_path: Path, plane: str) -> None:
     put_fake(repository, "endless", 1_500_000.0)
-    server = Serving(repository, tmp_path, drain_grace_s=0.1)
+    server = Serving(repository, tmp_path, data_plane=plane, drain_grace_s=0.1)
     with server.stub() as stub:
         call = stub.ModelInfer.future(infer_message("endless", ROW))
         stub.ModelReady(pb.ModelReadyRequest(name="endless"))
@@ -118,9 +118,9 @@ def test_grace_has_an_end(repository: Path, tmp_path: Path) -> None:
     server.stop()
 
 
-def test_a_load_that_takes_long_does_not_keep_it(repository: Path, tmp_path: Path) -> None:
+def test_a_load_that_takes_long_does_not_keep_it(repository: Path, tmp_path: Path, plane: str) -> None:
     put_fake(repository, "endless", 300_000_000.0)
-    server = Serving(repository, tmp_path, control_mode="explicit", load_models=["echo"], drain_grace_s=0.1)
+    server = Serving(repository, tmp_path, data_plane=plane, control_mode="explicit", load_models=["echo"], drain_grace_s=0.1)
     try:
         with server.stub() as stub:
             load = stub.RepositoryModelLoad.future(pb.RepositoryModelLoadRequest(model_name="endless"))
@@ -132,9 +132,9 @@ def test_a_load_that_takes_long_does_not_keep_it(repository: Path, tmp_path: Pat
         server.stop()
 
 
-def test_a_backend_that_never_returns_does_not_keep_it_or_crash_it(repository: Path, tmp_path: Path) -> None:
+def test_a_backend_that_never_returns_does_not_keep_it_or_crash_it(repository: Path, tmp_path: Path, plane: str) -> None:
     put_loop(repository, "stuck")
-    server = Serving(repository, tmp_path, drain_grace_s=0.1)
+    server = Serving(repository, tmp_path, data_plane=plane, drain_grace_s=0.1)
     inputs = {"x": ("FP32", [8, 8], bytes(256)), "n": ("INT64", [1], (2**60).to_bytes(8, "little"))}
     try:
         with server.stub() as stub:
@@ -156,10 +156,10 @@ def refused(*arguments: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_an_address_that_is_taken(repository: Path, tmp_path: Path) -> None:
+def test_an_address_that_is_taken(repository: Path, tmp_path: Path, plane: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
-        always = ("--repository", str(repository))
+        always = ("--repository", str(repository), "--data-plane", plane)
         status, text = refused(*always, "--grpc-address", taken, "--http-address", "127.0.0.1:0")
         assert (status, "cannot serve" in text, taken in text) == (1, True, True), text
         status, text = refused(*always, "--grpc-address", f"unix:{tmp_path}/s", "--http-address", taken)
@@ -167,15 +167,15 @@ def test_an_address_that_is_taken(repository: Path, tmp_path: Path) -> None:
         assert "Traceback" not in text
 
 
-def test_a_live_unix_socket_is_not_taken_over_and_a_stale_one_is(repository: Path, tmp_path: Path) -> None:
+def test_a_live_unix_socket_is_not_taken_over_and_a_stale_one_is(repository: Path, tmp_path: Path, plane: str) -> None:
     path = tmp_path / "podium.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))  # closed without being removed, as after a crash
-    server = Serving(repository, tmp_path, grpc_address=f"unix:{path}")
+    server = Serving(repository, tmp_path, data_plane=plane, grpc_address=f"unix:{path}")
+    addresses = ("--grpc-address", f"unix:{path}", "--http-address", "127.0.0.1:0")
+    always = ("--repository", str(repository), "--data-plane", plane, *addresses)
     try:
-        status, text = refused(
-            "--repository", str(repository), "--grpc-address", f"unix:{path}", "--http-address", "127.0.0.1:0"
-        )
+        status, text = refused(*always)
         assert (status, f"another server listens on '{path}'" in text) == (1, True), text
         with server.stub() as stub:
             assert list(stub.ModelInfer(infer_message("echo", ROW)).raw_output_contents) == [ROW["x"][2]]
@@ -183,7 +183,7 @@ def test_a_live_unix_socket_is_not_taken_over_and_a_stale_one_is(repository: Pat
         server.stop()
     assert not path.exists()
     path.write_text("precious")
-    status, text = refused("--repository", str(repository), "--grpc-address", f"unix:{path}", "--http-address", "127.0.0.1:0")
+    status, text = refused(*always)
     assert (status, "is there and is no socket" in text) == (1, True), text
     assert path.read_text() == "precious"
 
@@ -206,8 +206,8 @@ def test_settings_that_are_wrong_are_named(tmp_path: Path, config: str, words: s
     assert "Traceback" not in text
 
 
-def test_the_first_signal_may_come_at_any_time(repository: Path, tmp_path: Path) -> None:
-    server: Any = Serving(repository, tmp_path, ready=False)
+def test_the_first_signal_may_come_at_any_time(repository: Path, tmp_path: Path, plane: str) -> None:
+    server: Any = Serving(repository, tmp_path, data_plane=plane, ready=False)
     server.stop()
     with contextlib.suppress(ValueError):
         assert server.lines()[-1]["event"] == "stopped"

@@ -48,7 +48,7 @@ def put_models(repository: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=["triton", "strict"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Serving]:
     """Explicit mode, clients may share memory, one region is registered."""
     home = tmp_path_factory.mktemp("table")
     repository = home / "repository"
@@ -64,7 +64,13 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     made = Path("/dev/shm", REGION)
     made.write_bytes(bytes(REGION_BYTES))
     server = Serving(
-        repository, home, error_codes=request.param, control_mode="explicit", load_models=good, allow_client_shm=True
+        repository,
+        home,
+        error_codes=request.param,
+        control_mode="explicit",
+        load_models=good,
+        allow_client_shm=True,
+        data_plane=plane,
     )
     try:
         with server.stub() as stub:
@@ -138,13 +144,15 @@ def answers_to(call: Any, metadata: Any) -> list[Any]:
     return list(call(iter([b""]), metadata=metadata, timeout=30))
 
 
-def test_every_call_of_a_restricted_group_names_its_header(tmp_path: Path) -> None:
+def test_every_call_of_a_restricted_group_names_its_header(tmp_path: Path, plane: str) -> None:
     """All calls there are, before anything of them is read: an empty body would be another error, or none."""
     repository = tmp_path / "repository"
     repository.mkdir()
     put_fake(repository, "late", 1000.0)
     groups = sorted(set(GROUPS.values()))
-    server = Serving(repository, tmp_path, access={group: {"header": f"{group}-key=secret"} for group in groups})
+    server = Serving(
+        repository, tmp_path, data_plane=plane, access={group: {"header": f"{group}-key=secret"} for group in groups}
+    )
     try:
         with server.channel() as channel:
             anything: Any = channel
@@ -159,7 +167,7 @@ def test_every_call_of_a_restricted_group_names_its_header(tmp_path: Path) -> No
         server.stop()
 
 
-def test_a_server_that_leaves(tmp_path: Path) -> None:
+def test_a_server_that_leaves(tmp_path: Path, plane: str) -> None:
     """Triton answers new calls on an old connection itself. Here gRPC says that the connection ends, and the client's next
     attempt finds nobody: another text, the same code, and a client with other servers to ask goes there by itself.
     """
@@ -167,7 +175,7 @@ def test_a_server_that_leaves(tmp_path: Path) -> None:
     repository.mkdir()
     put_fake(repository, "slow", 1_500_000.0)
     put_fake(repository, "late", 1000.0)
-    server = Serving(repository, tmp_path, drain_grace_s=300.0)
+    server = Serving(repository, tmp_path, data_plane=plane, drain_grace_s=300.0)
     try:
         with server.stub() as stub:
             stream = Open(stub)

@@ -26,12 +26,12 @@ CALLERS, CALLS = 24, 15
 
 
 @pytest.mark.parametrize("settings", [{}, {"device_slots": 2}, {"device_slots": 2, "overload_order": "density"}])
-def test_rows_come_back_to_their_callers(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_rows_come_back_to_their_callers(tmp_path: Path, settings: dict[str, Any], plane: str) -> None:
     repository = tmp_path / "models"
     repository.mkdir()
     for name, text in MODELS.items():
         put(repository, name, 1, {"fake.json": json.dumps(FAKE).encode()}, text)
-    serving = Serving(repository, tmp_path, **settings)
+    serving = Serving(repository, tmp_path, data_plane=plane, **settings)
 
     async def main() -> None:
         async with grpc.aio.insecure_channel(serving.grpc_address) as channel:

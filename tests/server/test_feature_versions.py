@@ -107,7 +107,7 @@ def events() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Trained, Serving]]:
+def trained(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[tuple[Trained, Serving]]:
     home = tmp_path_factory.mktemp("versions")
     repository = home / "repository"
     repository.mkdir()
@@ -123,7 +123,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Trained,
         materialize(filled, "podium", stored, definitions.fingerprints, {"flights": made.events})
         filled.close()
         serving = Serving(
-            repository, home, features={"definitions": [str(path)], "store": store.url, "budget_us": 5_000_000}, rescan_s=0.05
+            repository,
+            home,
+            features={"definitions": [str(path)], "store": store.url, "budget_us": 5_000_000},
+            rescan_s=0.05,
+            data_plane=plane,
         )
         try:
             yield made, serving

@@ -123,15 +123,16 @@ class Place:
     repository: Path
     definitions: Path
     event_us: int
+    plane: str
 
     def serve(self, home: Path, definitions: Path | None = None, **features: Any) -> Serving:
         home.mkdir()
         table = {"definitions": [str(definitions or self.definitions)], "store": self.store.url, **features}
-        return Serving(self.repository, home, features=table)
+        return Serving(self.repository, home, data_plane=self.plane, features=table)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Place]:
     home = tmp_path_factory.mktemp("features")
     repository = home / "repository"
     repository.mkdir()
@@ -144,7 +145,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     event_us = time.time_ns() // 1000
     with tcp_server(home / "store") as store:
         fill(store.url, definitions, event_us)
-        yield Place(store, repository, path, event_us)
+        yield Place(store, repository, path, event_us, plane)
 
 
 @pytest.fixture(scope="module")
@@ -423,7 +424,7 @@ def test_other_definitions_keep_a_version_out_and_say_how_they_differ(place: Pla
 
 
 def test_a_server_without_definitions_serves_no_version_that_was_trained_with_them(place: Place, tmp_path: Path) -> None:
-    server = Serving(place.repository, tmp_path)
+    server = Serving(place.repository, tmp_path, data_plane=place.plane)
     try:
         with server.stub() as stub:
             for version in stub.RepositoryIndex(pb.RepositoryIndexRequest()).models:

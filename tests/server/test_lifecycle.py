@@ -23,7 +23,7 @@ ALL = QUICK + '[versions]\npolicy = "all"\n'
 
 
 @pytest.fixture(scope="module")
-def polling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def polling(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Serving]:
     home = tmp_path_factory.mktemp("polling")
     repository = home / "repository"
     repository.mkdir()
@@ -31,7 +31,7 @@ def polling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     put_scaling(repository, "aliased", 1, ALL)
     put_scaling(repository, "aliased", 2, ALL)
     put_scaling(repository, "leaving", 1)
-    server = Serving(repository, home)
+    server = Serving(repository, home, data_plane=plane)
     try:
         yield server
     finally:
@@ -39,7 +39,7 @@ def polling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 @pytest.fixture(scope="module")
-def explicit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def explicit(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Serving]:
     home = tmp_path_factory.mktemp("explicit")
     repository = home / "repository"
     repository.mkdir()
@@ -50,7 +50,7 @@ def explicit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     put_scaling(repository, "swapped", 1)
     for number in range(16):
         put_fake(repository, f"late_{number}", 100_000.0)
-    server = Serving(repository, home, control_mode="explicit", load_models=["first"])
+    server = Serving(repository, home, data_plane=plane, control_mode="explicit", load_models=["first"])
     try:
         yield server
     finally:

@@ -363,7 +363,7 @@ async def _send_many(infer: Any, bodies: list[bytes]) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def sharing(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Serving]:
     """Callers may share memory, one model is decoupled, one has a cache."""
     home = tmp_path_factory.mktemp("mutating")
     repository = home / "repository"
@@ -373,7 +373,7 @@ def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     put_identity(repository, "BYTES")
     put_repeat(repository, "repeat")
     files = {name: Path("/dev/shm", f"podium-{name}-{os.getpid()}") for name in REGION_CONTENTS}
-    server = Serving(repository, home, allow_client_shm=True, max_message_bytes=4_000_000)
+    server = Serving(repository, home, data_plane=plane, allow_client_shm=True, max_message_bytes=4_000_000)
     try:
         with server.stub() as stub:
             for name, contents in REGION_CONTENTS.items():

@@ -31,15 +31,15 @@ def put_models(repository: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("traces") / "traces.json"
+def traces(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Path:
+    return tmp_path_factory.mktemp(f"traces-{plane}") / "traces.json"
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory, traces: Path) -> Iterator[Serving]:
+def serving(tmp_path_factory: pytest.TempPathFactory, traces: Path, plane: str) -> Iterator[Serving]:
     home = tmp_path_factory.mktemp("perf")
     put_models(home / "models")
-    server = Serving(home / "models", home, allow_client_shm=True, trace={"file": str(traces)})
+    server = Serving(home / "models", home, data_plane=plane, allow_client_shm=True, trace={"file": str(traces)})
     try:
         yield server
     finally:
@@ -123,20 +123,20 @@ def test_it_has_its_requests_traced(serving: Serving, tmp_path: Path, traces: Pa
     assert {head["model_name"] for head in written} == {"simple"}
 
 
-def test_through_a_unix_socket(tmp_path: Path) -> None:
+def test_through_a_unix_socket(tmp_path: Path, plane: str) -> None:
     put_models(tmp_path / "models")
-    server = Serving(tmp_path / "models", tmp_path, grpc_address=f"unix:{tmp_path}/podium.sock")
+    server = Serving(tmp_path / "models", tmp_path, data_plane=plane, grpc_address=f"unix:{tmp_path}/podium.sock")
     try:
         measure(server, tmp_path, "--concurrency-range", "2")
     finally:
         server.stop()
 
 
-def test_encrypted(tmp_path: Path) -> None:
+def test_encrypted(tmp_path: Path, plane: str) -> None:
     authority = Authority(tmp_path)
     cert, key = authority.issue("server", "localhost", "127.0.0.1")
     put_models(tmp_path / "models")
-    server = Serving(tmp_path / "models", tmp_path, tls={"cert_file": str(cert), "key_file": str(key)})
+    server = Serving(tmp_path / "models", tmp_path, data_plane=plane, tls={"cert_file": str(cert), "key_file": str(key)})
     try:
         flags = ["--ssl-grpc-use-ssl", "--ssl-grpc-root-certifications-file", str(authority.root)]
         measure(server, tmp_path, *flags)

@@ -30,7 +30,7 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def sharing(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Serving]:
     home = tmp_path_factory.mktemp("sharing")
     repository = home / "repository"
     repository.mkdir()
@@ -41,7 +41,7 @@ def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     same = graph([helper.make_node("Identity", ["x"], ["y"])], {"x": ("FP32", ["N", 4])}, {"y": ("FP32", ["N", 4])})
     labelled = "max_batch = 8\n" + QUICK + '[[outputs]]\nname = "y"\nlabels = "animals.txt"\n'
     put(repository, "animals", 1, {"model.onnx": same, "animals.txt": b"cat\ndog\n\nhen\n"}, labelled)
-    server = Serving(repository, home, control_mode="explicit", load_models=["*"], allow_client_shm=True)
+    server = Serving(repository, home, data_plane=plane, control_mode="explicit", load_models=["*"], allow_client_shm=True)
     try:
         yield server
         assert held(server) == []

@@ -20,7 +20,7 @@ from tests.server.streaming import MANY, METHOD, Open, asked, echo, put_repeat, 
 
 
 @pytest.fixture(scope="module")
-def streaming(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def streaming(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Serving]:
     """A server of its own: these tests count what their models did."""
     home = tmp_path_factory.mktemp("streaming")
     repository = home / "repository"
@@ -31,7 +31,9 @@ def streaming(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         put_repeat(repository, name)
     for name in ("unread", "forgotten"):
         put_repeat(repository, name, width=20_000)
-    server = Serving(repository, home, max_stream_requests=50, max_stream_bytes=2_000_000, max_message_bytes=100_000)
+    server = Serving(
+        repository, home, data_plane=plane, max_stream_requests=50, max_stream_bytes=2_000_000, max_message_bytes=100_000
+    )
     try:
         yield server
     finally:

@@ -15,7 +15,7 @@ from tests.server.streaming import LEAVING, MANY, Open, asked, echo, put_repeat,
 
 
 @pytest.fixture
-def leaving(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
+def leaving(tmp_path: Path, plane: str) -> Iterator[Callable[..., Serving]]:
     """A server for one test, which ends it itself."""
     repository = tmp_path / "repository"
     repository.mkdir()
@@ -25,7 +25,7 @@ def leaving(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
     started: list[Serving] = []
 
     def start(**settings: Any) -> Serving:
-        started.append(Serving(repository, tmp_path, **settings))
+        started.append(Serving(repository, tmp_path, data_plane=plane, **settings))
         return started[-1]
 
     yield start

@@ -27,7 +27,7 @@ ROW = np.arange(4, dtype=np.float32).reshape(1, 4)
 class Secured:
     """A server that wants certificates, and the authority that signs them."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, plane: str, **settings: Any) -> None:
         self.folder = folder
         self.authority = Authority(folder)
         self.cert, self.key = self.authority.issue("server", "127.0.0.1", "localhost")
@@ -36,7 +36,7 @@ class Secured:
         repository.mkdir()
         put_fake(repository, "echo", 100.0)
         tls = {"cert_file": str(self.cert), "key_file": str(self.key), "client_ca_file": str(self.authority.root)}
-        self.serving = Serving(repository, folder, tls=tls, **settings)
+        self.serving = Serving(repository, folder, data_plane=plane, tls=tls, **settings)
         self.address = self.serving.grpc_address
 
     def shown(self) -> bytes:
@@ -60,8 +60,8 @@ class Secured:
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    made = Secured(tmp_path_factory.mktemp("tls"))
+def secured(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Secured]:
+    made = Secured(tmp_path_factory.mktemp("tls"), plane)
     try:
         yield made
     finally:
@@ -124,16 +124,16 @@ def test_a_new_certificate_is_used_and_a_broken_one_is_not(secured: Secured) -> 
         assert secured.shown() not in (before, second)
 
 
-def start(tmp_path: Path, settings: str) -> tuple[int, str]:
+def start(tmp_path: Path, plane: str, settings: str) -> tuple[int, str]:
     """Status and words of a server that must not start."""
     config = tmp_path / "config.toml"
-    config.write_text(f'repository = "{tmp_path}"\nhttp_address = "127.0.0.1:0"\n{settings}')
+    config.write_text(f'repository = "{tmp_path}"\nhttp_address = "127.0.0.1:0"\ndata_plane = "{plane}"\n{settings}')
     command = [sys.executable, "-m", "server", "serve", "--config", str(config)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     return ended.returncode, ended.stderr
 
 
-def test_certificates_that_cannot_be_used_are_told_at_start(tmp_path: Path) -> None:
+def test_certificates_that_cannot_be_used_are_told_at_start(tmp_path: Path, plane: str) -> None:
     authority = Authority(tmp_path)
     cert, key = authority.issue("server", "127.0.0.1")
     _, other = authority.issue("other", "127.0.0.1")
@@ -146,20 +146,20 @@ def test_certificates_that_cannot_be_used_are_told_at_start(tmp_path: Path) -> N
     ):
         names = dict(zip(("cert_file", "key_file", "client_ca_file"), files, strict=True))
         lines = "".join(f'{name} = "{path}"\n' for name, path in names.items() if path is not None)
-        status, said = start(tmp_path, f'grpc_address = "127.0.0.1:0"\n[tls]\n{lines}')
+        status, said = start(tmp_path, plane, f'grpc_address = "127.0.0.1:0"\n[tls]\n{lines}')
         last = json.loads(said.splitlines()[-1])
         assert (status, last["event"]) == (1, "cannot serve"), said
         assert words in last["reason"]
 
 
-def test_settings_that_are_not_safe_are_told_at_start(tmp_path: Path) -> None:
+def test_settings_that_are_not_safe_are_told_at_start(tmp_path: Path, plane: str) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("a b\n")
     rule = f'tokens_file = "{tokens}"\n'
-    status, said = start(tmp_path, f'grpc_address = "0.0.0.0:0"\n[access.management]\n{rule}')
+    status, said = start(tmp_path, plane, f'grpc_address = "0.0.0.0:0"\n[access.management]\n{rule}')
     assert status == 2
     assert "tokens would travel to '0.0.0.0:0' in plain text" in said
-    status, said = start(tmp_path, f'grpc_address = "127.0.0.1:0"\n[access.management]\n{rule}')
+    status, said = start(tmp_path, plane, f'grpc_address = "127.0.0.1:0"\n[access.management]\n{rule}')
     assert status == 1
     assert "line 1 is neither a token nor" in said
     assert "a b" not in said

@@ -40,12 +40,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def start(models: Path, tmp_path: Path) -> Iterator[Start]:
+def start(models: Path, tmp_path: Path, plane: str) -> Iterator[Start]:
     """Servers with a `[trace]` table, drained in the end."""
     started: list[Serving] = []
 
     def make(**trace: Any) -> Serving:
-        started.append(Serving(models, tmp_path, trace=trace))
+        started.append(Serving(models, tmp_path, data_plane=plane, trace=trace))
         return started[-1]
 
     yield make

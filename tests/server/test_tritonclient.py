@@ -34,7 +34,7 @@ HEADERS = {"my-header": "x", "podium-consumer": "tester"}
 
 
 @pytest.fixture(scope="module")
-def offering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def offering(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Serving]:
     home = tmp_path_factory.mktemp("offering")
     repository = home / "repository"
     repository.mkdir()
@@ -45,7 +45,9 @@ def offering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         put_identity(repository, datatype)
     put_fake(repository, "slow", 800_000.0, queue="early_drop = false\npriority_levels = 2\ndefault_priority = 2")
     trace = {"file": str(home / "traces.json")}
-    server = Serving(repository, home, control_mode="explicit", load_models=["*"], allow_client_shm=True, trace=trace)
+    server = Serving(
+        repository, home, data_plane=plane, control_mode="explicit", load_models=["*"], allow_client_shm=True, trace=trace
+    )
     region = Path("/dev/shm", REGION)
     region.write_bytes(bytes(64))
     try:

@@ -26,7 +26,7 @@ def put_cached_fake(repository: Path, name: str, t0_us: float, max_bytes: int) -
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def kept(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Serving]:
     home = tmp_path_factory.mktemp("usage")
     repository = home / "repository"
     repository.mkdir()
@@ -38,7 +38,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     put_cached_fake(repository, "timed", 50_000.0, 0)
     put_scaling(repository, "used", 1)
     models = [path.name for path in repository.iterdir()]
-    server = Serving(repository, home, control_mode="explicit", load_models=models)
+    server = Serving(repository, home, data_plane=plane, control_mode="explicit", load_models=models)
     try:
         yield server
     finally:
@@ -257,7 +257,7 @@ def in_file(path: Path) -> int:
     return sum(use.requests for use in read_usage(path.read_bytes(), str(path)).values()) if path.exists() else 0
 
 
-def test_usage_outlives_drain_and_kill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_outlives_drain_and_kill(tmp_path: Path, capsys: pytest.CaptureFixture[str], plane: str) -> None:
     repository, usage = tmp_path / "repository", tmp_path / "usage"
     repository.mkdir()
     put_scaling(repository, "m", 1)
@@ -269,7 +269,7 @@ def test_usage_outlives_drain_and_kill(tmp_path: Path, capsys: pytest.CaptureFix
             for _ in range(times):
                 stub.ModelInfer(scaled(1.0, model="m"), metadata=(("podium-consumer", "checkout"),))
 
-    server = Serving(repository, tmp_path, **{**settings, "usage_flush_s": 3600.0})
+    server = Serving(repository, tmp_path, data_plane=plane, **{**settings, "usage_flush_s": 3600.0})
     try:
         ask(server, 3)
         assert not path.exists()
@@ -277,7 +277,7 @@ def test_usage_outlives_drain_and_kill(tmp_path: Path, capsys: pytest.CaptureFix
         server.stop()
     assert in_file(path) == 3, "a drain writes what no interval has"
 
-    server = Serving(repository, tmp_path, **settings)
+    server = Serving(repository, tmp_path, data_plane=plane, **settings)
     try:
         ask(server, 4)
         assert consumers(server, "m") == {(1, "checkout"): 7}
@@ -288,7 +288,7 @@ def test_usage_outlives_drain_and_kill(tmp_path: Path, capsys: pytest.CaptureFix
     assert 7 <= in_file(path) <= 12, "what the last interval saw may be lost, nothing else"
 
     found = in_file(path)
-    server = Serving(repository, tmp_path, **settings)
+    server = Serving(repository, tmp_path, data_plane=plane, **settings)
     try:
         ask(server, 1)
         assert main(["consumers", "m", "--server", server.http_address]) == 0
@@ -301,12 +301,12 @@ def test_usage_outlives_drain_and_kill(tmp_path: Path, capsys: pytest.CaptureFix
     assert [each.name for each in usage.iterdir() if not each.name.startswith(".")] == ["one.json"]
 
 
-def test_a_disk_that_refuses_disturbs_nobody(tmp_path: Path) -> None:
+def test_a_disk_that_refuses_disturbs_nobody(tmp_path: Path, plane: str) -> None:
     repository = tmp_path / "repository"
     repository.mkdir()
     put_scaling(repository, "m", 1)
     (tmp_path / "occupied").write_bytes(b"")
-    server = Serving(repository, tmp_path, usage_dir=str(tmp_path / "occupied"), usage_flush_s=0.01)
+    server = Serving(repository, tmp_path, data_plane=plane, usage_dir=str(tmp_path / "occupied"), usage_flush_s=0.01)
     try:
         with server.stub() as stub:
             for number in range(50):

@@ -1,0 +1,41 @@
+"""Podium as the target of an attack: a fake model that gives its rows back, each call with rows of its own."""
+
+from pathlib import Path
+
+import numpy as np
+
+from protos import grpc_service_pb2 as pb
+from tests.server.attacks import Target
+from tests.server.serving import Serving, infer_message, until
+
+
+def row_of(tag: int) -> bytes:
+    """Four numbers that no other call has."""
+    return np.array([[tag, tag + 1, -tag, tag / 2]], dtype=np.float32).tobytes()
+
+
+def question(tag: int, model: str = "echo") -> pb.ModelInferRequest:
+    return infer_message(model, {"x": ("FP32", [1, 4], row_of(tag))}, id=str(tag))
+
+
+def own(tag: int, answer: bytes) -> bool:
+    """Whether this is the answer to that question, and to no other."""
+    response = pb.ModelInferResponse.FromString(answer)
+    return response.id == str(tag) and list(response.raw_output_contents) == [row_of(tag)]
+
+
+def inference(server: Serving, model: str = "echo") -> Target:
+    return Target(server.grpc_address, server.process.pid, lambda tag: question(tag, model).SerializeToString(), own)
+
+
+def gauge(server: Serving, name: str) -> float:
+    """Over all its labels."""
+    lines = server.http("/metrics")[1].splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{"))
+
+
+def nothing_is_left(server: Serving) -> None:
+    """Of callers that have gone: no request, and no connection. A neighbour may have one of each."""
+    until(lambda: gauge(server, "podium_inflight_requests") <= 1, "only the neighbour is in flight")
+    descriptors = Path(f"/proc/{server.process.pid}/fd")
+    until(lambda: len(list(descriptors.iterdir())) < 100, "connections are closed")
