@@ -85,7 +85,9 @@ void HttpConnection::handshake() {
       return watch(false);
     case TlsSession::Io::want_write:
       return watch(true);
-    default:
+    case TlsSession::Io::closed:
+      return close();  // a probe of the port, no failure
+    case TlsSession::Io::failed:
       loop_.tallies().tls_failures.add();
       return close();
   }
