@@ -1,6 +1,8 @@
 """The native HTTP/2 and gRPC layer, called by grpcio: messages, metadata, ends, deadlines, drain."""
 
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any
@@ -86,8 +88,8 @@ def test_metadata_comes_and_goes(channel: Any) -> None:
         ("empty-bin", b""),
         ("long", "x" * 4000),
     )
-    trailing: Any = unary(channel, "/echo/metadata", metadata=sent)[1].trailing_metadata()
-    assert [(pair.key, pair.value) for pair in trailing if pair.key != "user-agent"] == [*sent]
+    called: Any = unary(channel, "/echo/metadata", metadata=sent)[1]
+    assert [tuple(pair) for pair in called.trailing_metadata() if pair[0] != "user-agent"] == list(sent)
 
 
 def test_an_error_keeps_its_words(channel: Any) -> None:
@@ -95,7 +97,8 @@ def test_an_error_keeps_its_words(channel: Any) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         unary(channel, "/echo/fail", text.encode())
     assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, text)
-    assert list(raised.value.trailing_metadata()) == [("reason", "asked"), ("proof-bin", b"\0\1\2")]
+    trailing: Any = raised.value.trailing_metadata()
+    assert list(trailing) == [("reason", "asked"), ("proof-bin", b"\0\1\2")]
 
 
 def test_a_deadline_ends_a_call(server: Echo, channel: Any) -> None:
@@ -200,6 +203,31 @@ def test_calls_that_do_not_end_are_told_that_the_server_stops() -> None:
             call.result()
         assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
         assert server.ended()["drained"] == 0
+
+
+def test_calls_of_several_threads_answered_by_another() -> None:
+    with echo(threads=3) as server:
+        channels = [dial(server.address) for _ in range(8)]
+        called = [
+            channel.unary_unary("/echo/post").future(b"%d" % at, timeout=PATIENCE_S)
+            for at in range(250)
+            for channel in channels
+        ]
+        assert [call.result() for call in called] == [b"%d" % at for at in range(250) for _ in channels]
+        for channel in channels:
+            channel.close()
+
+
+def test_it_outlives_a_lack_of_file_descriptors() -> None:
+    with echo() as server, ExitStack() as stack:
+        server.allow_files(24)
+        for _ in range(100):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), PATIENCE_S))
+        accepted = server.counters()["connections_accepted"]
+        assert 0 < accepted < 24
+        stack.close()
+        with dial(server.address) as channel:
+            assert unary(channel, "/echo/unary", b"hi")[0] == b"hi"
 
 
 def test_connections_above_the_limit_are_closed() -> None:
