@@ -1,8 +1,8 @@
-"""ModelInfer messages for the tests of the native wire: of random signatures, well, nearly well, and written in unusual ways."""
+"""ModelInfer messages for the tests of the native wire: of random signatures, well, nearly well, and oddly written."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -157,7 +157,9 @@ def _change_input(draw: st.DrawFn, change: int, message: ModelInferRequest) -> N
     i = draw(st.integers(0, len(message.inputs) - 1))
     tensor = message.inputs[i]
     if change == 4 and tensor.shape:
-        tensor.shape[draw(st.integers(0, len(tensor.shape) - 1))] = draw(st.sampled_from([-1, 0, 1, 2, 2**31, 2**62, 2**63 - 1]))
+        tensor.shape[draw(st.integers(0, len(tensor.shape) - 1))] = draw(
+            st.sampled_from([-1, 0, 1, 2, 2**31, 2**62, 2**63 - 1])
+        )
     elif change == 5:
         tensor.shape.append(draw(st.sampled_from([0, 1, 2])))
     elif change == 6:
@@ -220,9 +222,12 @@ def rewritten(draw: st.DrawFn, message: ModelInferRequest) -> bytes:
     for _ in range(draw(st.integers(0, 3))):
         tag = draw(st.sampled_from([0, 1, 4, 7, 8, 15, 16, 2**29 - 1, 2**29]))
         kind = draw(st.integers(0, 7))
-        content = draw(st.sampled_from([b"", b"\x00", b"\x01x", b"1234", b"12345678", b"\x80\x01", b"\xff" * 9 + b"\x01", b"\xff" * 10]))
+        content = draw(
+            st.sampled_from([b"", b"\x00", b"\x01x", b"1234", b"12345678", b"\x80\x01", b"\xff" * 9 + b"\x01", b"\xff" * 10])
+        )
         parts.insert(draw(st.integers(0, len(parts))), number(tag << 3 | kind, draw(padding)) + content)
-    if parts and draw(st.booleans()):
+    again = draw(st.booleans())
+    if parts and again:
         parts.insert(draw(st.integers(0, len(parts))), draw(st.sampled_from(parts)))
     return b"".join(parts)
 
@@ -243,7 +248,7 @@ def cut(draw: st.DrawFn, data: bytes) -> Sequence[bytes]:
     if draw(st.booleans()):
         return [data]
     at = [0, *sorted(draw(st.lists(st.integers(0, len(data)), max_size=12))), len(data)]
-    return [data[first:last] for first, last in zip(at, at[1:], strict=False)]
+    return [data[first:last] for first, last in pairwise(at)]
 
 
 def float_bits(array: Array) -> bytes:

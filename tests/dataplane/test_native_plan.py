@@ -230,6 +230,17 @@ def test_both_agree_on_long_queues(seed: int) -> None:
     assert not any(queue.lanes for queue in plan.queues.values())
 
 
+def test_of_equally_dense_lanes_both_take_the_first() -> None:
+    plan = TwinPlan(Estimate(), density=True)
+    for queue_id in (1, 2):
+        plan.add_queue(rules(queue_id, costs_ns=(100,) * 4, early_drop=False))
+    for queue_id, width in ((2, 2), (1, 3), (1, 2)):
+        plan.admit(ticket(queue_id=queue_id, width=width, deadline_ns=150), 0)
+    first = plan.decide(0).release
+    assert first is not None
+    assert (first.queue.rules.queue_id, first.tickets[0].shape_key[0][1]) == (1, (3,))
+
+
 OPEN_LIMIT = st.lists(
     st.one_of(st.tuples(st.just("enter"), st.integers(0, 200)), st.tuples(st.just("leave"), st.integers(0, 9)))
 )

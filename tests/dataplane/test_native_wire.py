@@ -1,4 +1,4 @@
-"""The native wire against its reference: whatever it takes, Python takes too and understands alike, and what it writes is the same.
+"""The native wire against its reference: what it takes, Python takes too and understands alike; what it writes is the same.
 
 It may leave anything to Python, but not the ordinary: that is a test of its own.
 """
@@ -158,7 +158,8 @@ def test_typed_contents_are_plain_at_their_extremes(datatype: str) -> None:
     if datatype == "BYTES":
         array = np.array([[b"", b"x" * 300]], dtype)
     elif dtype.kind in "iu":
-        array = np.array([[np.iinfo(dtype).min, np.iinfo(dtype).max]], dtype)
+        limits: Any = np.iinfo(dtype.str)
+        array = np.array([[limits.min, limits.max]], dtype)
     message = ModelInferRequest(model_name=MODEL)
     fill(message, spec, array, typed=True)
     data = message.SerializeToString()
@@ -247,6 +248,20 @@ def test_names_that_are_cut_are_put_together_within_bounds() -> None:
         assert agreed(ONE, [data]) is not None
 
 
+def test_more_than_the_fast_lane_holds_is_left_to_python() -> None:
+    """Nine dimensions, and an output beyond the sixty-fourth."""
+    for rank, plain in ((8, True), (9, False)):
+        signature = Signature(MODEL, (TensorSpec("x", "UINT8", (1,) * rank),), ONE.outputs, 0)
+        message = ModelInferRequest(model_name=MODEL, raw_input_contents=[b"1"])
+        message.inputs.add(name="x", datatype="UINT8", shape=[1] * rank)
+        assert (agreed(signature, [message.SerializeToString()]) is not None) == plain
+    many = Signature(MODEL, (), tuple(TensorSpec(f"y{i}", "FP32", (1,)) for i in range(65)), 0)
+    for name, plain in (("y63", True), ("y64", False)):
+        message = ModelInferRequest(model_name=MODEL)
+        message.outputs.add(name=name)
+        assert (agreed(many, [message.SerializeToString()]) is not None) == plain
+
+
 @pytest.mark.parametrize("dims", [(0, 2**62, 2**62), (2**32, 2**32), (2**63 - 1, 2), (0, 2**40)])
 def test_shapes_beyond_all_memory_are_left_to_python(dims: tuple[int, ...]) -> None:
     for max_batch in (0, 4):
@@ -301,9 +316,7 @@ def test_answers_are_written_as_python_writes_them(
     times=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=5, max_size=5),
     features=st.booleans(),
 )
-def test_times_are_parameters(
-    answer: tuple[Signature, list[str], dict[str, Array]], times: list[int], features: bool
-) -> None:
+def test_times_are_parameters(answer: tuple[Signature, list[str], dict[str, Array]], times: list[int], features: bool) -> None:
     signature, requested, outputs = answer
     expected = encode("17", KEY, signature, tuple(requested), outputs)
     for name, value in zip(TIMES, times, strict=True):

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Runs every fuzzer for FUZZ_S seconds with address and undefined-behaviour sanitizers. What it finds to be new stays in
-# fuzz/corpus/<fuzzer>; what breaks it, in build/fuzz/crashes. Needs clang with its compiler-rt.
+# Runs every fuzzer for FUZZ_S seconds with address and undefined-behaviour sanitizers, from what is in fuzz/corpus, for
+# fuzz_NAME in the folder NAME. Inputs that reach code which nothing there reaches are added to it; what breaks a fuzzer is in
+# build/fuzz/crashes. Needs clang with its compiler-rt.
 #
 #   fuzz.sh [FUZZER...]      FUZZ_S (default 60), CXX (default clang++, or the newest clang++-N)
 set -eu
@@ -21,12 +22,14 @@ for fuzzer in "$BUILD"/fuzz/fuzz_*; do
   name=$(basename "$fuzzer")
   [ -f "$fuzzer" ] && [ -x "$fuzzer" ] || continue
   case " ${*:-$name} " in *" $name "*) ;; *) continue ;; esac
-  corpus=$NATIVE/fuzz/corpus/$name
-  mkdir -p "$corpus"
+  corpus=$NATIVE/fuzz/corpus/${name#fuzz_}
+  tried=$BUILD/corpus/$name
+  mkdir -p "$corpus" "$tried"
   echo "$name: ${FUZZ_S:-60} s"
   # a message may be large, a metadata list long: lengths are for the fuzzer to find out, memory and time are bounded here
   "$fuzzer" -max_total_time="${FUZZ_S:-60}" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-    -artifact_prefix="$BUILD/crashes/$name-" "$corpus"
+    -artifact_prefix="$BUILD/crashes/$name-" "$tried" "$corpus"
+  "$fuzzer" -merge=1 -artifact_prefix="$BUILD/crashes/$name-" "$corpus" "$tried"
   ran=$((ran + 1))
 done
 [ "$ran" -gt 0 ] || { echo "There is no fuzzer of that name." >&2; exit 1; }

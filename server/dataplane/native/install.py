@@ -9,11 +9,13 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,14 +27,16 @@ STATE = Path(sys.prefix) / ".native.json"
 """What was built here last: the digest of its sources, and whether it was installed."""
 FETCHED = Path(sys.prefix) / ".native-packages"
 """There once Debian's packages were asked for: a machine that cannot have them is not asked at every turn."""
-PACKAGES = {
-    "a C++17 compiler": "g++",
-    "nghttp2/nghttp2.h": "libnghttp2-dev",
-    "openssl/ssl.h": "libssl-dev",
-    "zlib.h": "zlib1g-dev",
-    "Python.h": "python3-dev",
+COMPILER = "a C++17 compiler"
+NEEDS = {
+    COMPILER: ("g++", "", ""),
+    "nghttp2 1.52 or newer": ("libnghttp2-dev", "nghttp2/nghttp2ver.h", "NGHTTP2_VERSION_NUM >= 0x013400"),
+    "OpenSSL 3 or newer": ("libssl-dev", "openssl/opensslv.h", "OPENSSL_VERSION_NUMBER >= 0x30000000L"),
+    "zlib": ("zlib1g-dev", "zlib.h", ""),
+    "Python's headers": ("python3-dev", "Python.h", ""),
 }
-"""What a build needs, and who has it on Debian and Ubuntu. CMake and Ninja come from the package index."""
+"""What a build needs: who has it on Debian and Ubuntu, a header to know it by, and what that must say. The package index has
+CMake and Ninja."""
 SHARED_LIBRARIES = ("libnghttp2-14", "libssl3", "zlib1g")
 """What a built module needs on Debian and Ubuntu."""
 _DOWNLOAD_S, _UNPACK_S, _BUILD_S = 120, 180, 900
@@ -72,25 +76,34 @@ def compiler() -> list[str] | None:
     return [found, *given[1:], *shlex.split(os.environ.get("CXXFLAGS", ""))] if found else None
 
 
+def probe() -> str:
+    """A text whose preprocessed form has a line `missing: NAME` for each of `NEEDS` but the compiler."""
+    made = ""
+    for name, (_, header, condition) in NEEDS.items():
+        if condition:
+            made += f"#if __has_include(<{header}>)\n#include <{header}>\n#endif\n#if !({condition})\nmissing: {name}\n#endif\n"
+        elif header:
+            made += f"#if !__has_include(<{header}>)\nmissing: {name}\n#endif\n"
+    return made
+
+
 def missing() -> list[str]:
-    """Which of `PACKAGES` are not here."""
+    """Which of `NEEDS` are not here."""
     command = compiler()
     if command is None:
-        return ["a C++17 compiler"]
+        return [COMPILER]
     prefixes = filter(None, os.environ.get("CMAKE_PREFIX_PATH", "").split(os.pathsep))
     folders = [sysconfig.get_path("include"), *(f"{prefix}/include" for prefix in prefixes)]
-    headers = [name for name in PACKAGES if name.endswith(".h")]
-    probe = "".join(f"#if !__has_include(<{name}>)\nmissing {name}\n#endif\n" for name in headers)
     arguments = [*command, "-std=c++17", *(f"-I{each}" for each in folders), "-E", "-P", "-x", "c++", "-"]
-    run = subprocess.run(arguments, input=probe, capture_output=True, text=True, check=False)
+    run = subprocess.run(arguments, input=probe(), capture_output=True, text=True, check=False)
     if run.returncode != 0:
-        return ["a C++17 compiler"]
-    return [name for name in headers if f"missing {name}" in run.stdout.splitlines()]
+        return [COMPILER]
+    return [name for name in NEEDS if f"missing: {name}" in run.stdout.splitlines()]
 
 
-def packages_of(names: list[str]) -> list[str]:
+def packages_of(names: Iterable[str]) -> list[str]:
     """Debian's packages for what is missing: all of them without a compiler, which is what headers are looked for with."""
-    return list(PACKAGES.values()) if "a C++17 compiler" in names else [PACKAGES[name] for name in names]
+    return [package for name, (package, _, _) in NEEDS.items() if name in names or COMPILER in names]
 
 
 def fetch(names: list[str]) -> None:
@@ -128,9 +141,11 @@ def build() -> Outcome:
     found = loaded() if status == "status 0" else None
     if found is not None:
         return Outcome("installed", found)
+    said = LOG.read_text("utf-8", "replace")
     # pip's own failures (an index out of reach) are the machine's; CMake's and the compiler's are the sources'
-    broken = "CMake" in LOG.read_text("utf-8", "replace")
-    return Outcome("failed" if broken else "absent", f"its build failed ({status}), see {LOG.relative_to(ROOT)}")
+    word = "failed" if "*** CMake" in said else "absent"
+    why = re.search(r"\berror: (?!subprocess-exited).*|CMake Error.*|ERROR: .*", said)
+    return Outcome(word, f"its build failed ({why[0].strip() if why else status}), see {LOG.relative_to(ROOT)}")
 
 
 def remove() -> None:
@@ -176,7 +191,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--libraries", action="store_true", help="the same for a machine that only runs it")
     chosen = parser.parse_args(arguments)
     if chosen.packages or chosen.libraries:
-        sys.stdout.write(" ".join(PACKAGES.values() if chosen.packages else SHARED_LIBRARIES) + "\n")
+        sys.stdout.write(" ".join(packages_of(NEEDS) if chosen.packages else SHARED_LIBRARIES) + "\n")
         return 0
     outcome = bring_about(chosen.required)
     if outcome.word == "installed":

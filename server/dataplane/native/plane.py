@@ -282,6 +282,22 @@ class NativePlane:
             entries.append((model, version, made[queue_id]))
         self.native.publish(entries)
 
+    def open_lane(self, is_open: bool) -> None:
+        """Whether requests may be answered without the door's handlers."""
+        self.native.set_fast(is_open)
+
+    def take_uses(self) -> list[tuple[int, str, int]]:
+        """Queue, consumer and requests of the fast lane, since the last time."""
+        uses: list[tuple[int, str, int]] = self.native.take_uses()
+        return uses
+
+    def take_refusals(self) -> list[tuple[int, dict[str, int]]]:
+        """Queue, and requests of the fast lane that were not executed by why, since the last time."""
+        taken = self.native.take_refusals()
+        return [
+            (queue_id, dict(zip(("queue_full", "expired", "cancelled"), counts, strict=True))) for queue_id, *counts in taken
+        ]
+
     def _ended(self, tickets: Sequence[tuple[int, bool]], stopping: bool) -> None:
         """Tickets that ended without an execution: numbers, and whether a batch has them. Called from any thread."""
         error: PodiumError = ShuttingDown("Server is stopping") if stopping else Expired("Request timeout expired")

@@ -1,8 +1,8 @@
-// decode_plain with any bytes, in any pieces: the cutting changes nothing, what is accepted lies within the message, and an answer
-// made of it has the size it says.
+// decode_plain with any bytes, in any pieces: the cutting changes nothing, what is accepted lies within the message, and an
+// answer made of it has the size it says.
 //
-// Input: one byte that says how the rest is cut (0: not at all), then the message. Routes: model "m" has inputs of every datatype, all
-// optional; "e" has one without batches.
+// Input: one byte that says how the rest is cut (0: not at all), then the message. Routes: model "m" has inputs of every
+// datatype, all optional; "e" has one without batches.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

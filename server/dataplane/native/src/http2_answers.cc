@@ -100,6 +100,11 @@ void HttpStream::submit_headers(const Metadata& initial) {
 }
 
 void HttpStream::submit_end(bool trailers_only) {
+  if (!trailers_only && text_.empty() && trailing_.empty()) {
+    const nghttp2_nv only = status(code_);
+    if (nghttp2_submit_trailer(connection_->session(), id_, &only, 1)) throw std::bad_alloc();
+    return;
+  }
   std::vector<nghttp2_nv> headers;
   headers.reserve(4 + trailing_.size());
   if (trailers_only) headers.insert(headers.end(), {status_200, type_grpc});

@@ -13,6 +13,8 @@ namespace {
 
 // read from one connection in one round, so that one fast caller does not keep the others waiting
 constexpr size_t round_bytes = 256 << 10;
+// written to one connection in one round
+constexpr size_t round_written_bytes = 4 << 20;
 // room for one read: the loop's buffer, or a larger one while a large message arrives
 constexpr size_t least_room_bytes = 8 << 10;
 constexpr size_t large_slab_bytes = 256 << 10;
@@ -67,7 +69,7 @@ void HttpConnection::ready(uint32_t events) {
   if (!closed() && phase_ != Phase::handshake && (events & ~static_cast<uint32_t>(EPOLLOUT) || tls_)) receive();
   if (closed()) return;
   if (events & EPOLLOUT) {
-    blocked_ = false;
+    set_blocked(false);
     touch();
   }
 }
@@ -198,8 +200,7 @@ bool HttpConnection::write_out() {
         break;
       case TlsSession::Io::want_read:
       case TlsSession::Io::want_write:
-        if (!blocked_) written_ns_ = std::max(written_ns_, loop_.now());
-        blocked_ = true;
+        set_blocked(true);
         output_.settle();
         return false;
       default:
@@ -210,26 +211,47 @@ bool HttpConnection::write_out() {
   return true;
 }
 
+// What nghttp2 has to send, up to a bound. False: it can send no more.
+bool HttpConnection::gather() {
+  while (output_.pending() < high_water_bytes) {
+    const uint8_t* bytes = nullptr;
+    ssize_t size = nghttp2_session_mem_send(session_, &bytes);
+    if (size <= 0) return size == 0;
+    output_.copy(bytes, static_cast<size_t>(size));
+  }
+  return true;
+}
+
+void HttpConnection::set_blocked(bool blocked) {
+  if (blocked == blocked_) return;
+  blocked_ = blocked;
+  written_ns_ = loop_.now();
+  if (blocked) {
+    loop_.tallies().connections_blocked.add();
+  } else {
+    loop_.unblocked();
+  }
+}
+
 void HttpConnection::flush() {
   touched_ = false;
   if (closed() || phase_ != Phase::open) return;
-  while (!blocked_) {
-    size_t before = output_.pending();
-    ssize_t size = 1;
-    while (output_.pending() < high_water_bytes && size > 0) {
-      const uint8_t* bytes = nullptr;
-      size = nghttp2_session_mem_send(session_, &bytes);
-      if (size > 0) output_.copy(bytes, static_cast<size_t>(size));
+  for (size_t left = round_written_bytes; !blocked_;) {
+    if (!gather()) return close();
+    size_t size = output_.pending();
+    if (!size || !write_out()) break;
+    if (size >= left) {
+      touch();
+      break;
     }
-    if (size < 0) return close();
-    if (output_.pending() == before && !before) break;
-    if (!write_out()) break;
+    left -= size;
   }
   if (closed()) return;
   uint64_t most = loop_.config().max_unread_bytes;
   if (most && unsent_ + output_.pending() > most) return close();
   watch(blocked_);
-  if (!blocked_ && phase_ == Phase::open && !calls_ && (ending_ || final_goaway_ || !nghttp2_session_want_read(session_))) {
+  if (!output_.pending() && !nghttp2_session_want_read(session_) && !nghttp2_session_want_write(session_)) {
+    while (streams_) end_stream(*streams_);
     return linger();
   }
   rearm();
@@ -250,8 +272,17 @@ void HttpConnection::deliver_writable() {
   }
 }
 
+void HttpConnection::lost() noexcept {
+  try {
+    close();
+  } catch (...) {
+    // a door that could not even be told; the next round of this connection tries again
+  }
+}
+
 void HttpConnection::close() {
   if (closed()) return;
+  set_blocked(false);
   while (streams_) end_stream(*streams_);
   loop_.timers().cancel(timer_);
   loop_.forget(fd_);

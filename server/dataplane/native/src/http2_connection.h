@@ -27,6 +27,7 @@ class HttpConnection final : public Watched {
   // Throws where memory or a resource is lacking; to be destroyed then.
   void open();
   void ready(uint32_t events) override;
+  void lost() noexcept override;
   // To be flushed at the end of the round.
   void touch();
   void flush();
@@ -43,7 +44,8 @@ class HttpConnection final : public Watched {
   void resume(HttpStream& stream);
   void reset(HttpStream& stream, uint32_t error);
   void widen(HttpStream& stream, size_t message_bytes);
-  void give_back(HttpStream& stream, size_t size);
+  void give_back(HttpStream& stream, size_t size);    // received: to the windows
+  void open_window(HttpStream& stream, size_t size);  // what was held back of its own
   void unsent(ptrdiff_t change) { unsent_ += static_cast<size_t>(change); }
   void writable(HttpStream& stream);
 
@@ -66,7 +68,9 @@ class HttpConnection final : public Watched {
   bool receive_once(size_t* budget);
   TlsSession::Io socket_read(uint8_t* target, size_t capacity, size_t* got);
   TlsSession::Io socket_write(size_t* put);
+  bool gather();
   bool write_out();
+  void set_blocked(bool blocked);
   void watch(bool writes);
   void tick(int64_t now);
   void rearm();
@@ -101,7 +105,6 @@ class HttpConnection final : public Watched {
   bool heard_ = false;         // its first frame
   bool draining_ = false;
   bool final_goaway_ = false;
-  bool ending_ = false;        // close as soon as all is written
   bool calmed_ = false;        // sent away for too many frames
   size_t missing_ = 0;         // of the message that the last read left unfinished
 

@@ -30,6 +30,7 @@ class Accepting final : public Watched {
   Accepting(HttpLoop& loop, std::shared_ptr<HttpListener> listener);
   ~Accepting() override;
   void ready(uint32_t events) override;
+  void lost() noexcept override {}
 
  private:
   void resume(int64_t now);

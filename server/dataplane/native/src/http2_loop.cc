@@ -2,6 +2,8 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -20,6 +22,16 @@ namespace podium {
 namespace {
 
 constexpr int round_events = 256;
+
+// A loop outlives what goes wrong on it, which is lack of memory: that ends the connection it was for.
+template <typename Function>
+void contain(const Function& function, Watched* watched = nullptr) noexcept {
+  try {
+    function();
+  } catch (...) {
+    if (watched) watched->lost();
+  }
+}
 
 }  // namespace
 
@@ -49,7 +61,15 @@ HttpLoop::~HttpLoop() {
   ::close(epoll_);
 }
 
-void HttpLoop::start() { thread_ = std::thread([this] { run(); }); }
+void HttpLoop::start() {
+  // signals are for the threads that wait for them
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  thread_ = std::thread([this] { run(); });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  pthread_setname_np(thread_.native_handle(), ("podium-io-" + std::to_string(index_)).c_str());
+}
 
 void HttpLoop::join() {
   if (thread_.joinable()) thread_.join();
@@ -95,7 +115,12 @@ bool HttpLoop::reserve(size_t size) {
 
 void HttpLoop::stream_ended() {
   tallies_.streams_open.take();
-  server_.stream_ended();
+  server_.progress();
+}
+
+void HttpLoop::unblocked() {
+  tallies_.connections_blocked.take();
+  server_.progress();
 }
 
 void HttpLoop::adopt(int fd, bool tls) {
@@ -106,8 +131,8 @@ void HttpLoop::adopt(int fd, bool tls) {
     Ref<TlsContext> context = tls && !draining_ ? server_.tls_for_handshake() : Ref<TlsContext>();
     if (!draining_ && !(tls && !context)) {
       connection = std::make_unique<HttpConnection>(*this, fd, peer_address(fd), context);
-      connection->open();
       connections_.insert(connection.get());
+      connection->open();
       connection.release();
       tallies_.connections_open.add();
       return;
@@ -115,10 +140,21 @@ void HttpLoop::adopt(int fd, bool tls) {
     ::close(fd);
   } catch (...) {
     // no memory, or nothing to watch it with: this connection is lost, the others live
-    if (!connection) ::close(fd);
+    if (connection) {
+      connections_.erase(connection.get());
+      unlist(*connection);
+    } else {
+      ::close(fd);
+    }
   }
   tallies_.connections_refused.add();
   displaced();
+}
+
+void HttpLoop::unlist(HttpConnection& connection) {
+  for (std::vector<HttpConnection*>* list : {&touched_, &again_}) {
+    list->erase(std::remove(list->begin(), list->end(), &connection), list->end());
+  }
 }
 
 void HttpLoop::displaced() {
@@ -128,6 +164,7 @@ void HttpLoop::displaced() {
 
 void HttpLoop::bury(HttpConnection& connection) {
   connections_.erase(&connection);
+  unlist(connection);
   buried_.emplace_back(&connection);
   tallies_.connections_open.take();
   displaced();
@@ -155,8 +192,8 @@ void HttpLoop::run() {
   while (!stopping_) {
     wait();
     run_posted();
-    timers_.fire(look_at_clock());
-    door_.round_ended(*this);
+    contain([this] { timers_.fire(look_at_clock()); });
+    contain([this] { door_.round_ended(*this); });
     flush();
     buried_.clear();
   }
@@ -181,7 +218,7 @@ void HttpLoop::wait() {
   look_at_clock();
   std::vector<HttpConnection*> again;
   again.swap(again_);
-  for (HttpConnection* connection : again) connection->ready(EPOLLIN);
+  for (HttpConnection* connection : again) contain([connection] { connection->ready(EPOLLIN); }, connection);
   for (int at = 0; at < count; ++at) {
     auto* watched = static_cast<Watched*>(events[static_cast<size_t>(at)].data.ptr);
     if (!watched) {
@@ -189,7 +226,7 @@ void HttpLoop::wait() {
       (void)!::read(wake_, &wakes, sizeof wakes);
       continue;
     }
-    watched->ready(events[static_cast<size_t>(at)].events);
+    contain([&] { watched->ready(events[static_cast<size_t>(at)].events); }, watched);
   }
 }
 
@@ -203,27 +240,30 @@ void HttpLoop::run_posted() {
     if (posted.after_flush) {
       if (posted.function) written_.push_back(std::move(posted.function));
     } else {
-      posted.function();
+      contain(posted.function);
     }
   }
   doing_.clear();
 }
 
 void HttpLoop::obey(Command& command) {
-  Stream& stream = *command.stream;
-  if (!stream.open()) return;
-  if (command.message.size) stream.send(std::move(command.message));
-  if (command.ends) stream.finish(command.code, command.text, command.trailing);
+  auto& stream = static_cast<HttpStream&>(*command.stream);
+  try {
+    if (command.message.size) stream.send(std::move(command.message));
+    if (command.ends) stream.finish(command.code, command.text, command.trailing);
+  } catch (...) {
+    stream.abandon();
+  }
 }
 
 void HttpLoop::flush() {
   flushing_.swap(touched_);
-  for (HttpConnection* connection : flushing_) connection->flush();
+  for (HttpConnection* connection : flushing_) contain([connection] { connection->flush(); }, connection);
   std::vector<std::function<void()>> written = std::move(written_);
   written_.clear();
-  for (std::function<void()>& told : written) told();
+  for (std::function<void()>& told : written) contain(told);
   for (HttpConnection* connection : flushing_) {
-    if (connection->has_writable()) connection->deliver_writable();
+    if (connection->has_writable()) contain([connection] { connection->deliver_writable(); }, connection);
   }
   flushing_.clear();
 }

@@ -4,6 +4,7 @@
 // each connection written once. So small answers leave together, with one system call a connection.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -30,6 +31,8 @@ class Watched {
  public:
   virtual ~Watched() = default;
   virtual void ready(uint32_t events) = 0;
+  // `ready` or what it led to lacked memory or another resource.
+  virtual void lost() noexcept = 0;
 };
 
 // Written by one loop, read by any thread.
@@ -45,6 +48,7 @@ class Tally {
 
 struct LoopTallies {
   Tally connections_open, connections_accepted, connections_refused, streams_open, streams_started, streams_refused;
+  Tally connections_blocked;  // their sockets take no more now
   Tally bytes_received, bytes_sent, protocol_errors, floods, stalled, tls_failures;
 };
 
@@ -84,6 +88,7 @@ class HttpLoop final : public Loop {
   bool reserve(size_t size);
   void release(size_t size) { buffered_ -= size; }
   void stream_ended();
+  void unblocked();
 
   // Any thread: connections that it has or is about to have.
   uint64_t placed() const { return placed_.load(std::memory_order_relaxed); }
@@ -108,6 +113,7 @@ class HttpLoop final : public Loop {
   void run_posted();
   void obey(Command& command);
   void displaced();
+  void unlist(HttpConnection& connection);
   void flush();
 
   NativeHttpServer& server_;

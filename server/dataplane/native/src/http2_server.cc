@@ -44,12 +44,13 @@ void NativeHttpServer::start() {
 }
 
 void NativeHttpServer::place(HttpLoop& accepted_by, int fd, bool tls) {
-  if (config_.max_connections && connections_.load(std::memory_order_relaxed) >= config_.max_connections) {
+  uint64_t others = connections_.fetch_add(1, std::memory_order_relaxed);
+  if (config_.max_connections && others >= config_.max_connections) {
+    connection_closed();
     accepted_by.tallies().connections_refused.add();
     ::close(fd);
     return;
   }
-  connections_.fetch_add(1, std::memory_order_relaxed);
   accepted_by.tallies().connections_accepted.add();
   auto fewest = std::min_element(loops_.begin(), loops_.end(), [&accepted_by](const auto& one, const auto& other) {
     uint64_t of_one = one->placed(), of_other = other->placed();
@@ -66,13 +67,13 @@ void NativeHttpServer::drain() {
   for (auto& loop : loops_) loop->call([&loop = *loop] { loop.drain(); });
 }
 
-uint64_t NativeHttpServer::calls_open() const {
+uint64_t NativeHttpServer::unanswered() const {
   uint64_t open = 0;
-  for (const auto& loop : loops_) open += loop->tallies().streams_open.value();
+  for (const auto& loop : loops_) open += loop->tallies().streams_open.value() + loop->tallies().connections_blocked.value();
   return open;
 }
 
-void NativeHttpServer::stream_ended() {
+void NativeHttpServer::progress() {
   if (!draining_.load(std::memory_order_relaxed)) return;
   std::lock_guard<std::mutex> lock(mutex_);
   call_ended_.notify_all();
@@ -82,7 +83,7 @@ bool NativeHttpServer::wait_drained(double timeout_s) {
   std::unique_lock<std::mutex> lock(mutex_);
   auto most = std::chrono::duration<double>(std::clamp(timeout_s, 0.0, 1e8));
   return call_ended_.wait_for(lock, std::chrono::duration_cast<std::chrono::nanoseconds>(most),
-                              [this] { return calls_open() == 0; });
+                              [this] { return unanswered() == 0; });
 }
 
 void NativeHttpServer::stop() {

@@ -32,11 +32,11 @@ class NativeHttpServer final : public HttpServer {
   // For loops, on their threads. `place` takes `fd` over: to the loop with the fewest connections, for callers keep theirs for long.
   void place(HttpLoop& accepted_by, int fd, bool tls);
   void connection_closed() { connections_.fetch_sub(1, std::memory_order_relaxed); }
-  void stream_ended();
+  void progress();
   Ref<TlsContext> tls_for_handshake();
 
  private:
-  uint64_t calls_open() const;
+  uint64_t unanswered() const;  // calls that are open, connections that have not taken their answers
 
   const HttpConfig config_;
   std::vector<std::unique_ptr<HttpLoop>> loops_;

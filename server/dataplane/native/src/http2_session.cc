@@ -140,6 +140,14 @@ struct SessionCallbacks {
     return 0;
   }
 
+  // Headers that cannot be encoded within nghttp2's bounds: without them the call would never end.
+  static int frame_not_sent(nghttp2_session* session, const nghttp2_frame* frame, int, void*) {
+    if (frame->hd.type == NGHTTP2_HEADERS && stream(session, frame->hd.stream_id)) {
+      nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_INTERNAL_ERROR);
+    }
+    return 0;
+  }
+
   static int send_data(nghttp2_session*, nghttp2_frame*, const uint8_t* header, size_t size, nghttp2_data_source* source,
                        void* user) {
     return guarded([&]() -> int {
@@ -171,6 +179,7 @@ struct Shared {
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, SessionCallbacks::data);
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, SessionCallbacks::frame_received);
     nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, SessionCallbacks::frame_sent);
+    nghttp2_session_callbacks_set_on_frame_not_send_callback(callbacks, SessionCallbacks::frame_not_sent);
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, SessionCallbacks::stream_closed);
     nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks, SessionCallbacks::invalid_frame);
     nghttp2_session_callbacks_set_send_data_callback(callbacks, SessionCallbacks::send_data);
@@ -217,6 +226,12 @@ void HttpConnection::submit_settings() {
 void HttpConnection::widen(HttpStream& stream, size_t message_bytes) {
   if (message_bytes <= static_cast<size_t>(stream_window_bytes) || stream.half_closed_) return;
   nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, stream.id(), large_window_bytes);
+  touch();
+}
+
+void HttpConnection::open_window(HttpStream& stream, size_t size) {
+  if (!size) return;
+  nghttp2_session_consume_stream(session_, stream.id(), size);
   touch();
 }
 

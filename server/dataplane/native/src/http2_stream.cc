@@ -134,7 +134,7 @@ void HttpStream::closed() {
 void HttpStream::read(bool wanted) {
   wanted_ = wanted;
   if (!wanted || !connection_) return;
-  connection_->give_back(*this, std::exchange(held_back_, 0));
+  connection_->open_window(*this, std::exchange(held_back_, 0));
 }
 
 void HttpStream::watch_deadline() {
@@ -143,7 +143,15 @@ void HttpStream::watch_deadline() {
 
 void HttpStream::passed_deadline(int64_t) {
   Ref<HttpStream> self(*this);
-  fail(Code::deadline_exceeded, "Deadline Exceeded");
+  try {
+    fail(Code::deadline_exceeded, "Deadline Exceeded");
+  } catch (...) {
+    abandon();
+  }
+}
+
+void HttpStream::abandon() noexcept {
+  if (connection_) connection_->lost();
 }
 
 // Armed while a message is half received or answers are unread, and not moved by progress: it looks when it is due.

@@ -46,6 +46,8 @@ class HttpStream final : public Stream {
   void closed();
   // Ended by this layer: the door hears of it as `gone`.
   void fail(Code code, std::string_view text);
+  // Something was lacking to answer it: its connection ends. Not from within nghttp2's callbacks.
+  void abandon() noexcept;
 
   // What nghttp2 asks for: how much of `most` can go now (`flags` are nghttp2's; -1: nothing yet), then those bytes themselves.
   ptrdiff_t offer(size_t most, uint32_t* flags);

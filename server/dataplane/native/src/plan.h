@@ -37,7 +37,7 @@ struct Release {
 // What to do now. `late` are tickets to refuse.
 struct Decision {
   std::vector<Ref<Ticket>> late;
-  std::unique_ptr<Release> release;  // or none
+  std::unique_ptr<Release> release;        // or none
   int64_t wait_until_ns = no_deadline_ns;  // no_deadline_ns: until the next arrival
 };
 

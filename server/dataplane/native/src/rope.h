@@ -75,7 +75,8 @@ class Rope {
   // The same in place; nullptr where they lie in several pieces.
   const uint8_t* contiguous(size_t first, size_t size) const {
     for (const Piece& piece : pieces_) {
-      if (first < piece.size || (first == piece.size && !size)) return size <= piece.size - first ? piece.data + first : nullptr;
+      if (first < piece.size || (first == piece.size && !size))
+        return size <= piece.size - first ? piece.data + first : nullptr;
       first -= piece.size;
     }
     return nullptr;

@@ -45,7 +45,8 @@ class TlsSession {
   Io handshake();
   // ok: `*got` > 0 bytes. Read until want_read: what OpenSSL holds already does not make the socket ready again.
   Io read(uint8_t* target, size_t capacity, size_t* got);
-  // ok: `*put` > 0 bytes, maybe less than `size`. After want_* the same first bytes must be given again, at any address.
+  // ok: `*put` > 0 bytes, maybe less than `size`; each call is a record and a system call, of at most 16 KiB. After want_* the
+  // same bytes must be given again, at any address, and maybe more after them.
   Io write(const uint8_t* bytes, size_t size, size_t* put);
   // Tells the peer that nothing more comes, if that needs no waiting. Before closing the socket; after failed it does nothing.
   void close();

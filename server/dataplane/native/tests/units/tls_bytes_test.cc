@@ -49,11 +49,12 @@ TEST(bytes_come_through_and_all_that_is_held_is_read) {
 
 TEST(a_full_socket_takes_a_part_and_the_rest_from_another_address) {
   Joined joined(make_context());
-  std::string sent = pattern(3'000'000), got;
+  std::string sent = pattern(3'000'000), got, copies[2];
   size_t put = 0, waits = 0;
   while (got.size() < sent.size()) {
-    // a copy for each attempt: the bytes stay the same, where they are does not
-    std::string rest = sent.substr(put, 100'000);
+    // a second attempt is made with another copy: the bytes stay the same, where they are does not
+    std::string& rest = copies[waits % 2];
+    rest = sent.substr(put, 100'000);
     size_t count = 0;
     Io io = rest.empty() ? Io::want_write : joined.session.write(reinterpret_cast<uint8_t*>(rest.data()), rest.size(), &count);
     CHECK((io == Io::ok) == (count > 0));
@@ -105,6 +106,21 @@ TEST(bytes_changed_on_the_way_are_refused) {
   size_t count = 0;
   CHECK(joined.session.read(&byte, 1, &count) == Io::failed);
   CHECK_EQUAL(joined.session.failure(), "decryption failed or bad record mac");
+}
+
+TEST(another_sessions_errors_are_not_this_ones) {
+  Joined joined(make_context());
+  uint8_t byte = 0;
+  size_t count = 0;
+  ERR_raise(ERR_LIB_SSL, SSL_R_BAD_LENGTH);
+  CHECK(joined.session.read(&byte, 1, &count) == Io::want_read);
+  std::string much = pattern(1'000'000);
+  Io io = Io::ok;
+  while (io == Io::ok) {
+    ERR_raise(ERR_LIB_SSL, SSL_R_BAD_LENGTH);
+    io = joined.session.write(reinterpret_cast<uint8_t*>(much.data()), much.size(), &count);
+  }
+  CHECK(io == Io::want_write);
 }
 
 TEST(close_says_goodbye_once) {

@@ -237,13 +237,6 @@ TEST(garbage_is_refused) {
   }
 }
 
-TEST(another_sessions_errors_are_not_this_ones) {
-  Sockets sockets;
-  TlsSession session(open_context(), sockets.server);
-  ERR_put_error(ERR_LIB_SSL, 0, SSL_R_BAD_LENGTH, __FILE__, __LINE__);
-  CHECK(session.handshake() == Io::want_read);
-}
-
 TEST(files_that_do_not_fit_are_told) {
   Issued one = authority().issue({"one", {}}), two = authority().issue({"two", {}});
   std::string cut = one.chain.substr(0, one.chain.size() / 2), broken = one.chain;
@@ -260,4 +253,15 @@ TEST(files_that_do_not_fit_are_told) {
   CHECK(reason_to_refuse({broken, one.key, ""}).find("the certificate: ") == 0);
   CHECK(reason_to_refuse({one.chain, "", ""}).find("the private key: ") == 0);
   CHECK(reason_to_refuse({one.chain, one.key, authority().root() + cut}).find("the certificates that callers are") == 0);
+}
+
+TEST(whoever_is_named_is_trusted_whoever_signed_it) {
+  Authority unknown("nobody knows it");
+  Issued server = authority().issue({"server", {}});
+  Wishes wishes, other;
+  wishes.own = unknown.issue({"client", {}});
+  other.own = unknown.issue({"client", {}});
+  Ref<TlsContext> context = TlsContext::make(TlsFiles{server.chain, server.key, authority().root() + wishes.own.chain});
+  CHECK(outcome_of(context, wishes).io == Io::ok);
+  CHECK(outcome_of(context, other).io == Io::failed);
 }
