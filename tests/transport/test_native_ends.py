@@ -1,4 +1,4 @@
-"""How calls end, on both doors: by their handlers, by faults of these, by callers who leave, by time and by the server's end."""
+"""How calls end, on both doors: by handlers and their faults, by callers who leave, by time and by the server's end."""
 
 import asyncio
 import logging
@@ -271,7 +271,7 @@ def test_stopping_lets_open_calls_end_and_refuses_new_ones(kind: str) -> None:
             stopping = asyncio.create_task(toy.door.stop(60))
             async with asyncio.timeout(30):
                 while (await toy.outcome("unary_echo"))[1] != "UNAVAILABLE":
-                    await asyncio.sleep(0.01)
+                    pass
             assert not stopping.done()
             held.go_on.set()
             assert await waiting == (b"last", "OK", "")

@@ -1,11 +1,11 @@
-"""What a call that is over had in memory goes at once. gRPC's own door keeps the error that ends a call, and what it leads to."""
+"""What a call had in memory goes at once when it is over. grpc.aio keeps the error that ends a call, and what it leads to."""
 
 import asyncio
 import gc
 import logging
 import weakref
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -16,7 +16,7 @@ from tests.transport.doors import serving
 class Parsed:
     """A message, and all there is to know whether anybody still has it."""
 
-    alive: "weakref.WeakSet[Parsed]" = weakref.WeakSet()
+    alive: ClassVar["weakref.WeakSet[Parsed]"] = weakref.WeakSet()
 
     def __init__(self, data: bytes) -> None:
         self.data = data
