@@ -1,6 +1,7 @@
 """podium_echo, the native HTTP/2 and gRPC layer alone, and a caller that speaks to it in frames."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -53,6 +54,10 @@ class Echo:
         last = _numbers(self._line())
         assert self._process.wait(PATIENCE_S) == 0
         return last
+
+    def allow_files(self, most: int) -> None:
+        """That it has open at a time."""
+        resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (most, most))
 
     def alive(self) -> bool:
         return self._process.poll() is None

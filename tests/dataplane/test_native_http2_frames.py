@@ -4,6 +4,7 @@ import socket
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from h2.errors import ErrorCodes
@@ -77,7 +78,7 @@ def test_trailers_of_a_caller_end_its_side(caller: Caller) -> None:
         ({"te": None}, "200"),
     ],
 )
-def test_what_is_no_grpc_gets_an_http_status(caller: Caller, changed: dict[str, str | None], status: str) -> None:
+def test_what_is_no_grpc_gets_an_http_status(caller: Caller, changed: dict[str, Any], status: str) -> None:
     assert caller.answer(caller.call(framed(b""), **changed))[0][":status"] == status
 
 

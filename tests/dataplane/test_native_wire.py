@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import podium_native
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc._utils import _get_inference_request
@@ -36,6 +36,8 @@ from tests.dataplane.messages import (
     well,
 )
 
+# how long an example takes says nothing: others may have the processor
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 KEY = VersionKey(MODEL, NUMBER)
 ONE = Signature(MODEL, (TensorSpec("x", "FP32", (2,)),), (TensorSpec("y", "FP32", (1,)),), 4)
 TIMES = ("podium_queue_us", "podium_execute_us", "podium_features_us", "podium_batch_rows", "podium_total_us")
@@ -91,6 +93,7 @@ def with_message(strategy: Any) -> st.SearchStrategy[Any]:
     return signatures().flatmap(lambda signature: st.tuples(st.just(signature), strategy(signature)))
 
 
+@UNTIMED
 @given(data=st.data(), message=signatures().flatmap(well), compact=st.booleans())
 def test_ordinary_requests_are_plain_however_they_are_cut(data: st.DataObject, message: Message, compact: bool) -> None:
     pieces = data.draw(cut(message.wire.SerializeToString()))
@@ -98,14 +101,14 @@ def test_ordinary_requests_are_plain_however_they_are_cut(data: st.DataObject, m
     assert plain is not None
 
 
-@settings(max_examples=300)
+@settings(UNTIMED, max_examples=300)
 @given(data=st.data(), case=with_message(nearly_well))
 def test_whatever_is_taken_python_takes_too(data: st.DataObject, case: tuple[Signature, ModelInferRequest]) -> None:
     signature, message = case
     agreed(signature, list(data.draw(cut(message.SerializeToString()))))
 
 
-@settings(max_examples=300)
+@settings(UNTIMED, max_examples=300)
 @given(data=st.data(), message=signatures().flatmap(well))
 def test_unusual_and_damaged_writing(data: st.DataObject, message: Message) -> None:
     written = data.draw(rewritten(message.wire))
@@ -113,6 +116,7 @@ def test_unusual_and_damaged_writing(data: st.DataObject, message: Message) -> N
     agreed(message.signature, list(data.draw(cut(data.draw(damaged(written))))))
 
 
+@UNTIMED
 @given(first=st.data(), signature=signatures())
 def test_lanes_are_equal_exactly_when_shape_keys_are(first: st.DataObject, signature: Signature) -> None:
     messages = [first.draw(well(signature)).wire for _ in range(2)]
@@ -212,6 +216,7 @@ def test_parameters_of_other_features_are_left_to_python(name: str) -> None:
         b"\x1a" + b"\xff" * 9 + b"\x7f",  # a length beyond 64 bits
         b"\x22\x07\x0a\x01a\x12\x02\x10",  # cut within a parameter
         b"\x00\x00",  # field 0
+        b"\x1a" + number(0, padding=5),  # a length of six bytes
         b"\x80",  # cut within a tag
     ],
 )
@@ -271,6 +276,30 @@ def test_shapes_beyond_all_memory_are_left_to_python(dims: tuple[int, ...]) -> N
         assert agreed(signature, [message.SerializeToString()]) is None
 
 
+@pytest.mark.parametrize(
+    ("shapes", "data"),
+    [
+        (([1, 2], [1, 1]), b"\x00\x00\x00\x00"),  # an element too few
+        (([1, 2], [1, 1]), bytes(12)),  # one too many
+        (([1, 2], [1, 1]), b"\x00\x00\x00\x00\x01\x00\x00\x00"),  # the last one cut
+        (([1, 2], [1, 1]), bytes(7)),  # its length cut
+        (([1, 2], [2, 1]), bytes(8)),  # rows that differ
+        (([0, 2], [0, 1]), b""),  # no rows
+        (([5, 2], [5, 1]), bytes(40)),  # more than a batch has
+        (([1, 2, 1], [1, 1]), bytes(8)),  # a dimension too many
+        (([1, -2], [1, 1]), bytes(8)),
+        (([], [1, 1]), bytes(8)),
+    ],
+)
+def test_shapes_and_elements_that_do_not_fit_are_left_to_python(shapes: tuple[list[int], list[int]], data: bytes) -> None:
+    signature = Signature(MODEL, (TensorSpec("x", "BYTES", (-1,)), TensorSpec("n", "UINT8", (1,))), ONE.outputs, 4)
+    for given_shapes, given_data, plain in ((([1, 2], [1, 1]), bytes(8), True), (shapes, data, False)):
+        message = ModelInferRequest(model_name=MODEL, raw_input_contents=[given_data, bytes(given_shapes[1][0])])
+        message.inputs.add(name="x", datatype="BYTES", shape=given_shapes[0])
+        message.inputs.add(name="n", datatype="UINT8", shape=given_shapes[1])
+        assert (agreed(signature, [message.SerializeToString()]) is not None) == plain
+
+
 def test_bools_above_one_are_left_to_python() -> None:
     signature = Signature(MODEL, (TensorSpec("x", "BOOL", (3,)),), ONE.outputs, 1)
     for data, plain in ((b"\x00\x01\x01", True), (b"\x00\x01\x02", False)):
@@ -301,6 +330,7 @@ def message_in(data: bytes) -> bytes:
     return data[5:]
 
 
+@UNTIMED
 @given(answer=answers(), request_id=st.text(max_size=200))
 def test_answers_are_written_as_python_writes_them(
     answer: tuple[Signature, list[str], dict[str, Array]], request_id: str
@@ -311,6 +341,7 @@ def test_answers_are_written_as_python_writes_them(
     assert message_in(written) == expected
 
 
+@UNTIMED
 @given(
     answer=answers(),
     times=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=5, max_size=5),
@@ -326,6 +357,15 @@ def test_times_are_parameters(answer: tuple[Signature, list[str], dict[str, Arra
     written = message_in(wire_of(signature).encode(MODEL, "", "17", parts_of(signature, requested, outputs), stated))
     assert ModelInferResponse.FromString(written) == expected
     assert len(written) == expected.ByteSize()
+
+
+def test_what_is_empty_is_written_as_protobuf_does() -> None:
+    """No id, an output without a name, one without dimensions, one without elements."""
+    specs = (TensorSpec("", "FP32", ()), TensorSpec("y", "BYTES", (0,)))
+    signature = Signature(MODEL, (), specs, 0)
+    outputs: dict[str, Array] = {"": np.array(1, np.float32), "y": np.empty((0,), object)}
+    written = message_in(wire_of(signature).encode(MODEL, "", "", parts_of(signature, [], outputs)))
+    assert written == encode("", KEY, signature, (), outputs).SerializeToString()
 
 
 def test_answers_larger_than_a_message_are_refused_with_their_size() -> None:

@@ -242,8 +242,9 @@ def huge_headers(target: Target) -> str:
     with Peer(target.address) as peer:
         parts = block(call_headers(target.path, *((b"x-%d" % each, b"y" * 8000) for each in range(128))))
         rest = [parts[start : start + 16_384] for start in range(0, len(parts), 16_384)]
-        frames = [frame(CONTINUATION, END_HEADERS if each is rest[-1] else 0, 1, each) for each in rest[1:]]
-        peer.send(frame(HEADERS, 0, 1, rest[0]) + b"".join(frames) + data_frames(1, target.body()))
+        frames = [frame(CONTINUATION, 0, 1, each) for each in rest[1:-1]]
+        peer.send(frame(HEADERS, 0, 1, rest[0]) + b"".join(frames) + frame(CONTINUATION, END_HEADERS, 1, rest[-1]))
+        peer.send(data_frames(1, target.body()))
         peer.drained()
         return verdict(peer, patience_s=2.0)
 

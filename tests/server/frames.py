@@ -66,7 +66,8 @@ def block(headers: Sequence[Header]) -> bytes:
 
 def data_frames(stream: int, body: bytes, *, end: bool = True, size: int = 16_384) -> bytes:
     parts = [body[start : start + size] for start in range(0, len(body), size)] or [b""]
-    return b"".join(frame(DATA, END_STREAM if end and part is parts[-1] else 0, stream, part) for part in parts)
+    last = parts.pop()
+    return b"".join(frame(DATA, 0, stream, part) for part in parts) + frame(DATA, END_STREAM if end else 0, stream, last)
 
 
 @dataclass

@@ -23,8 +23,7 @@ constexpr int reads_per_round = 4;
 
 }  // namespace
 
-Connection::Connection(const Target& target, const std::vector<nghttp2_nv>& fields, Owner& owner, int epoll,
-                       void* place)
+Connection::Connection(const Target& target, const std::vector<nghttp2_nv>& fields, Owner& owner, int epoll, void* place)
     : target_(target), fields_(fields), owner_(owner), epoll_(epoll), place_(place) {}
 
 Connection::~Connection() { close(); }

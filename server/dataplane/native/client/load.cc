@@ -45,10 +45,12 @@ Load::Load(const Options& options, Payload& payload)
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
       pacer_(options.rate_per_s > 0 ? options.rate_per_s : 1.0, options.seed) {
   if (epoll_ < 0) throw std::runtime_error("no epoll");
-  static const std::string post = "POST", scheme = "http", path = "/inference.GRPCInferenceService/ModelInfer",
-                           trailers = "trailers", type = "application/grpc", agent = "podium-client";
-  fields_ = {field(":method", post), field(":scheme", scheme), field(":path", path), field(":authority", target_.authority()),
-             field("te", trailers), field("content-type", type), field("user-agent", agent)};
+  static const std::string post = "POST", scheme = "http", trailers = "trailers", type = "application/grpc",
+                           agent = "podium-client";
+  fields_ = {field(":method", post),       field(":scheme", scheme),
+             field(":path", options.path), field(":authority", target_.authority()),
+             field("te", trailers),        field("content-type", type),
+             field("user-agent", agent)};
   if (options.deadline_ms > 0) fields_.push_back(field("grpc-timeout", timeout_));
   for (uint64_t count = 0; count < options.connections; ++count) {
     lanes_.push_back(std::make_unique<Lane>(target_, fields_, *this, epoll_, options.streams));
@@ -233,9 +235,15 @@ void Load::call_ended(Connection& connection, Call& call, Ending ending, uint32_
       ++slot.lane->answered;
       judge(slot, connection.read_ns() - slot.since_ns);
       break;
-    case Ending::reset: ++report_.errors["reset:" + std::to_string(code)]; break;
-    case Ending::refused: ++report_.errors["refused"]; break;
-    case Ending::lost: ++report_.errors["lost"]; break;
+    case Ending::reset:
+      ++report_.errors["reset:" + std::to_string(code)];
+      break;
+    case Ending::refused:
+      ++report_.errors["refused"];
+      break;
+    case Ending::lost:
+      ++report_.errors["lost"];
+      break;
   }
 }
 

@@ -41,11 +41,20 @@ class Fields {
     if (field_ == 0 || key >> 32) good_ = false;
     if (!good_) return false;
     switch (wire_) {
-      case wire_varint: value_ = varint(); break;
-      case wire_fixed64: take(8); break;
-      case wire_bytes: bytes_ = take(varint()); break;
-      case wire_fixed32: take(4); break;
-      default: good_ = false;
+      case wire_varint:
+        value_ = varint();
+        break;
+      case wire_fixed64:
+        take(8);
+        break;
+      case wire_bytes:
+        bytes_ = take(varint());
+        break;
+      case wire_fixed32:
+        take(4);
+        break;
+      default:
+        good_ = false;
     }
     return good_;
   }
@@ -152,9 +161,15 @@ bool read_answer(std::string_view framed, Answer& answer) {
   Fields fields(framed.substr(prefix_bytes));
   while (fields.next()) {
     switch (fields.field()) {
-      case 1: answer.model = fields.bytes(); break;
-      case 2: answer.version = fields.bytes(); break;
-      case 3: answer.id = fields.bytes(); break;
+      case 1:
+        answer.model = fields.bytes();
+        break;
+      case 2:
+        answer.version = fields.bytes();
+        break;
+      case 3:
+        answer.id = fields.bytes();
+        break;
       case 5:
         ++answer.outputs;
         if (!read_output(fields.bytes(), answer)) return false;
@@ -163,7 +178,8 @@ bool read_answer(std::string_view framed, Answer& answer) {
         ++answer.tensors;
         answer.values = fields.bytes();
         break;
-      default: break;
+      default:
+        break;
     }
   }
   return fields.good();

@@ -14,6 +14,7 @@ const char* const usage =
     "  --bytes N                    payload of an identity model: the answer must equal it (64)\n"
     "  --expected FILE              rows and their answers instead; --tolerance is absolute (1e-5)\n"
     "  --model-version V  --input NAME (IN)  --output NAME (OUT)\n"
+    "  --path PATH                  of the call (/inference.GRPCInferenceService/ModelInfer)\n"
     "  --contents raw|typed         where the tensor stands in the request (raw)\n"
     "  --connections C (1)  --streams M (1): calls in flight on each\n"
     "  --rate R                     open loop: R Poisson arrivals a second; latency counts from when a request was due\n"
@@ -59,14 +60,17 @@ Options parse_options(int count, char** words) {
   Options options;
   const std::map<std::string, std::string*> texts = {
       {"--target", &options.target}, {"--model", &options.model},   {"--model-version", &options.version},
-      {"--input", &options.input},   {"--output", &options.output}, {"--expected", &options.expected}};
+      {"--input", &options.input},   {"--output", &options.output}, {"--expected", &options.expected},
+      {"--path", &options.path}};
   const std::map<std::string, uint64_t*> wholes = {
-      {"--bytes", &options.bytes},       {"--connections", &options.connections},
-      {"--streams", &options.streams},   {"--requests", &options.requests},
-      {"--seed", &options.seed},         {"--requests-per-connection", &options.requests_per_connection}};
-  const std::map<std::string, double*> reals = {
-      {"--rate", &options.rate_per_s}, {"--seconds", &options.seconds},     {"--deadline-ms", &options.deadline_ms},
-      {"--stall-s", &options.stall_s}, {"--tolerance", &options.tolerance}};
+      {"--bytes", &options.bytes},     {"--connections", &options.connections},
+      {"--streams", &options.streams}, {"--requests", &options.requests},
+      {"--seed", &options.seed},       {"--requests-per-connection", &options.requests_per_connection}};
+  const std::map<std::string, double*> reals = {{"--rate", &options.rate_per_s},
+                                                {"--seconds", &options.seconds},
+                                                {"--deadline-ms", &options.deadline_ms},
+                                                {"--stall-s", &options.stall_s},
+                                                {"--tolerance", &options.tolerance}};
   for (int place = 1; place < count; place += 2) {
     const std::string name = words[place];
     if (place + 1 == count) throw std::runtime_error(name + " needs a value");

@@ -31,9 +31,14 @@ const nghttp2_nv status_200 = pair(":status", "200", constant);
 const nghttp2_nv type_grpc = pair("content-type", "application/grpc", constant);
 const nghttp2_nv takes = pair("grpc-accept-encoding", "identity, deflate, gzip", constant);
 
-constexpr std::string_view codes[] = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"};
+constexpr std::array<std::string_view, 17> codes{"0", "1", "2",  "3",  "4",  "5",  "6",  "7", "8",
+                                                 "9", "10", "11", "12", "13", "14", "15", "16"};
 
-nghttp2_nv status(Code code) { return pair("grpc-status", codes[static_cast<size_t>(code)], constant); }
+// A number that is no code is what the C core makes of it: unknown.
+nghttp2_nv status(Code code) {
+  auto number = static_cast<size_t>(code);
+  return pair("grpc-status", codes[number < codes.size() ? number : static_cast<size_t>(Code::unknown)], constant);
+}
 
 std::string_view encoding_name(int encoding) { return encoding == gzip_encoding ? "gzip" : "deflate"; }
 

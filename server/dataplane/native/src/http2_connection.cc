@@ -35,8 +35,8 @@ HttpConnection::HttpConnection(HttpLoop& loop, int fd, std::string address, Ref<
       tls_context_(std::move(tls)),
       output_(loop.outgoing()),
       strikes_(loop.config().min_ping_interval_ms, loop.config().max_ping_strikes, loop.config().keepalive_without_calls),
-      keepalive_(keepalive_ms(loop.config().keepalive_time_ms), loop.config().keepalive_timeout_ms, loop.config().keepalive_without_calls,
-                 loop.config().max_pings_without_data, loop.now()),
+      keepalive_(keepalive_ms(loop.config().keepalive_time_ms), loop.config().keepalive_timeout_ms,
+                 loop.config().keepalive_without_calls, loop.config().max_pings_without_data, loop.now()),
       age_(loop.config().max_connection_idle_ms, loop.config().max_connection_age_ms,
            loop.config().max_connection_age_grace_ms, loop.chance(), loop.now()),
       flood_(FloodLimits{}, loop.now()),
@@ -85,7 +85,9 @@ void HttpConnection::handshake() {
       return watch(false);
     case TlsSession::Io::want_write:
       return watch(true);
-    default:
+    case TlsSession::Io::closed:
+      return close();  // a probe of the port, no failure
+    case TlsSession::Io::failed:
       loop_.tallies().tls_failures.add();
       return close();
   }
@@ -156,7 +158,8 @@ void HttpConnection::fail_session(int error) {
   }
   // what it has to say about that (GOAWAY) is written if the socket takes it
   if (!calmed_) {
-    nghttp2_session_terminate_session(session_, error == NGHTTP2_ERR_FLOODED ? NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_PROTOCOL_ERROR);
+    uint32_t reason = error == NGHTTP2_ERR_FLOODED ? NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_PROTOCOL_ERROR;
+    nghttp2_session_terminate_session(session_, reason);
   }
   flush();
   if (closed() || phase_ == Phase::lingering) return;

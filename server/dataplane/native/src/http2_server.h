@@ -29,7 +29,8 @@ class NativeHttpServer final : public HttpServer {
   HttpCounters counters() const override;
   Loop& loop(int index) override { return *loops_.at(static_cast<size_t>(index)); }
 
-  // For loops, on their threads. `place` takes `fd` over: to the loop with the fewest connections, for callers keep theirs for long.
+  // For loops, on their threads. `place` takes `fd` over, for the loop with the fewest connections: callers keep theirs for
+  // long, and whichever loop is woken first would else get most of them.
   void place(HttpLoop& accepted_by, int fd, bool tls);
   void connection_closed() { connections_.fetch_sub(1, std::memory_order_relaxed); }
   void progress();

@@ -8,13 +8,16 @@ namespace podium {
 namespace {
 
 // Windows: a caller may send so much before it hears from us. A call's 1 MiB keeps 10 Gbit/s busy at 0.8 ms of round trip, and
-// 100 Mbit/s at 80 ms; a large message gets 8 MiB once its prefix told its size. A connection's 16 MiB lets many calls do so at once.
-// What waits is bounded by max_buffered_bytes, not by windows.
+// 100 Mbit/s at 80 ms; a large message gets 8 MiB once its prefix told its size. A connection's 16 MiB lets many calls do so at
+// once. What waits is bounded by max_buffered_bytes, not by windows.
 constexpr int32_t stream_window_bytes = 1 << 20;
 constexpr int32_t large_window_bytes = 8 << 20;
 constexpr int32_t connection_window_bytes = 16 << 20;
 // of frames that callers send: fewer headers in large messages than with HTTP/2's 16 KiB
 constexpr uint32_t max_frame_bytes = 128 << 10;
+// of calls that callers reset, however old and honest: no more than they could well begin
+constexpr uint64_t max_resets = 20'000;
+constexpr uint64_t max_resets_per_s = 5'000;
 // of frames that we send, where the caller takes as much
 constexpr size_t max_sent_frame_bytes = 256 << 10;
 
@@ -186,6 +189,8 @@ struct Shared {
     nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, SessionCallbacks::read_length);
     nghttp2_option_set_no_auto_window_update(options, 1);
     nghttp2_option_set_no_closed_streams(options, 1);
+    // its own limit of 33 resets a second would end honest callers with tight deadlines; FloodPolicy tells those from attacks
+    nghttp2_option_set_stream_reset_rate_limit(options, max_resets, max_resets_per_s);
     // trailers may repeat what a handler wants to tell; HTTP/2 has no limit, the caller's is what counts
     nghttp2_option_set_max_send_header_block_length(options, 1 << 20);
   }

@@ -1,6 +1,6 @@
 // The HTTP/2 and gRPC layer alone, for load, attacks and sanitizers: every message is sent back.
 //
-// podium_echo [--port N] [--unix PATH] [--threads N] [--tls CHAIN KEY [ROOTS]] [--<limit> N]... where limits are HttpConfig's names.
+// podium_echo [--port N] [--unix PATH] [--threads N] [--tls CHAIN KEY [ROOTS]] [--<limit> N]... with HttpConfig's names of limits.
 // Says "listening PORT" when it does; on SIGTERM it drains, on SIGUSR1 it prints its counters; it ends with 0 if all went well.
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -10,19 +10,61 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <mutex>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 #include "http2.h"
 
 namespace podium {
 namespace {
+
+// Another thread that answers, as an engine does: whatever has come together, in one go for each loop.
+class Worker {
+ public:
+  Worker() : thread_([this] { run(); }) {}
+  ~Worker() {
+    put(Command{});
+    thread_.join();
+  }
+  // A command without a stream is the last.
+  void put(Command&& command) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    commands_.push_back(std::move(command));
+    came_.notify_one();
+  }
+
+ private:
+  void run() {
+    for (bool last = false; !last;) {
+      std::vector<Command> taken;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        came_.wait(lock, [this] { return !commands_.empty(); });
+        taken.swap(commands_);
+      }
+      std::map<Loop*, std::vector<Command>> by_loop;
+      for (Command& command : taken) {
+        last = last || !command.stream;
+        if (command.stream) by_loop[&command.stream->loop()].push_back(std::move(command));
+      }
+      for (auto& [loop, commands] : by_loop) loop->post(std::move(commands));
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable came_;
+  std::vector<Command> commands_;
+  std::thread thread_;
+};
 
 // What is kept for a call until its answer: nothing for one that is answered at once.
 struct EchoCall final : Counted {
@@ -72,10 +114,10 @@ class EchoDoor final : public Door {
     auto& call = static_cast<EchoCall&>(*stream.lane);
     if (stream.path == "/echo/silent" || stream.path == "/echo/flood") return;
     if (stream.path == "/echo/post") {
-      std::vector<Command> commands(1);
-      commands[0].stream = Ref<Stream>(stream);
-      commands[0].message = std::move(call.pending);
-      return stream.loop().post(std::move(commands));
+      Command command;
+      command.stream = Ref<Stream>(stream);
+      command.message = std::move(call.pending);
+      return worker_.put(std::move(command));
     }
     if (stream.path == "/echo/peer") call.pending = framed(described(stream));
     if (call.pending.size) stream.send(std::move(call.pending));
@@ -109,6 +151,8 @@ class EchoDoor final : public Door {
     rope.append(slab, slab->data(), text.size());
     return rope;
   }
+
+  Worker worker_;
 };
 
 struct Arguments {

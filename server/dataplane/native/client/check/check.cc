@@ -66,7 +66,10 @@ std::string answer_to(uint64_t number, const Values& values, size_t width) {
   write_id(number, id);
   values.patch(number, head);
   const std::string shape = {1, static_cast<char>(width)};
-  const std::string output = "\x0a\x03OUT\x12\x04" "FP32\x1a\x02" + shape;
+  const std::string output =
+      "\x0a\x03OUT\x12\x04"
+      "FP32\x1a\x02" +
+      shape;
   std::string message = "\x0a\x01m\x1a\x10" + std::string(id, id_bytes) + "\x2a" + static_cast<char>(output.size()) + output;
   message += "\x32" + std::string(1, static_cast<char>(width * 4)) + std::string(head, 8) + std::string(values.rest(number));
   return std::string("\0\0\0\0", 4) + static_cast<char>(message.size()) + message;
@@ -87,7 +90,8 @@ void check_answers() {
   for (size_t bit = 0; bit < right.size() * 8; ++bit) {
     std::vector<char> changed(right.begin(), right.end());
     changed[bit / 8] = static_cast<char>(changed[bit / 8] ^ (1 << bit % 8));
-    require(payload.judge(77, {changed.data(), changed.size()}) != Verdict::right, "an answer with one bit changed is not right");
+    require(payload.judge(77, {changed.data(), changed.size()}) != Verdict::right,
+            "an answer with one bit changed is not right");
   }
   std::mt19937 random(9);
   for (int round = 0; round < 200000; ++round) {
