@@ -136,8 +136,8 @@ def test_a_faulty_handler_is_told_of_and_hurts_nobody_else(kind: str, caplog: py
     async def foreign(request: bytes, context: Any) -> bytes:
         raise grpc.aio.AbortError("of nobody")
 
-    parsing = grpc.unary_unary_rpc_method_handler(echo, request_deserializer=refuse)
-    writing = grpc.unary_unary_rpc_method_handler(echo, response_serializer=refuse)
+    parsing: Any = grpc.unary_unary_rpc_method_handler(echo, request_deserializer=refuse)
+    writing: Any = grpc.unary_unary_rpc_method_handler(echo, response_serializer=refuse)
 
     async def main() -> None:
         unary = {"unary_fails": fails, "unary_parses": parsing, "unary_writes": writing, "unary_echo": echo}

@@ -46,7 +46,7 @@ def test_a_call_that_is_over_leaves_nothing_for_a_collection(how: str, caplog: p
                 if how == "streams and aborts":
                     await context.abort(grpc.StatusCode.ABORTED, "x")
 
-        handlers = {
+        handlers: dict[str, Any] = {
             "unary_behave": grpc.unary_unary_rpc_method_handler(behave, request_deserializer=Parsed),
             "both_stream": grpc.stream_stream_rpc_method_handler(stream, request_deserializer=Parsed),
         }

@@ -40,7 +40,7 @@ class FakeNative:
     def __init__(self) -> None:
         self.event_fd, self._write_fd = os.pipe()
         self.events: list[tuple[int, int, Any]] = []
-        self.tls: list[tuple[bytes, bytes, bytes]] = []
+        self.tls: list[tuple[bytes, ...]] = []
         self.bad: str = ""
         self.check: Callable[[], None] | None = None
         self.said: list[Any] = []

@@ -73,18 +73,18 @@ def resolved(*found: tuple[socket.AddressFamily, tuple[str, int]]) -> object:
 def test_an_address_that_is_not_this_machines_is_left_out_where_there_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     # of TEST-NET-1, which no machine has
     foreign = (socket.AF_INET, ("192.0.2.1", 0))
-    monkeypatch.setattr(sockets.socket, "getaddrinfo", resolved(foreign, (socket.AF_INET, ("127.0.0.1", 0))))
+    monkeypatch.setattr(socket, "getaddrinfo", resolved(foreign, (socket.AF_INET, ("127.0.0.1", 0))))
     with Held("somewhere:0") as held:
         (only,) = held.sockets
         assert only.getsockname()[0] == "127.0.0.1"
-    monkeypatch.setattr(sockets.socket, "getaddrinfo", resolved(foreign))
+    monkeypatch.setattr(socket, "getaddrinfo", resolved(foreign))
     with pytest.raises(OSError, match="'somewhere:0' cannot be listened on: Cannot assign requested address"):
         listen("somewhere:0")
 
 
 def test_a_port_that_is_taken_on_the_next_address_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = [(socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_INET, ("127.0.0.2", 0))]
-    monkeypatch.setattr(sockets.socket, "getaddrinfo", resolved(*ends))
+    monkeypatch.setattr(socket, "getaddrinfo", resolved(*ends))
     taken: list[socket.socket] = []
     made = sockets._listen_one
 
@@ -110,7 +110,7 @@ def test_what_is_no_address_is_told(address: str) -> None:
 
 
 def test_a_host_that_nobody_knows_is_told() -> None:
-    with pytest.raises(OSError, match="'host.invalid:1' cannot be listened on"):
+    with pytest.raises(OSError, match=r"'host\.invalid:1' cannot be listened on"):
         listen("host.invalid:1")
 
 
