@@ -148,9 +148,7 @@ class Server:
         settings = self._settings
         unguarded = settings.access.inference.open and not settings.limits.max_requests_per_caller
         native: Any = self._plane
-        lane = FastLane(
-            native, lambda *use: self._consumers.count(*use), settings.default_timeout_us, unguarded=unguarded
-        )
+        lane = FastLane(native, lambda *use: self._consumers.count(*use), settings.default_timeout_us, unguarded=unguarded)
         self._tracer.watch(lane.trace)
         return lane
 

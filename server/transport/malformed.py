@@ -6,13 +6,12 @@ own handling of errors, and at no cost for the calls that parse.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from server.core.errors import InvalidRequest
-from server.transport.listen import Door
 
 
 class Malformed:
@@ -34,10 +33,18 @@ def tolerant(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return deserialize
 
 
+class Registering(Protocol):
+    """As much of a server as registering needs."""
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any], /) -> None:
+        """Serve the methods of these handlers."""
+        ...
+
+
 class Registrar:
     """What the generated `add_…Servicer_to_server` functions are given in place of the server."""
 
-    def __init__(self, server: Door, *wraps: Callable[[str, Any], Any]) -> None:
+    def __init__(self, server: Registering, *wraps: Callable[[str, Any], Any]) -> None:
         """`wraps`: what is put around each handler, from the inside out; given `package.Service/Method` and the handler."""
         self._server = server
         self._wraps = wraps

@@ -64,7 +64,7 @@ class Toy:
 
 
 @asynccontextmanager
-async def serving(kind: str, *, door_settings: Mapping[str, Any] | None = None, **behaviours: Any) -> AsyncIterator[Toy]:
+async def serving(kind: str, *, door_settings: Any = None, **behaviours: Any) -> AsyncIterator[Toy]:
     """A door with toy handlers, served until the end."""
     door = new_door(kind, **(door_settings or {}))
     door.add_generic_rpc_handlers((handlers_of(**behaviours),))

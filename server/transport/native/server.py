@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from server.core.door_settings import UNIX
 from server.transport.native import interface
 from server.transport.native.context import NativeContext
 from server.transport.native.handlers import HandlerCallDetails, run
@@ -59,11 +60,11 @@ class NativeServer:
 
         Raises: OSError where the address is taken or is none, or the certificate cannot be used.
         """
-        listening = listen(address, reuse_port=self._reuse_port)
-        secure = self._certificates is not None and listening.path is None
+        secure = self._certificates is not None and not address.startswith(UNIX)
         if secure:
             self._renew()
             self._native.on_handshake(self._renew_if_possible)
+        listening = listen(address, reuse_port=self._reuse_port)
         self._listening.append(listening)
         for fd in listening.hand_over():
             self._native.listen(fd, secure)

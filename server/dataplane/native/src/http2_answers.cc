@@ -47,9 +47,15 @@ bool letter(char character) {
          character == '_' || character == '.';
 }
 
+// What this layer says itself. Others that begin with "grpc-" are handlers' to send: grpc-retry-pushback-ms is one.
+bool reserved(std::string_view name) {
+  return name == "grpc-status" || name == "grpc-message" || name == "grpc-encoding" || name == "grpc-accept-encoding" ||
+         name == "grpc-timeout" || name == "content-type" || name == "te";
+}
+
 // A name that is lower case and nobody else's, a value that is printable: all else would end the caller's connection.
 bool sendable(std::string_view name, std::string_view value) {
-  if (name.empty() || name.substr(0, 5) == "grpc-" || !std::all_of(name.begin(), name.end(), letter)) return false;
+  if (name.empty() || reserved(name) || !std::all_of(name.begin(), name.end(), letter)) return false;
   return is_binary(name) ||
          std::all_of(value.begin(), value.end(), [](char character) { return character >= 0x20 && character <= 0x7e; });
 }
