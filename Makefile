@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NATIVE := server/dataplane/native
+CXX_FILES = $(shell find $(NATIVE) bench -name '*.cc' -o -name '*.h')
+CLANG_FORMAT = $(BIN)/clang-format --style=file:$(NATIVE)/.clang-format
+FUZZ_S ?= 60
 
-.PHONY: demo test lint bench soak protos clean
+.PHONY: demo test lint format native stub sanitize fuzz bench soak protos clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -12,19 +16,40 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
+	$(BIN)/python -m server.dataplane.native.install
 	$(BIN)/python -m models.flight_delay.demo
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(CLANG_FORMAT) --dry-run --Werror $(CXX_FILES)
 	$(BIN)/mypy
 	$(BIN)/python protos/generate.py --check
 
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(CLANG_FORMAT) -i $(CXX_FILES)
+
 test: $(STAMP) lint
+	$(BIN)/python -m server.dataplane.native.install --strict
 	$(BIN)/python tests/perf_analyzer.py
 	$(BIN)/python tests/grpc_js.py
 	$(BIN)/python -m coverage run -m pytest -m 'not soak and not gpu'
 	$(BIN)/python tests/pure_coverage.py
+
+# the native data plane, built and installed; demo and test do so where they can
+native: $(STAMP)
+	$(BIN)/python -m server.dataplane.native.install --required
+
+# what type checkers know of the module, from the module
+stub: native
+	cp $$($(BIN)/python -c 'import podium_native; from pathlib import Path; print(Path(podium_native.__file__).parent)')/podium_native.pyi $(NATIVE)/typings/
+
+sanitize: $(STAMP)
+	PYTHON=$(abspath $(BIN)/python) $(NATIVE)/sanitize.sh
+
+fuzz: $(STAMP)
+	FUZZ_S=$(FUZZ_S) $(NATIVE)/fuzz.sh
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

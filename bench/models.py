@@ -40,3 +40,17 @@ def write_mlp(path: Path, widths: tuple[int, ...], seed: int) -> None:
     onnx.checker.check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, str(path))
+
+
+def write_identity(path: Path, width: int) -> None:
+    """Write `IN [N, width] -> OUT [N, width]` of FP32: what comes out is what went in."""
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["IN"], ["OUT"])],
+        "identity",
+        [helper.make_tensor_value_info("IN", TensorProto.FLOAT, ["N", width])],
+        [helper.make_tensor_value_info("OUT", TensorProto.FLOAT, ["N", width])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, str(path))

@@ -17,7 +17,6 @@ from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Any
 
-import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from protos.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
@@ -28,17 +27,27 @@ from server.core.versions import VersionKey
 from server.dataplane.interface import QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.answers import Answer, settle
-from server.dataplane.python.plane import PythonPlane
 from server.features.readings import FeatureReading
 from server.features.without import NoFeatures
 from server.lifecycle.cache import AnswerCache
 from server.lifecycle.manager import Manager
-from server.optional import InstalledFeatures, device_readings, loader_over, open_features, open_trace_sink
+from server.optional import (
+    InstalledFeatures,
+    PlaneKind,
+    choose_plane,
+    device_readings,
+    loader_over,
+    open_door,
+    open_features,
+    open_plane,
+    open_trace_sink,
+)
 from server.registry.lease import lease
 from server.registry.source import LocalDirectory
 from server.registry.watch import changes
 from server.service.control import Control
 from server.service.engine import Engine
+from server.service.fast_lane import FastLane
 from server.service.predict import Predict
 from server.service.usage import UsageFile, name_of
 from server.telemetry import logs
@@ -51,7 +60,7 @@ from server.transport.hand_over import HandOver
 from server.transport.health import Health
 from server.transport.http import split_address, start_http
 from server.transport.infer import Inference
-from server.transport.listen import bind, open_server
+from server.transport.listen import Door
 from server.transport.malformed import Registrar
 from server.transport.reflection import Reflection, add_reflection
 from server.transport.runtime_settings import RuntimeSettings
@@ -59,7 +68,6 @@ from server.transport.servicer import Servicer
 from server.transport.shared_memory import Regions
 from server.transport.status import follow
 from server.transport.streams import Streams
-from server.transport.tls import server_credentials
 
 _log = logging.getLogger("podium")
 _STOP_MODELS_S = 10.0
@@ -71,7 +79,12 @@ class Server:
     """A serving process. Ownership: the event loop that runs `run`; `features` are closed by who opened them, afterwards."""
 
     def __init__(
-        self, settings: ServerSettings, log: logs.LogControl, tracer: Tracer, features: InstalledFeatures | NoFeatures
+        self,
+        settings: ServerSettings,
+        log: logs.LogControl,
+        tracer: Tracer,
+        features: InstalledFeatures | NoFeatures,
+        kind: PlaneKind,
     ) -> None:
         self._settings = settings
         self._tracer = tracer
@@ -81,8 +94,11 @@ class Server:
         self._hurry = asyncio.Event()
         self._draining = False
         self._engines: list[Engine] = []
+        self._door: Door | None = None
+        follow(settings.error_codes)  # before the plane, which may ask how calls end
         limit = InflightLimit(settings.max_inflight_requests, settings.max_inflight_bytes)
-        self._plane = PythonPlane(
+        self._plane = open_plane(
+            kind,
             monotonic_ns,
             limit,
             self._deliver,
@@ -92,7 +108,9 @@ class Server:
         )
         self._access = Access(settings.access)
         self._callers = CallerLimit(settings.limits.max_requests_per_caller)
-        self._consumers = Consumers()
+        lane = None if self._plane.kind == "python" else self._fast_lane()
+        settle = (lambda: None) if lane is None else lane.settle
+        self._consumers = Consumers(settle=settle)
         self._usage = UsageFile(
             self._consumers, Path(settings.usage_dir) if settings.usage_dir else None, settings.usage_flush_s
         )
@@ -105,6 +123,7 @@ class Server:
             traces=tracer.reading,
             refusals=lambda: refusals(self._access, self._callers),
             features=self._features_read,
+            settle=settle,
         )
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
         watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
@@ -118,11 +137,22 @@ class Server:
             settle_s=settings.settle_s,
             changes=watched if settings.control_mode == "poll" else None,
             on_change=self._readiness_may_have_changed,
+            on_publish=(lambda published: None) if lane is None else lane.publish,
         )
         self._health = Health()
         self._reflection = Reflection() if settings.reflection else None
-        follow(settings.error_codes)
         self._open_door(log)
+
+    def _fast_lane(self) -> FastLane:
+        """What the native plane answers without the door's handlers."""
+        settings = self._settings
+        unguarded = settings.access.inference.open and not settings.limits.max_requests_per_caller
+        native: Any = self._plane
+        lane = FastLane(
+            native, lambda *use: self._consumers.count(*use), settings.default_timeout_us, unguarded=unguarded
+        )
+        self._tracer.watch(lane.trace)
+        return lane
 
     def _open_door(self, log: logs.LogControl) -> None:
         settings, tracer = self._settings, self._tracer
@@ -162,25 +192,26 @@ class Server:
             self._loop.add_signal_handler(number, self._leave)
         http = await start_http(settings.http_address, self._metrics.render, self.problems, self._consumers.rows)
         try:
-            server = open_server(settings)
+            # engines that outlive the drain may still have answers for it
+            self._door = door = open_door(settings, self._plane)
             # as much of a server as registering needs; who may not call is not counted as a caller
-            registrar: Any = Registrar(server, self._callers.limit, self._access.wrap)
+            registrar: Any = Registrar(door, self._callers.limit, self._access.wrap)
             add_GRPCInferenceServiceServicer_to_server(self._servicer, registrar)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
             if self._reflection is not None:
                 add_reflection(self._reflection, registrar)
-            address = bind(server, settings.grpc_address, server_credentials(settings.tls))
+            address = door.bind(settings.grpc_address)
             await self._usage.open(settings.server_name or name_of(address))
-            await server.start()
+            await door.start()
             self._manager.start()
             _log.info("serving", extra={"grpc": address, "http": settings.http_address, "plane": self._plane.kind})
             await self._leaving.wait()
-            drained = await self._drain(server)
+            drained = await self._drain(door)
             return await asyncio.to_thread(self._tracer.close, _LAST_TRACES_S) and drained
         finally:
             await http.cleanup()
 
-    async def _drain(self, server: grpc.aio.Server) -> bool:
+    async def _drain(self, door: Door) -> bool:
         """Say so, go on serving while callers look away, refuse what is new, finish what was admitted, close.
 
         False if a load or an execution did not end in time.
@@ -195,7 +226,7 @@ class Server:
         self._streams.close()
         if self._reflection is not None:
             self._reflection.close()
-        await server.stop(settings.drain_grace_s)
+        await door.stop(settings.drain_grace_s)
         await self._usage.close()
         emptied = await asyncio.to_thread(self._manager.stop, _STOP_MODELS_S)
         await asyncio.to_thread(self._plane.stop)
@@ -276,8 +307,10 @@ def serve(settings: ServerSettings) -> int:
     except ValueError as error:
         sys.stderr.write(f"podium serve: http_address: {error}\n")
         return 2
-    if settings.data_plane == "native":
-        sys.stderr.write("podium: the native data plane is not part of this build; use --data-plane python\n")
+    try:
+        kind, why = choose_plane(settings.data_plane)
+    except PodiumError as error:
+        sys.stderr.write(f"podium serve: data_plane: {error}\n")
         return 1
     try:
         tracer = Tracer(settings.trace, open_trace_sink(settings.trace))
@@ -290,8 +323,13 @@ def serve(settings: ServerSettings) -> int:
         sys.stderr.write(f"podium serve: features: {error}\n")
         return 1
 
+    _log.info("data plane", extra={"plane": kind, "why": why})
+
+    opened: list[Server] = []
+
     async def main() -> bool:
-        return await Server(settings, log, tracer, features).run()
+        opened.append(Server(settings, log, tracer, features, kind))
+        return await opened[0].run()
 
     try:
         ended = asyncio.run(main())

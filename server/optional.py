@@ -8,16 +8,20 @@ import os
 from collections.abc import Callable, Sequence
 from importlib.metadata import Distribution
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from server.backends.base import Backend, BackendFactory, LoadTask
 from server.backends.warm import warm
-from server.core.clock import monotonic_ns
-from server.core.errors import LoadFailed, Unsupported
+from server.core.clock import Clock, monotonic_ns
+from server.core.errors import LoadFailed, PodiumError, Unsupported
 from server.core.feature_settings import FeatureStoreSettings
-from server.core.settings import ModelSettings, TraceSettings
+from server.core.settings import ModelSettings, ServerSettings, TraceSettings
 from server.core.signature import Signature
 from server.core.versions import VersionKey
+from server.dataplane.interface import DataPlane, QueueSnapshot
+from server.dataplane.limit import InflightLimit
+from server.dataplane.python.answers import Answer
+from server.dataplane.python.plane import PythonPlane
 from server.features.interface import Features
 from server.features.readings import FeatureReading
 from server.features.without import NoFeatures
@@ -26,15 +30,23 @@ from server.lifecycle.loader import BindFeatures, Loader
 from server.registry.gates import compare_golden
 from server.registry.golden import load_golden
 from server.registry.labels import read_labels
+from server.service.predict import Submitting
 from server.telemetry.readings import DeviceReading
 from server.telemetry.trace_file import TraceFile
 from server.telemetry.trace_writer import TraceSink
+from server.transport.listen import Door, GrpcioDoor
+from server.transport.status import Trailing, ending_for
 
 _BACKENDS = {
     "onnx": "server.backends.onnx_session",
     "torch": "server.backends.torch_program",
     "fake": "server.backends.fake",
 }
+
+_NATIVE_PLANE = "server.dataplane.native.plane"
+"""Importing it imports the compiled module."""
+
+PlaneKind = Literal["native", "python"]
 
 
 def backend_factory(name: str) -> BackendFactory:
@@ -129,3 +141,73 @@ def open_features(settings: FeatureStoreSettings) -> InstalledFeatures | NoFeatu
         raise Unsupported(f"definitions need packages that are not installed: {error}") from error
     installed: InstalledFeatures = module.open_installed(settings)
     return installed
+
+
+def choose_plane(wanted: Literal["auto", "native", "python"]) -> tuple[PlaneKind, str]:
+    """Which kind of data plane serves, and why. Raises: Unsupported where only one that is not there will do."""
+    if wanted == "python":
+        return "python", "it was asked for"
+    try:
+        importlib.import_module(_NATIVE_PLANE)
+    except ImportError as error:
+        if wanted == "native":
+            raise Unsupported(
+                f"the native one is not part of this installation ({error}); use --data-plane python, or auto"
+            ) from error
+        return "python", f"the native one is not part of this installation: {error}"
+    return "native", "it was asked for" if wanted == "native" else "it is part of this installation"
+
+
+class Plane(DataPlane, Submitting, Protocol):
+    """All that a server asks of its data plane."""
+
+    def wake(self) -> None:
+        """Look at what was submitted without waking."""
+        ...
+
+    def observe_delivery(self, took_ns: int, /) -> None:
+        """How long it took until the answers of a batch had left."""
+        ...
+
+    def snapshot(self, queue_id: int, /) -> QueueSnapshot | None:
+        """The depth of a queue, for a scrape; None for one that is not there."""
+        ...
+
+    def stop(self) -> None:
+        """Answer what waits with ShuttingDown, and end every `take`."""
+        ...
+
+
+def open_plane(
+    kind: PlaneKind,
+    clock: Clock,
+    limit: InflightLimit,
+    deliver: Callable[[Sequence[Answer], int | None], None],
+    on_device: Callable[[str], None],
+    slots: Callable[[str], int],
+    *,
+    density: bool,
+) -> Plane:
+    """The data plane that `choose_plane` chose; see `PythonPlane`."""
+    if kind == "python":
+        return PythonPlane(clock, limit, deliver, on_device, slots, density=density)
+    made = importlib.import_module(_NATIVE_PLANE).NativePlane
+    plane: Plane = made(clock, limit, deliver, on_device, slots, density=density, ending=_ending)
+    return plane
+
+
+def _ending(error: PodiumError) -> tuple[int, str, Trailing]:
+    """How a call ends that fails, in numbers."""
+    code, text, trailing = ending_for(error)
+    return code.value[0], text, trailing
+
+
+def open_door(settings: ServerSettings, plane: Any) -> Door:
+    """The door that belongs to a data plane, on the running event loop; not bound yet.
+
+    A native plane has what its door works on in `native`. Raises: OSError for certificates that cannot be used.
+    """
+    if plane.kind == "python":
+        return GrpcioDoor(settings)
+    door: Door = importlib.import_module("server.transport.native.open").open_native(settings, plane.native)
+    return door

@@ -30,7 +30,8 @@ class Backend(Protocol):
 
         Shapes: every input is `[rows, *spec.shape]` (batching models) with the same rows; so is every output.
         Ownership: inputs are only read, and not kept; outputs belong to the caller.
-        Raises: BackendFailed when this batch could not be executed, BackendDead when no further one ever can.
+        Raises: BackendFailed when this batch could not be executed (InputsUnfit where what its callers brought is at fault),
+        BackendDead when no further one ever can.
         """
         ...
 

@@ -22,7 +22,7 @@ from server.backends.batching import check_rows, decide_batching
 from server.backends.memory import give_back
 from server.backends.onnx_errors import is_fatal, reason
 from server.backends.onnx_signature import read_signature
-from server.core.errors import BackendDead, BackendFailed, LoadFailed
+from server.core.errors import BackendDead, BackendFailed, InputsUnfit, LoadFailed
 from server.core.settings import OnnxSettings
 from server.core.signature import Signature
 from server.core.tensors import Array
@@ -202,9 +202,7 @@ def _to_text(name: str, array: Array) -> Array:
     try:
         texts.reshape(-1)[:] = [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1).tolist()]
     except UnicodeDecodeError as error:
-        raise BackendFailed(
-            f"input '{name}' holds bytes that are not UTF-8, as ONNX strings must be: {error.reason}"
-        ) from error
+        raise InputsUnfit(f"input '{name}' holds bytes that are not UTF-8, as ONNX strings must be: {error.reason}") from error
     return texts
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from server.backends.onnx_signature import read_signature, without_batching
 from server.backends.pt2_program import Program, ProgramTensor
-from server.core.errors import BackendFailed, LoadFailed
+from server.core.errors import InputsUnfit, LoadFailed
 from server.core.settings import ModelSettings
 from server.core.signature import Signature
 from server.core.tensors import Array
@@ -92,14 +92,12 @@ def free_dims(signature: Signature, program: Program) -> tuple[FreeDim, ...]:
 
 
 def check_sizes(free: tuple[FreeDim, ...], inputs: Mapping[str, Array]) -> None:
-    """Raises: BackendFailed for a size outside its range, or unlike others of the same symbol."""
+    """Raises: InputsUnfit for a size outside its range, or unlike others of the same symbol."""
     sizes: dict[str, int] = {}
     for dim in free:
         size = inputs[dim.name].shape[dim.axis]
         if size != sizes.setdefault(dim.symbol, size):
-            raise BackendFailed(f"dimension {dim.axis} of input '{dim.name}' is {size}; others like it are {sizes[dim.symbol]}")
+            raise InputsUnfit(f"dimension {dim.axis} of input '{dim.name}' is {size}; others like it are {sizes[dim.symbol]}")
         if size < dim.least or (dim.most is not None and size > dim.most):
             most = "any size" if dim.most is None else str(dim.most)
-            raise BackendFailed(
-                f"dimension {dim.axis} of input '{dim.name}' is {size}; the program takes {dim.least} to {most}"
-            )
+            raise InputsUnfit(f"dimension {dim.axis} of input '{dim.name}' is {size}; the program takes {dim.least} to {most}")

@@ -79,6 +79,9 @@ class LimitSettings(Table):
     max_connection_idle_s: float = Field(0.0, ge=0, le=604_800)
     max_connection_age_s: float = Field(0.0, ge=0, le=604_800)
     max_connection_age_grace_s: float = Field(30.0, ge=0, le=604_800)
+    max_unread_bytes: int = Field(64 * 2**20, ge=0, lt=2**63)
+    max_buffered_bytes: int = Field(2**30, ge=0, lt=2**63)
+    stalled_s: float = Field(60.0, ge=0, le=604_800)
 
 
 class KeepaliveSettings(Table):

@@ -69,6 +69,11 @@ class BackendFailed(PodiumError):
     """Executing this request failed; the backend itself is able to go on."""
 
 
+class InputsUnfit(BackendFailed):
+    """The model cannot take these inputs, though they have its types and shapes: the caller's mistake, which only an
+    execution can find."""
+
+
 class BackendDead(BackendFailed):
     """The backend can execute nothing any more: its version must leave READY."""
 

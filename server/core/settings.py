@@ -219,6 +219,8 @@ class ServerSettings(_Table):
     grpc_address: str = "127.0.0.1:8001"
     http_address: str = "127.0.0.1:8002"
     data_plane: Literal["auto", "native", "python"] = "auto"
+    io_threads: int = Field(1, ge=1, le=64)
+    reuse_port: bool = False
     control_mode: Literal["poll", "explicit"] = "poll"
     load_models: tuple[str, ...] = ()
     rescan_s: float = Field(15.0, gt=0)

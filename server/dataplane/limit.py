@@ -10,11 +10,11 @@ from server.core.errors import Overloaded
 class InflightLimit:
     """Counts open requests and the bytes of their inputs. Ownership: the data plane, under its lock."""
 
-    __slots__ = ("_max_bytes", "_max_requests", "bytes", "requests")
+    __slots__ = ("bytes", "max_bytes", "max_requests", "requests")
 
     def __init__(self, max_requests: int, max_bytes: int) -> None:
-        self._max_requests = max_requests
-        self._max_bytes = max_bytes
+        self.max_requests = max_requests
+        self.max_bytes = max_bytes
         self.requests = 0
         self.bytes = 0
 
@@ -23,9 +23,9 @@ class InflightLimit:
 
         Raises: Overloaded, and nothing is counted.
         """
-        if self.requests >= self._max_requests:
+        if self.requests >= self.max_requests:
             raise Overloaded(f"Exceeds maximum queue size: {self.requests} requests are in flight in this server")
-        if self.requests and self.bytes + nbytes > self._max_bytes:
+        if self.requests and self.bytes + nbytes > self.max_bytes:
             raise Overloaded(f"Exceeds maximum queue size: {self.bytes} bytes of inputs are in flight in this server")
         self.requests += 1
         self.bytes += nbytes

@@ -73,6 +73,7 @@ class Manager:
         clock: Clock = monotonic_ns,
         changes: Callable[[threading.Event], Iterator[None]] | None = None,
         on_change: Callable[[], None] = lambda: None,
+        on_publish: Callable[[Published], None] = lambda published: None,
     ) -> None:
         self._source = source
         self._loader = loader
@@ -83,7 +84,7 @@ class Manager:
         self._settle_ns = int(settle_s * NS_PER_S)
         self._clock = clock
         self._on_change = on_change
-        self._table = Table(metrics)
+        self._table = Table(metrics, on_publish)
         self._retirement = Retirement(self._table, plane, metrics, clock)
         self._queue_ids = count(1)
         # guarded by the condition

@@ -49,6 +49,10 @@ class Published:
             raise NotReady(f"Request for unknown model: '{model}' version {number} is not at ready state")
         raise NotFound(f"Request for unknown model: '{model}' version {number} is not found")
 
+    def named(self) -> Mapping[tuple[str, str], Replica]:
+        """What serves, by model and version as callers write them: "" is the default, and aliases have their names."""
+        return self._named
+
     def ready_versions(self, model: str) -> tuple[int, ...]:
         """READY versions of a model, ascending; empty where there are none."""
         return tuple(sorted(key.version for key in self.ready if key.model == model))

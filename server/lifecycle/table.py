@@ -6,7 +6,7 @@ thread may read; the manager's thread makes all changes but one: a backend's dea
 """
 
 import threading
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 
 from server.core.versions import State, VersionKey, advance
@@ -21,8 +21,10 @@ _UNKNOWN = Actual(State.UNKNOWN)
 class Table:
     """State per version. Thread-safe."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, on_publish: Callable[[Published], None] = lambda published: None) -> None:
+        """`on_publish` is told of every new table before anybody else can read it, under the lock."""
         self._metrics = metrics
+        self._on_publish = on_publish
         self._lock = threading.Lock()
         self._actual: dict[VersionKey, Actual] = {}
         self._replicas: dict[VersionKey, Replica] = {}
@@ -118,4 +120,6 @@ class Table:
 
     def _publish(self) -> None:
         states = {key: state.state for key, state in self._actual.items()}
-        self.published = publish(self._replicas, states, self._aliases, self.published)
+        published = publish(self._replicas, states, self._aliases, self.published)
+        self._on_publish(published)
+        self.published = published

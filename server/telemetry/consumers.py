@@ -27,8 +27,10 @@ _COLLECTIVE = frozenset({UNDECLARED, INVALID_CONSUMER, OTHER_CONSUMERS})
 class Consumers:
     """The uses of every version. Thread-safe."""
 
-    def __init__(self, wall_clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, wall_clock_ns: Callable[[], int] = time.time_ns, settle: Callable[[], None] = lambda: None) -> None:
+        """`settle` brings in, by `count`, what is counted elsewhere until somebody asks; called without a lock."""
         self._wall_clock_ns = wall_clock_ns
+        self._settle = settle
         self._lock = threading.Lock()  # guards the four below: never held for longer than one update
         self._fresh: dict[tuple[VersionKey, str], list[int]] = {}  # requests, first and last ns, since the last fold
         self._identities: set[str] = set()
@@ -39,14 +41,14 @@ class Consumers:
         self._since_start: dict[UseKey, int] = {}
         self._pruned_on = 0
 
-    def count(self, key: VersionKey, consumer: str) -> None:
-        """One request of `consumer` has reached a version."""
+    def count(self, key: VersionKey, consumer: str, requests: int = 1) -> None:
+        """So many requests of `consumer` have reached a version."""
         now_ns = self._wall_clock_ns()
         with self._lock:
             entry = self._fresh.get((key, consumer))
             if entry is None:
                 entry = self._begin(key, consumer, now_ns)
-            entry[0] += 1
+            entry[0] += requests
             entry[2] = now_ns
 
     def _begin(self, key: VersionKey, consumer: str, now_ns: int) -> list[int]:
@@ -70,6 +72,7 @@ class Consumers:
 
     def readings(self) -> list[ConsumerReading]:
         """What was counted since the process started."""
+        self._settle()
         with self._folding:
             self._fold()
             counted = sorted(self._since_start.items())
@@ -77,23 +80,27 @@ class Consumers:
 
     def rows(self, model: str | None = None) -> list[UsageRow]:
         """The uses of one model, or of all."""
+        self._settle()
         with self._folding:
             self._fold()
             return rows_of(self._uses, model)
 
     def changed(self) -> bool:
         """Whether anything was counted since this was asked last."""
+        self._settle()
         with self._lock:
             changed, self._changed = self._changed, False
             return changed
 
     def fold(self) -> None:
         """Add up what was counted since the last time, so that it belongs to its day."""
+        self._settle()
         with self._folding:
             self._fold()
 
     def text(self, server: str) -> bytes:
         """All uses as a file's content. Takes milliseconds: not for the event loop's thread."""
+        self._settle()
         with self._folding:
             self._fold()
             return write_usage(server, self._uses)

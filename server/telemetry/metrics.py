@@ -50,7 +50,7 @@ class Metrics:
     `queues` tells a version's queue at this instant (`DataPlane.snapshot`), `devices` reads the GPUs
     (`device_metrics.open_devices`), `caches` tells a version's response cache, `consumers` who asked which version, `traces`
     what became of traced requests (`Tracer.reading`), and `features` what the feature store has to say, None where there is
-    none; all are called on the thread that renders. `build` is the program's version.
+    none; all are called on the thread that renders. `settle`: see `VersionRecorder`. `build` is the program's version.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Metrics:
         wall_clock_ns: Callable[[], int] = time.time_ns,
         refusals: Callable[[], Iterable[tuple[str, str, int]]] = tuple,
         features: Callable[[], FeatureReading | None] = lambda: None,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self._queues = queues
         self._devices = devices
@@ -73,6 +74,7 @@ class Metrics:
         self._traces = traces
         self._refusals = refusals
         self._features = features
+        self._settle = settle
         self._wall_clock_ns = wall_clock_ns
         self._lock = threading.Lock()
         self._active: dict[VersionKey, VersionRecorder] = {}
@@ -85,7 +87,9 @@ class Metrics:
     def add(self, key: VersionKey) -> VersionRecorder:
         """Begin, or go on, to record a version; it is not ready yet. The same recorder while the version is there."""
         with self._lock:
-            recorder = self._active.get(key) or self._removed.pop(key, None) or VersionRecorder(key, self._wall_clock_ns)
+            recorder = self._active.get(key) or self._removed.pop(key, None)
+            if recorder is None:
+                recorder = VersionRecorder(key, self._wall_clock_ns, self._settle)
             self._active[key] = recorder
             return recorder
 

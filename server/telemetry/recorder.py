@@ -88,11 +88,15 @@ class _BatchCost:
 class VersionRecorder:
     """Counts for one version. Thread-safe: one lock, held for the update alone.
 
-    `wall_clock_ns` says the time since 1970; it is read once per batch, for ModelStatistics' `last_inference`.
+    `wall_clock_ns` says the time since 1970; it is read once per batch, for ModelStatistics' `last_inference`. `settle` brings in
+    what is counted elsewhere until somebody asks; called without the lock.
     """
 
-    def __init__(self, key: VersionKey, wall_clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, key: VersionKey, wall_clock_ns: Callable[[], int] = time.time_ns, settle: Callable[[], None] = lambda: None
+    ) -> None:
         self.key = key
+        self._settle = settle
         self._wall_clock_ns = wall_clock_ns
         self._lock = threading.Lock()
         self._phases = {phase: Histogram(LATENCY_EDGES_NS) for phase in PHASES}
@@ -228,6 +232,7 @@ class VersionRecorder:
 
     def snapshot(self) -> VersionStats:
         """Everything recorded so far, of one instant."""
+        self._settle()
         with self._lock:
             phases = {phase: histogram.copy() for phase, histogram in self._phases.items()}
             batch_rows = self._batch_rows.copy()

@@ -5,7 +5,7 @@ then says what became of it (`record`): nothing runs on a request's way.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from server.core.clock import Clock, monotonic_ns
@@ -55,7 +55,13 @@ class Tracer:
         self._number = 0
         self.on = self.propagates = False
         """Whether anything may be traced; and whether it depends on what callers say of their own traces."""
+        self._watch: Callable[[bool], None] = lambda on: None
         self._look()
+
+    def watch(self, watch: Callable[[bool], None]) -> None:
+        """Tell `watch` whether anything may be traced, now and whenever that may have changed; from any thread."""
+        self._watch = watch
+        watch(self.on)
 
     def choose(self, model: str, caller: Caller) -> Chosen | None:
         """Whether a request that has ended is traced. Call it once for each while `on`; what it returns goes to `record`."""
@@ -103,3 +109,4 @@ class Tracer:
         quotas = self._layers.quotas()
         self.propagates = self._mode == OPENTELEMETRY and any(quota.rules.trace_level for quota in quotas)
         self.on = self.propagates or any(not quota.exhausted() for quota in quotas)
+        self._watch(self.on)

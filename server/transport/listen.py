@@ -1,4 +1,4 @@
-"""The gRPC server's socket: what is bound, and never somebody else's.
+"""The gRPC server's socket: what is bound, and never somebody else's; and what both kinds of doors have in common.
 
 Floor 6. gRPC itself would let a second server take the port of a running one (SO_REUSEPORT) or unlink its unix socket, and
 both would start without a word; here the second one is refused.
@@ -7,15 +7,64 @@ both would start without a word; here the second one is refused.
 import errno
 import socket
 from pathlib import Path
+from typing import Any, Protocol
 
 import grpc
 
 from server.core.door_settings import UNIX
 from server.core.settings import ServerSettings
 from server.transport.options import channel_options
+from server.transport.tls import server_credentials
 
 _CONNECT_S = 1.0
 _COMPRESSIONS = {"none": None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
+
+
+class Door(Protocol):
+    """A server that handlers are registered with, of either kind. Ownership: the event loop it was made on."""
+
+    def add_generic_rpc_handlers(self, handlers: Any, /) -> None:
+        """Serve the methods of these handlers. Before `start`."""
+        ...
+
+    def bind(self, address: str) -> str:
+        """Listen on "HOST:PORT" or "unix:PATH"; the address that clients use (port 0 is any). Before `start`.
+
+        Raises: OSError, RuntimeError where the address is taken or is none; OSError for certificates that cannot be used.
+        """
+        ...
+
+    async def start(self) -> None:
+        """Take calls."""
+        ...
+
+    async def stop(self, grace: float | None) -> None:
+        """Take no new calls; cancel those that are open after so many seconds, at once for None."""
+        ...
+
+
+class GrpcioDoor:
+    """The door of the python data plane."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._server = open_server(settings)
+
+    def add_generic_rpc_handlers(self, handlers: Any, /) -> None:
+        """See `Door`."""
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def bind(self, address: str) -> str:
+        """See `Door`."""
+        return bind(self._server, address, server_credentials(self._settings.tls))
+
+    async def start(self) -> None:
+        """See `Door`."""
+        await self._server.start()
+
+    async def stop(self, grace: float | None) -> None:
+        """See `Door`."""
+        await self._server.stop(grace)
 
 
 def open_server(settings: ServerSettings) -> grpc.aio.Server:
@@ -33,11 +82,7 @@ def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredenti
     Raises: OSError, RuntimeError where the address is taken or is none.
     """
     if address.startswith(UNIX):
-        path = socket_path(address)
-        if _answers(path):
-            raise OSError(errno.EADDRINUSE, f"another server listens on '{path}'")
-        if path.exists() and not path.is_socket():
-            raise OSError(errno.EEXIST, f"'{path}' is there and is no socket")
+        check_free(socket_path(address))
         server.add_insecure_port(address)
         return address
     port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
@@ -52,6 +97,14 @@ def socket_path(address: str) -> Path:
     """
     path = address.removeprefix(UNIX)
     return Path(path.removeprefix("//") if path.startswith("///") else path)
+
+
+def check_free(path: Path) -> None:
+    """Raises: OSError where somebody listens, or a file is in the way; a socket that nobody listens on is not."""
+    if _answers(path):
+        raise OSError(errno.EADDRINUSE, f"another server listens on '{path}'")
+    if path.exists() and not path.is_socket():
+        raise OSError(errno.EEXIST, f"'{path}' is there and is no socket")
 
 
 def _answers(path: Path) -> bool:

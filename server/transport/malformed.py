@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from server.core.errors import InvalidRequest
+from server.transport.listen import Door
 
 
 class Malformed:
@@ -36,7 +37,7 @@ def tolerant(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 class Registrar:
     """What the generated `add_…Servicer_to_server` functions are given in place of the server."""
 
-    def __init__(self, server: grpc.aio.Server, *wraps: Callable[[str, Any], Any]) -> None:
+    def __init__(self, server: Door, *wraps: Callable[[str, Any], Any]) -> None:
         """`wraps`: what is put around each handler, from the inside out; given `package.Service/Method` and the handler."""
         self._server = server
         self._wraps = wraps

@@ -26,6 +26,7 @@ CODES: dict[type[BaseException], StatusCode] = {
     errors.PermissionDenied: StatusCode.PERMISSION_DENIED,
     errors.Restricted: StatusCode.UNAVAILABLE,
     errors.BackendFailed: StatusCode.INTERNAL,
+    errors.InputsUnfit: StatusCode.INVALID_ARGUMENT,
     errors.SharedMemoryFailed: StatusCode.INTERNAL,
     errors.FeaturesUnavailable: StatusCode.UNAVAILABLE,
     errors.LoadFailed: StatusCode.INTERNAL,

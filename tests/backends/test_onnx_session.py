@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from server.backends import onnx_session
 from server.backends.onnx_session import OnnxBackend, provider_options
 from server.backends.onnx_signature import read_signature
-from server.core.errors import BackendDead, BackendFailed, LoadFailed
+from server.core.errors import BackendDead, BackendFailed, InputsUnfit, LoadFailed
 from server.core.settings import ModelSettings, OnnxSettings
 from server.core.tensors import NUMPY_DTYPES, Array
 from tests.backends.conftest import Open, Save, model
@@ -186,7 +186,7 @@ def test_one_failed_batch_leaves_the_next_alone(table: Path, opened: Open, capfd
 
 def test_bytes_that_are_not_text_fail_by_name(save: Save, opened: Open) -> None:
     save([helper.make_node("Identity", ["x"], ["y"])], [("x", STRING, ["N"])], [("y", STRING, ["N"])])
-    with pytest.raises(BackendFailed, match="input 'x' holds bytes that are not UTF-8"):
+    with pytest.raises(InputsUnfit, match="input 'x' holds bytes that are not UTF-8"):
         opened().run({"x": texts(b"\xff")})
 
 

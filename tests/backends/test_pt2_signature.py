@@ -3,7 +3,7 @@ import pytest
 
 from server.backends.pt2_program import Program, ProgramTensor
 from server.backends.pt2_signature import check_sizes, free_dims, program_signature
-from server.core.errors import BackendFailed, LoadFailed
+from server.core.errors import InputsUnfit, LoadFailed
 from server.core.settings import ModelSettings
 from server.core.tensors import Array, TensorSpec
 
@@ -31,11 +31,11 @@ def test_free_dimensions_are_those_with_a_symbol() -> None:
     alone = program_signature("m", [X], [Y], ModelSettings(max_batch=0), RANGES, "f")
     assert [dim.symbol for dim in free_dims(alone, program)] == ["s0", "s1"]
     small: dict[str, Array] = {"x": np.zeros((1, 2, 1, 4), np.float32)}
-    with pytest.raises(BackendFailed, match="dimension 1 of input 'x' is 2; the program takes 3 to any size"):
+    with pytest.raises(InputsUnfit, match="dimension 1 of input 'x' is 2; the program takes 3 to any size"):
         check_sizes((length,), small)
     free = free_dims(alone, program)
     check_sizes(free, {"x": np.zeros((4, 4, 1, 4), np.float32)})
-    with pytest.raises(BackendFailed, match="dimension 1 of input 'x' is 4; others like it are 5"):
+    with pytest.raises(InputsUnfit, match="dimension 1 of input 'x' is 4; others like it are 5"):
         check_sizes((free[1], free[1]), _Changing())
 
 

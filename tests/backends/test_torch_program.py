@@ -16,7 +16,7 @@ from server.backends.base import LoadTask
 from server.backends.pt2_archive import OWN, PROGRAM, WEIGHTS_CONFIG
 from server.backends.pt2_signature import DATATYPES
 from server.backends.torch_program import TorchBackend, open_backend
-from server.core.errors import BackendDead, BackendFailed, LoadFailed
+from server.core.errors import BackendDead, BackendFailed, InputsUnfit, LoadFailed
 from server.core.settings import ModelSettings
 from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec
 from server.core.versions import VersionKey
@@ -159,7 +159,7 @@ def test_free_dimensions_keep_to_their_range_and_to_each_other(opened: Open) -> 
     for length in (2, 11):
         with pytest.raises(BackendFailed, match=f"dimension 1 of input 'x' is {length}; the program takes 3 to 10"):
             backend.run({"x": ones[length], "y": ones[length]})
-    with pytest.raises(BackendFailed, match="dimension 1 of input 'y' is 7; others like it are 6"):
+    with pytest.raises(InputsUnfit, match="dimension 1 of input 'y' is 7; others like it are 6"):
         backend.run({"x": ones[6], "y": ones[7]})
 
 

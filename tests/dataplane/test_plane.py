@@ -139,7 +139,7 @@ def test_the_staged_expire_while_what_runs_before_them_overruns(new: New) -> Non
         staged = plane.take("cpu")
         assert running is not None
         assert staged is not None
-        assert len(staged.tickets) == 2
+        assert len(staged.spans) == 3
         assert isinstance(doomed.exception(10), Expired)  # although the first batch still runs
         assert not patient.done()
         plane.finish(running, echo(running), ran_rows=8, ran_ns=MS)

@@ -214,6 +214,14 @@ def test_refused_with_code_and_text(stub: GRPCInferenceServiceStub, case: str) -
     assert refusal(lambda: stub.ModelInfer(message)) == (code, text)
 
 
+def test_bytes_that_are_no_text_are_the_callers_mistake(stub: GRPCInferenceServiceStub) -> None:
+    raw = b"\x01\x00\x00\x00\x80"
+    assert refusal(lambda: stub.ModelInfer(infer_message("identity_bytes", {"IN": ("BYTES", [1, 1], raw)}))) == (
+        "INVALID_ARGUMENT",
+        "input 'IN' holds bytes that are not UTF-8, as ONNX strings must be: invalid start byte",
+    )
+
+
 def test_a_failing_model_names_itself(stub: GRPCInferenceServiceStub) -> None:
     index = np.array([[1], [-99]], dtype=np.int64).tobytes()
     code, text = refusal(lambda: stub.ModelInfer(infer_message("lookup", {"index": ("INT64", [2, 1], index)})))

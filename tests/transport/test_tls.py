@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import (
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 from server.core.door_settings import TlsSettings
 from server.core.settings import ServerSettings
 from server.transport.listen import bind, open_server
-from server.transport.tls import server_credentials
+from server.transport.tls import Certificates, server_credentials
 from tests.server.certificates import Authority
 
 
@@ -83,3 +84,56 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(OSError, match=text):
             server_credentials(chosen)
+        with pytest.raises(OSError, match=text):
+            Certificates(chosen)
+
+
+def test_the_newest_pair_that_fits_is_given(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("server", "127.0.0.1")
+    certificates = Certificates(settings(cert, key, authority.root))
+    first = certificates.newest()
+    assert first == (cert.read_bytes(), key.read_bytes(), authority.root.read_bytes())
+    assert certificates.newest() is first
+    kept = key.read_bytes()
+    authority.issue("server", "127.0.0.1")
+    new = key.read_bytes()
+    authority.write("server.key", kept)
+    assert certificates.newest() is first
+    authority.write("server.key", new)
+    second = certificates.newest()
+    assert second == (cert.read_bytes(), new, first.roots)
+    cert.unlink()
+    assert certificates.newest() is second
+
+
+def test_roots_are_given_where_callers_are_asked(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("server", "127.0.0.1")
+    open_to_all, asking = Certificates(settings(cert, key)), Certificates(settings(cert, key, authority.root))
+    assert open_to_all.newest().roots is None
+    assert asking.newest().roots == authority.root.read_bytes()
+    other = Authority(tmp_path, "other")
+    authority.write("ca.pem", other.root.read_bytes())
+    assert asking.newest().roots == other.root.read_bytes()
+    authority.write("ca.pem", b"")
+    assert asking.newest().roots == other.root.read_bytes()
+
+
+def test_a_pair_that_changes_while_it_is_read_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("server", "127.0.0.1")
+    load = ssl.SSLContext.load_cert_chain
+
+    def load_and_replace(context: ssl.SSLContext, chain: Path, secret: Path, password: Any) -> None:
+        load(context, chain, secret, password)
+        authority.issue("server", "127.0.0.1")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", load_and_replace)
+    with pytest.raises(OSError, match="is being written"):
+        Certificates(settings(cert, key))
+
+
+def test_without_files_there_is_nothing_to_give() -> None:
+    with pytest.raises(ValueError, match="needs cert_file and key_file"):
+        Certificates(TlsSettings())

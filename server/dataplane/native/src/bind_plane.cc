@@ -1,7 +1,139 @@
+// Plane and Taken as Python sees them: server/dataplane/native/plane.py is made of these.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "bind_batch.h"
 #include "bindings.h"
+#include "bound_plane.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
 
 namespace podium {
+namespace {
 
-void bind_plane(nanobind::module_&) {}
+// A request that Python decoded, while it is open.
+struct Handle {
+  Ref<Ticket> ticket;
+};
+
+constexpr const char* entry_names[] = {"admitted",          "queue_full",     "passed", "predicted",
+                                       "too_many_requests", "too_many_bytes", "closed", "stopped"};
+
+// Called without the interpreter, from threads of every kind.
+OnEnded telling(nb::object callback) {
+  return [callback = std::move(callback)](const std::vector<std::pair<uint64_t, bool>>& tickets, Ended why) {
+    nb::gil_scoped_acquire interpreter;
+    try {
+      callback(tickets, why == Ended::stopping);
+    } catch (nb::python_error& error) {
+      error.discard_as_unraisable(callback);
+    }
+  };
+}
+
+void open_queue(BoundPlane& plane, const std::string& device, uint64_t queue_id, std::vector<int64_t> buckets,
+                std::vector<int64_t> costs_ns, int64_t max_batch, int64_t max_requests, int64_t queue_delay_ns, bool padding,
+                bool early_drop, bool decoupled, int instances, double share) {
+  Rules rules;
+  rules.queue_id = queue_id;
+  rules.buckets = std::move(buckets);
+  rules.costs_ns = std::move(costs_ns);
+  rules.max_batch = max_batch;
+  rules.max_requests = max_requests;
+  rules.queue_delay_ns = queue_delay_ns;
+  rules.padding = padding;
+  rules.early_drop = early_drop;
+  rules.decoupled = decoupled;
+  rules.instances = instances;
+  rules.share = share;
+  plane.open(device, rules);
+}
+
+nb::tuple submit(BoundPlane& plane, uint64_t number, uint64_t queue_id, nb::bytes shape, uint32_t rows, uint64_t nbytes,
+                 int64_t arrival_ns, int64_t deadline_ns, int32_t priority, bool wake) {
+  Ref<Ticket> ticket = Ref<Ticket>::take(new PythonTicket(number));
+  ticket->queue_id = queue_id;
+  ticket->shape.assign(shape.c_str(), shape.size());
+  ticket->rows = rows;
+  ticket->nbytes = nbytes;
+  ticket->priority = priority;
+  ticket->set_deadline(arrival_ns, deadline_ns);
+  Entered entered = plane.submit(ticket, wake);
+  return nb::make_tuple(Handle{std::move(ticket)}, entry_names[static_cast<size_t>(entered.outcome)], entered.ns, entered.count);
+}
+
+// What serves: (model, the caller's version, its route) for every name.
+void publish(BoundPlane& plane, const std::vector<std::tuple<std::string, std::string, BoundRoute>>& entries) {
+  auto routes = std::make_shared<Routes>();
+  for (const auto& [model, version, bound] : entries) routes->add(model, version, bound.route);
+  plane.publish(std::move(routes));
+}
+
+nb::list take_uses(BoundPlane& plane) {
+  nb::list made;
+  for (const auto& [queue_id, uses] : plane.take_uses()) {
+    for (const auto& [consumer, count] : uses) made.append(nb::make_tuple(queue_id, consumer, count));
+  }
+  return made;
+}
+
+nb::list take_refusals(BoundPlane& plane) {
+  nb::list made;
+  for (const auto& [queue_id, counts] : plane.take_refusals()) {
+    made.append(nb::make_tuple(queue_id, counts.queue_full, counts.expired, counts.cancelled));
+  }
+  return made;
+}
+
+void set_endings(BoundPlane& plane, int overloaded, int expired, int stopping, bool pushback) {
+  plane.set_endings(Endings{static_cast<Code>(overloaded), static_cast<Code>(expired), static_cast<Code>(stopping), pushback});
+}
+
+}  // namespace
+
+void bind_plane(nb::module_& module) {
+  using Free = nb::call_guard<nb::gil_scoped_release>;
+  bind_batch(module);
+  nb::class_<Handle>(module, "Handle", "An open request that Python decoded.");
+  nb::class_<BoundPlane>(module, "Plane", "Queues and batches behind one lock. Thread-safe.")
+      .def(nb::init<uint64_t, uint64_t, bool>(), "max_requests"_a, "max_bytes"_a, "density"_a)
+      .def("on_ended", [](BoundPlane& plane, nb::object callback) { plane.on_ended(telling(std::move(callback))); }, "callback"_a)
+      .def("set_endings", &set_endings, "overloaded"_a, "expired"_a, "stopping"_a, "pushback"_a)
+      .def("threads_for", &BoundPlane::threads_for, "device"_a, "slots"_a, "instances"_a)
+      .def("open", &open_queue, "device"_a, "queue_id"_a, "buckets"_a, "costs_ns"_a, "max_batch"_a, "max_requests"_a,
+           "queue_delay_ns"_a, "padding"_a, "early_drop"_a, "decoupled"_a, "instances"_a, "share"_a)
+      .def("close", &BoundPlane::close, "queue_id"_a)
+      .def("wait_idle", &BoundPlane::wait_idle, "queue_id"_a, "timeout_s"_a, Free())
+      .def("snapshot",
+           [](BoundPlane& plane, uint64_t queue_id) -> std::optional<std::tuple<size_t, int64_t, size_t>> {
+             std::optional<QueueCounts> counts = plane.snapshot(queue_id);
+             if (!counts) return std::nullopt;
+             return std::make_tuple(counts->waiting, counts->waiting_rows, counts->open);
+           },
+           "queue_id"_a)
+      .def("stop", &BoundPlane::stop, Free())
+      .def("submit", &submit, "number"_a, "queue_id"_a, "shape"_a, "rows"_a, "nbytes"_a, "arrival_ns"_a, "deadline_ns"_a,
+           "priority"_a, "wake"_a)
+      .def("cancel", [](BoundPlane& plane, Handle& handle) { return static_cast<int>(plane.cancel(*handle.ticket)); }, "handle"_a)
+      .def("wake", &BoundPlane::wake)
+      .def("observe_delivery", &BoundPlane::observe_delivery, "took_ns"_a)
+      .def("take", [](BoundPlane& plane, const std::string& device) { return plane.take(device).release(); }, "device"_a,
+           nb::rv_policy::take_ownership, Free())
+      .def("enter_device", &BoundPlane::enter_device, "taken"_a, Free())
+      .def("leave_device", &BoundPlane::leave_device, "taken"_a, Free())
+      .def("finish", &finish_batch, "taken"_a, "parts"_a, "taken_ns"_a, "ran_ns"_a, "features_ns"_a, "rows"_a, "ran_rows"_a,
+           "took_ns"_a)
+      .def("publish", &publish, "entries"_a)
+      .def("set_fast", &BoundPlane::set_fast, "fast"_a)
+      .def("take_uses", &take_uses)
+      .def("take_refusals", &take_refusals);
+}
 
 }  // namespace podium

@@ -22,9 +22,23 @@ using Metadata = std::vector<std::pair<std::string, std::string>>;
 
 // gRPC's codes that this layer itself answers with, and that lanes use.
 enum class Code : int {
-  ok = 0, cancelled = 1, unknown = 2, invalid_argument = 3, deadline_exceeded = 4, not_found = 5, already_exists = 6,
-  permission_denied = 7, resource_exhausted = 8, failed_precondition = 9, aborted = 10, out_of_range = 11, unimplemented = 12,
-  internal = 13, unavailable = 14, data_loss = 15, unauthenticated = 16
+  ok = 0,
+  cancelled = 1,
+  unknown = 2,
+  invalid_argument = 3,
+  deadline_exceeded = 4,
+  not_found = 5,
+  already_exists = 6,
+  permission_denied = 7,
+  resource_exhausted = 8,
+  failed_precondition = 9,
+  aborted = 10,
+  out_of_range = 11,
+  unimplemented = 12,
+  internal = 13,
+  unavailable = 14,
+  data_loss = 15,
+  unauthenticated = 16
 };
 
 // 0 is no limit, but for the first two. Units are in the names. docs/CONFIG.md says what each means.
@@ -67,23 +81,24 @@ class Stream : public Counted {
   // whoever answers it; the door's own
   Ref<Counted> lane;
 
-  virtual bool open() const = 0;              // whether anything can still be sent
-  virtual void send(Bytes message) = 0;       // one message with its five bytes of prefix; headers go before the first
+  virtual bool open() const = 0;         // whether anything can still be sent
+  virtual void begin(const Metadata&) {}  // the headers alone, now, with this metadata; nothing once they are sent
+  virtual void send(Bytes message) = 0;  // one message with its five bytes of prefix; headers go before the first
   virtual void finish(Code code, std::string_view text, const Metadata& trailing) = 0;  // once; later calls do nothing
-  virtual void read(bool wanted) = 0;         // false: take nothing more from the caller (its window closes)
-  virtual size_t unsent_bytes() const = 0;    // sent, and not yet written to the socket
-  virtual void watch_deadline() = 0;          // when it passes: finish(deadline_exceeded), then Door::gone
+  virtual void read(bool wanted) = 0;       // false: take nothing more from the caller (its window closes)
+  virtual size_t unsent_bytes() const = 0;  // sent, and not yet written to the socket
+  virtual void watch_deadline() = 0;        // when it passes: finish(deadline_exceeded), then Door::gone
 };
 
 class Door {
  public:
   virtual ~Door() = default;
-  virtual void started(Stream& stream) = 0;                   // its headers are in
-  virtual void message(Stream& stream, Rope&& message) = 0;   // one whole message, inflated, without its prefix
-  virtual void half_closed(Stream& stream) = 0;               // its caller sends nothing more
-  virtual void gone(Stream& stream) = 0;                      // reset, lost, or out of time: nothing can be sent any more
-  virtual void writable(Stream& stream) = 0;                  // unsent_bytes() has fallen to 0
-  virtual void round_ended(Loop& loop) = 0;                   // all that had arrived has been handed over
+  virtual void started(Stream& stream) = 0;                  // its headers are in
+  virtual void message(Stream& stream, Rope&& message) = 0;  // one whole message, inflated, without its prefix
+  virtual void half_closed(Stream& stream) = 0;              // its caller sends nothing more
+  virtual void gone(Stream& stream) = 0;                     // reset, lost, or out of time: nothing can be sent any more
+  virtual void writable(Stream& stream) = 0;                 // unsent_bytes() has fallen to 0
+  virtual void round_ended(Loop& loop) = 0;                  // all that had arrived has been handed over
 };
 
 // What other threads want done on a loop. `message` empty: only the end. `ends` false: more will come.

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,15 +16,40 @@
 
 namespace podium {
 
-// Where an input's bytes are, in the message they came in.
+// The dimensions of one tensor, in place. Tensors of more than these are left to Python.
+class Dims {
+ public:
+  static constexpr size_t most = 8;
+  Dims() = default;
+  // Of at most `most`.
+  Dims(const int64_t* first, size_t size) : size_(static_cast<uint8_t>(size)) {
+    for (size_t i = 0; i < size; ++i) dims_[i] = first[i];
+  }
+  Dims(std::initializer_list<int64_t> dims) : Dims(dims.begin(), dims.size()) {}
+  size_t size() const { return size_; }
+  bool empty() const { return !size_; }
+  const int64_t* data() const { return dims_; }
+  const int64_t* begin() const { return dims_; }
+  const int64_t* end() const { return dims_ + size_; }
+  int64_t operator[](size_t i) const { return dims_[i]; }
+
+ private:
+  int64_t dims_[most] = {};
+  uint8_t size_ = 0;
+};
+
+// Where an input's bytes are, in the message they came in; in wire form: little-endian, row-major, BYTES with lengths.
+// `position` and `mark` are the same byte: copying from the mark does not go through the pieces before it.
 struct InputData {
-  size_t position;
-  size_t size;
-  std::vector<int64_t> dims;  // without the batch dimension where the model batches
+  size_t position = 0;
+  size_t size = 0;
+  Dims dims;  // without the batch dimension where the model batches
+  Mark mark;
 };
 
 // A request that fits its version. `inputs` by the route's index, meaningful where `mask` has the bit; `outputs`: indices into
 // the route's outputs in the order asked for, empty: all of them, in the route's order. `shape`: see Ticket.
+// `message` may be longer than what arrived: elements that came one by one are behind it, put together.
 struct PlainRequest {
   std::shared_ptr<const Route> route;
   Rope message;
@@ -36,13 +62,20 @@ struct PlainRequest {
   int64_t timeout_us = 0;  // 0: none stated
   int64_t priority = 0;    // 0: none stated
   bool timing = false;
+
+  // Copies the message into one fresh piece, see Rope::compact.
+  void compact();
+  // As new, but what it has allocated is kept for the next request.
+  void clear();
 };
 
 // Decodes and checks; false where it is not plain, and then `made` is of no use and `message` unchanged.
-// Ownership: `message` is moved into `made` where the result is true.
+// Ownership: `message` is moved into `made` where the result is true. `made` may have been used before. Thread-safe.
 bool decode_plain(Rope& message, const Routes& routes, PlainRequest& made);
 
-// The lane of a request: which inputs it brings, and their dims without the batch dimension.
+// The lane of a request: which inputs it brings, and their dims without the batch dimension, in the order of the bits.
 std::string shape_of(uint64_t mask, const std::vector<const std::vector<int64_t>*>& dims);
+// The same, of a decoded request's `inputs`.
+std::string shape_of(uint64_t mask, const std::vector<InputData>& inputs);
 
 }  // namespace podium

@@ -27,8 +27,12 @@ struct Timing {
   int64_t queue_us = 0, execute_us = 0, features_us = 0, batch_rows = 0, total_us = 0;
 };
 
+// What all answers of a version share. A route has it in `answer`; one that has not gets it made for every answer.
+ResponseTemplate response_template(const Route& route);
+
 // The whole gRPC message: five bytes of prefix, then the response. Byte for byte what server/transport/codec.py serialises, but
-// for the order of map entries. Empty `Bytes` where it would be larger than 2**31 - 1 bytes; `size` then says how large.
+// for the order of map entries. Empty `Bytes` where that refuses it as larger than 2**31 - 1 bytes. `size` is that of the
+// response, of a refused one as the reference reckons it.
 Bytes encode_response(const Route& route, std::string_view id, const std::vector<OutputData>& outputs, const Timing& timing,
                       size_t* size);
 

@@ -19,6 +19,8 @@ class Counted {
   void release() {
     if (holders_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
   }
+  // Whether the caller's is the only reference. Nobody else can make another one then.
+  bool alone() const { return holders_.load(std::memory_order_acquire) == 1; }
 
  private:
   std::atomic<uint32_t> holders_{1};
@@ -46,6 +48,8 @@ class Ref {
     made.object_ = fresh;
     return made;
   }
+  // Hands the reference to the caller, who gives it to `take` again.
+  T* detach() { return std::exchange(object_, nullptr); }
   T* get() const { return object_; }
   T* operator->() const { return object_; }
   T& operator*() const { return *object_; }

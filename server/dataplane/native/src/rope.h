@@ -34,6 +34,12 @@ struct Piece {
   size_t size;
 };
 
+// A byte of a rope by its piece, for those who know where they are: finding it by position goes through all pieces before it.
+struct Mark {
+  size_t piece = 0;
+  size_t offset = 0;  // within the piece
+};
+
 // Ownership: whoever has it may move it to another thread; the bytes never change.
 class Rope {
  public:
@@ -69,10 +75,29 @@ class Rope {
   // The same in place; nullptr where they lie in several pieces.
   const uint8_t* contiguous(size_t first, size_t size) const {
     for (const Piece& piece : pieces_) {
-      if (first < piece.size || (first == piece.size && !size)) return size <= piece.size - first ? piece.data + first : nullptr;
+      if (first < piece.size || (first == piece.size && !size))
+        return size <= piece.size - first ? piece.data + first : nullptr;
       first -= piece.size;
     }
     return nullptr;
+  }
+
+  // As the two above, but beginning at a mark of this rope, which must not have been compacted since.
+  void copy(const Mark& first, size_t size, uint8_t* target) const {
+    size_t offset = first.offset;
+    for (size_t i = first.piece; size; ++i, offset = 0) {
+      const Piece& piece = pieces_[i];
+      size_t part = piece.size - offset < size ? piece.size - offset : size;
+      std::memcpy(target, piece.data + offset, part);
+      target += part;
+      size -= part;
+    }
+  }
+
+  const uint8_t* contiguous(const Mark& first, size_t size) const {
+    if (first.piece >= pieces_.size()) return nullptr;
+    const Piece& piece = pieces_[first.piece];
+    return size <= piece.size - first.offset ? piece.data + first.offset : nullptr;
   }
 
   // One fresh piece: for small messages, which must not hold a whole receive buffer while they wait.

@@ -2,10 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace podium {
@@ -25,6 +28,13 @@ struct TensorSpec {
   bool optional;
 };
 
+// Bytes that all answers of a version have in common, in wire form. `head`: its name and number; `tensors[i]`: name and
+// datatype of output i, as the fields of InferOutputTensor that come before its shape.
+struct ResponseTemplate {
+  std::string head;
+  std::vector<std::string> tensors;
+};
+
 // One version that the fast lane may answer for. `masks`: the sets of inputs (bit i: inputs[i]) that its requests may bring;
 // any other is left to Python. `version` is a number in decimal.
 struct Route {
@@ -39,11 +49,54 @@ struct Route {
   bool allow_timeout_override;
   int priority_levels;
   int default_priority;
+  bool has_features;
+
+  // What all answers share, as `response_template` (infer_response.h) makes it of the above; to be set before it is shared.
+  ResponseTemplate answer;
 };
 
 // By model and the caller's version string ("" too). What is not in it is not for the fast lane.
-struct Routes {
-  std::unordered_map<std::string, std::unordered_map<std::string, std::shared_ptr<const Route>>> by_model;
+// Ownership: filled by one thread, then read by any number of them.
+class Routes {
+ public:
+  Routes() = default;
+  Routes(const Routes&) = delete;  // its keys are views of its own strings
+  Routes& operator=(const Routes&) = delete;
+
+  // The last one of a name wins.
+  void add(std::string_view model, std::string_view version, std::shared_ptr<const Route> route) {
+    auto known = routes_.find(Name{model, version});
+    if (known != routes_.end()) {
+      known->second = std::move(route);
+      return;
+    }
+    const std::string& own_model = strings_.emplace_back(model);
+    const std::string& own_version = strings_.emplace_back(version);
+    routes_.emplace(Name{own_model, own_version}, std::move(route));
+  }
+
+  // nullptr where there is none; valid as long as this is. Allocates nothing.
+  const std::shared_ptr<const Route>* find(std::string_view model, std::string_view version) const {
+    auto found = routes_.find(Name{model, version});
+    return found == routes_.end() ? nullptr : &found->second;
+  }
+
+  size_t size() const { return routes_.size(); }
+
+ private:
+  struct Name {
+    std::string_view model;
+    std::string_view version;
+    bool operator==(const Name& other) const { return model == other.model && version == other.version; }
+  };
+  struct Hash {
+    size_t operator()(const Name& name) const {
+      std::hash<std::string_view> hash;
+      return hash(name.model) * 31 + hash(name.version);
+    }
+  };
+  std::deque<std::string> strings_;  // they never move
+  std::unordered_map<Name, std::shared_ptr<const Route>, Hash> routes_;
 };
 
 }  // namespace podium

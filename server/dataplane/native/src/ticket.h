@@ -31,6 +31,7 @@ class Ticket : public Counted {
   int32_t priority = 0;
   State state = State::waiting;
   bool staged = false;
+  bool native = false;  // of the fast lane: a NativeTicket
   std::string shape;
 
   Lane* lane = nullptr;

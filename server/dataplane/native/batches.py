@@ -1,0 +1,109 @@
+"""Batches of the native plane as the engine knows them, and results as the native plane takes them.
+
+Floor 3. Rows of requests that were decoded natively are copied once, from where they were received into the arrays made here;
+rows of requests that Python decoded are put beside them.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.core.errors import BackendFailed, PodiumError
+from server.core.tensors import NUMPY_DTYPES, Array, join_bytes
+from server.dataplane.interface import Batch, Execution, Part, QueueRules
+from server.dataplane.ticket import Ticket
+
+_log = logging.getLogger("podium.dataplane")
+_OBJECTS = np.dtype(np.object_)
+
+Ending = tuple[int, str, Sequence[tuple[str, str]]]
+"""How a call ends that fails: gRPC's number of its code, text, trailing metadata."""
+Decoded = Mapping[int, tuple[Ticket, Mapping[str, Array]]]
+"""Tickets of requests that Python decoded, by their place in the batch, with their inputs."""
+
+
+def batch_of(taken: Any, rules: QueueRules, decoded: Decoded, token: int) -> Batch:
+    """The batch of what was taken; with a fault and without rows where they could not be gathered."""
+    requests = taken.requests
+    spans = np.empty(requests + 1, dtype=np.int64)
+    arrival_ns, deadline_ns = np.empty(requests, dtype=np.int64), np.empty(requests, dtype=np.int64)
+    taken.describe(spans, arrival_ns, deadline_ns)
+    inputs: dict[str, Array] = {}
+    fault: BackendFailed | None = None
+    try:
+        inputs = _gathered(taken, rules, decoded, spans)
+    except Exception as error:  # noqa: BLE001 - whatever it was (no memory, say), these tickets are taken and must be answered
+        _log.exception("a batch could not be gathered", extra={"model": str(rules.key), "rows": taken.rows})
+        fault = BackendFailed(f"the batch could not be gathered: {type(error).__name__}")
+    return Batch(
+        rules=rules,
+        inputs=inputs,
+        spans=spans,
+        arrival_ns=arrival_ns,
+        deadline_ns=deadline_ns,
+        execution=Execution(taken.taken_ns, rows=taken.rows),
+        released=taken.reason,
+        tickets=(taken,),
+        token=token,
+        staged=taken.staged,
+        fault=fault,
+    )
+
+
+def _gathered(taken: Any, rules: QueueRules, decoded: Decoded, spans: NDArray[np.int64]) -> dict[str, Array]:
+    signature = rules.signature
+    rows, padded_rows = taken.rows, rules.padded(taken.rows)
+    shapes: dict[int, tuple[int, ...]] = dict(taken.layout() or ())
+    if not shapes:
+        first = next(iter(decoded.values()))[1] if decoded else {}
+        start = 1 if signature.max_batch else 0
+        shapes = {index: first[spec.name].shape[start:] for index, spec in enumerate(signature.inputs) if spec.name in first}
+    lead = (padded_rows,) if signature.max_batch else ()
+    made: dict[str, Array] = {}
+    numbers: list[tuple[int, Array]] = []
+    for index, dims in shapes.items():
+        spec = signature.inputs[index]
+        whole: Array = np.empty((*lead, *dims), dtype=NUMPY_DTYPES[spec.datatype])
+        made[spec.name] = whole
+        if whole.dtype == _OBJECTS:
+            for row, count, elements in taken.elements(index):
+                part: Any = whole[row : row + count] if lead else whole
+                part.reshape(-1)[:] = elements
+        else:
+            numbers.append((index, whole))
+    taken.gather(numbers)
+    for place, (_, arrays) in decoded.items():
+        for name, whole in made.items():
+            whole[slice(int(spans[place]), int(spans[place + 1])) if lead else ...] = arrays[name]
+    if lead and padded_rows > rows:
+        for whole in made.values():
+            whole[rows:] = whole[0]
+    return made
+
+
+def results_of(
+    parts: Sequence[Part], rules: QueueRules, ending: Callable[[PodiumError], Ending]
+) -> list[tuple[int, int, list[Any] | None, Ending | None]]:
+    """The parts of a batch for `finish`: outputs by their place in the signature, in their wire form."""
+    made: list[tuple[int, int, list[Any] | None, Ending | None]] = []
+    for part in parts:
+        if part.outputs is None:
+            error = part.error or BackendFailed(f"executing '{rules.key.model}' gave nothing")
+            made.append((part.first, part.last, None, ending(error)))
+        else:
+            outputs = part.outputs
+            wires = [_wire(outputs.get(spec.name), spec.datatype) for spec in rules.signature.outputs]
+            made.append((part.first, part.last, wires, None))
+    return made
+
+
+def _wire(array: Array | None, datatype: str) -> Any:
+    if array is None:
+        return None
+    if datatype != "BYTES":
+        return np.ascontiguousarray(array, dtype=NUMPY_DTYPES[datatype]).reshape(array.shape)
+    rows = [join_bytes(row) for row in array] if array.ndim else [join_bytes(array)]  # type: ignore[arg-type]
+    return b"".join(rows), [0, *np.cumsum([len(row) for row in rows]).tolist()], array.shape

@@ -1,0 +1,33 @@
+// Memory of one thread's HTTP/2 sessions: small pieces that come and go with every call, kept for the next one.
+#pragma once
+
+#include <nghttp2/nghttp2.h>
+
+#include <array>
+#include <cstddef>
+
+namespace podium {
+
+// One thread's. Every piece must be back before it dies. Holds at most `kept` free pieces of each size.
+class Pool {
+ public:
+  Pool();
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+  nghttp2_mem* memory() { return &memory_; }
+
+ private:
+  struct Piece;
+  static constexpr size_t step = 64, sizes = 17, kept = 4096;
+
+  void* take(size_t size);
+  void put(void* bytes);
+  void* resize(void* bytes, size_t size);
+
+  nghttp2_mem memory_;
+  std::array<Piece*, sizes> free_{};
+  std::array<size_t, sizes> count_{};
+};
+
+}  // namespace podium

@@ -1,0 +1,154 @@
+// The end of a batch: every ticket ended, its answer written and handed to its connection's loop.
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "infer_response.h"
+#include "plane.h"
+
+namespace podium {
+namespace {
+
+constexpr size_t max_response_bytes = 0x7fffffff;
+
+// What a request of a part is answered with. `origin` is the first row of the part.
+struct Writer {
+  const PartResult& part;
+  const Execution& execution;
+  bool batching;
+  int64_t now;
+  // reused from answer to answer
+  std::vector<OutputData> outputs;
+  std::vector<int64_t> dims;
+
+  Command answer(NativeTicket& ticket, int64_t first_row);
+
+ private:
+  bool select(uint16_t index, const NativeTicket& ticket, int64_t first_row);
+  Timing timing(const NativeTicket& ticket) const;
+};
+
+Command failed(Ref<Stream> stream, const Ending& ending) {
+  Command command;
+  command.stream = std::move(stream);
+  command.code = ending.code;
+  command.text = ending.text;
+  command.trailing = ending.trailing;
+  return command;
+}
+
+bool Writer::select(uint16_t index, const NativeTicket& ticket, int64_t first_row) {
+  if (index >= part.outputs.size() || !part.outputs[index].there) return false;
+  const PartOutput& output = part.outputs[index];
+  OutputData made{};
+  made.output = index;
+  made.dims_count = output.dims.size();  // dims: once all of them are in their place
+  if (!batching) {
+    made.data = output.data;
+    made.size = output.size;
+  } else if (output.offsets.empty()) {
+    made.data = output.data + first_row * output.row_bytes;
+    made.size = static_cast<size_t>(ticket.rows * output.row_bytes);
+  } else {
+    made.data = output.data + output.offsets[first_row];
+    made.size = static_cast<size_t>(output.offsets[first_row + ticket.rows] - output.offsets[first_row]);
+  }
+  size_t at = dims.size();
+  dims.insert(dims.end(), output.dims.begin(), output.dims.end());
+  if (batching) dims[at] = ticket.rows;
+  outputs.push_back(made);
+  return true;
+}
+
+Timing Writer::timing(const NativeTicket& ticket) const {
+  Timing made;
+  if (!ticket.request.timing) return made;
+  made.wanted = true;
+  made.queue_us = std::max<int64_t>(0, execution.taken_ns - ticket.arrival_ns) / ns_per_us;
+  made.execute_us = (execution.ran_ns - execution.taken_ns) / ns_per_us;
+  made.has_features = ticket.request.route->has_features;
+  made.features_us = execution.features_ns / ns_per_us;
+  made.batch_rows = execution.rows;
+  made.total_us = (now - ticket.arrival_ns) / ns_per_us;
+  return made;
+}
+
+Command Writer::answer(NativeTicket& ticket, int64_t first_row) {
+  const Route& route = *ticket.request.route;
+  outputs.clear();
+  dims.clear();
+  size_t count = ticket.request.outputs.empty() ? route.outputs.size() : ticket.request.outputs.size();
+  for (size_t place = 0; place < count; ++place) {
+    uint16_t index = ticket.request.outputs.empty() ? static_cast<uint16_t>(place) : ticket.request.outputs[place];
+    if (!select(index, ticket, first_row)) {
+      std::string text = "model '" + route.model + "' gave no output '" + route.outputs[index].name + "'";
+      return failed(std::move(ticket.stream), Ending{Code::internal, std::move(text), {}});
+    }
+  }
+  const int64_t* at = dims.data();
+  for (OutputData& output : outputs) {
+    output.dims = at;
+    at += output.dims_count;
+  }
+  size_t size = 0;
+  Bytes message = encode_response(route, ticket.request.id, outputs, timing(ticket), &size);
+  if (!message.data) {
+    std::string text = "Response has byte size " + std::to_string(size) + " which exceeds gRPC's byte size limit " +
+                       std::to_string(max_response_bytes) + ".";
+    return failed(std::move(ticket.stream), Ending{Code::invalid_argument, std::move(text), {}});
+  }
+  Command command;
+  command.stream = std::move(ticket.stream);
+  command.message = std::move(message);
+  return command;
+}
+
+}  // namespace
+
+void Plane::finish(Taken& taken, const std::vector<PartResult>& parts, const Execution& execution, int64_t ran_rows,
+                   int64_t took_ns, std::vector<uint8_t>& answered) {
+  answered.assign(taken.tickets.size(), 0);
+  int64_t ended_ns = now_ns();
+  bool batching;
+  {
+    Lock lock(mutex_);
+    Device& its = *devices_.at(taken.device);
+    leave(its, taken);
+    batching = its.plan.queue(taken.queue_id)->rules.max_batch > 0;
+    if (ran_rows) its.plan.observe(taken.queue_id, ran_rows, took_ns, execution.features_ns, ended_ns);
+    for (size_t index = 0; index < taken.tickets.size(); ++index) {
+      Ticket& ticket = *taken.tickets[index];
+      if (ticket.state != State::taken) continue;
+      answered[index] = 1;
+      end(ticket);
+    }
+    running_[taken.queue_id]--;
+    idle_.notify_all();
+  }
+  std::map<Loop*, std::vector<Command>> commands;
+  for (const PartResult& part : parts) {
+    Writer writer{part, execution, batching, ended_ns, {}, {}};
+    int64_t row = 0;
+    for (size_t index = part.first; index < part.last; ++index) {
+      Ticket& ticket = *taken.tickets[index];
+      if (ticket.native) {
+        NativeTicket& native = static_cast<NativeTicket&>(ticket);
+        if (answered[index]) {
+          Loop* loop = &native.stream->loop();
+          commands[loop].push_back(part.executed ? writer.answer(native, row)
+                                                   : failed(std::move(native.stream), part.error));
+        }
+        native.forget();
+      }
+      row += ticket.rows;
+    }
+  }
+  for (auto last = commands.begin(); last != commands.end();) {
+    auto [loop, its] = std::move(*last);
+    bool all = ++last == commands.end();
+    // how long answers take to leave: told by the last loop that has any
+    loop->post(std::move(its), all ? std::function<void()>([this, ended_ns] { observe_delivery(now_ns() - ended_ns); }) : nullptr);
+  }
+}
+
+}  // namespace podium
