@@ -160,7 +160,11 @@ void Plane::submit_all(const std::vector<Ref<NativeTicket>>& tickets, const std:
       case Outcome::predicted: refusals_[ticket->queue_id].expired++; break;
       default: break;
     }
-    if (entered.outcome != Outcome::closed && entered.outcome != Outcome::stopped) uses_[ticket->queue_id][consumers[index]]++;
+    if (entered.outcome == Outcome::closed || entered.outcome == Outcome::stopped) continue;
+    uses_[ticket->queue_id][consumers[index]]++;
+    traffic_.fast++;
+    traffic_.tensor_bytes_in += ticket->nbytes;
+    traffic_.received += ticket->request.message.copied();
   }
   for (auto& [name, its] : devices_) {
     if (its->sleeping && its->plan.waiting()) its->changed.notify_one();
@@ -369,6 +373,18 @@ std::map<uint64_t, Uses> Plane::take_uses() {
 std::map<uint64_t, Refusals> Plane::take_refusals() {
   Lock lock(mutex_);
   return std::exchange(refusals_, {});
+}
+
+Traffic Plane::traffic() const {
+  Traffic made;
+  {
+    Lock lock(mutex_);
+    made = traffic_;
+  }
+  made.handlers = handlers_.load(std::memory_order_relaxed);
+  made.tensor_bytes_out = tensor_bytes_out_.load(std::memory_order_relaxed);
+  made.encoded = encoded_.load(std::memory_order_relaxed);
+  return made;
 }
 
 }  // namespace podium
