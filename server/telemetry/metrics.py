@@ -52,7 +52,8 @@ class Metrics:
     `queues` tells a version's queue at this instant (`DataPlane.snapshot`), `devices` reads the GPUs
     (`device_metrics.open_devices`), `caches` tells a version's response cache, `consumers` who asked which version, `traces`
     what became of traced requests (`Tracer.reading`), `features` what the feature store has to say, None where there is none,
-    and `door` what the native one does, None for grpcio's; all are called on the thread that renders. `settle`: see `VersionRecorder`. `build` is the program's version.
+    and `door` what the native one does, None for grpcio's; all are called on the thread that renders. `settle`: see
+    `VersionRecorder`. `build` is the program's version.
     """
 
     def __init__(

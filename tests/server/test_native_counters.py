@@ -64,7 +64,11 @@ def test_small_messages_are_copied_together_once_more(native: Serving) -> None:
 
     rise = risen(native, act)
     assert rise("podium_tensor_bytes_total", direction="in") == rise("podium_tensor_bytes_total", direction="out") == 160
-    assert rise("podium_tensor_bytes_copied_total", step="gather") == rise("podium_tensor_bytes_copied_total", step="encode") == 160
+    assert (
+        rise("podium_tensor_bytes_copied_total", step="gather")
+        == rise("podium_tensor_bytes_copied_total", step="encode")
+        == 160
+    )
     assert rise("podium_tensor_bytes_copied_total", step="receive") == 10 * SMALL.ByteSize()
     assert 160 < rise("podium_tensor_bytes_copied_total", step="send") < 10 * 200
 
