@@ -74,7 +74,8 @@ class Batch:
     """Rows of one version, gathered and ready to run.
 
     Shapes: B requests, N rows (`spans[-1]`), P >= N rows after padding. `inputs` `[P, ...]`; `spans` int64 `[B + 1]`: request i
-    owns rows `spans[i]:spans[i + 1]`; `arrival_ns`, `deadline_ns` int64 `[B]` (deadline 2**62 where there is none).
+    owns rows `spans[i]:spans[i + 1]`; `arrival_ns`, `deadline_ns` int64 `[B]` (deadline 2**62 where there is none); `id_hashes`
+    uint64 `[B]`, see `id_hash`.
     `staged`: taken while the device was still busy. `fault`: why the rows could not be gathered; there is nothing to run
     then, only tickets to end. A batch of a decoupled version holds one request.
     Ownership: the engine thread that took it, until `finish`; `tickets` is the data plane's and opaque to the engine.
@@ -85,6 +86,7 @@ class Batch:
     spans: NDArray[np.int64]
     arrival_ns: NDArray[np.int64]
     deadline_ns: NDArray[np.int64]
+    id_hashes: NDArray[np.uint64]
     released: str
     tickets: Sequence[Any]
     execution: Execution

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 from server.core.clock import NS_PER_S
 from server.core.errors import PodiumError
+from server.core.hashing import id_hash
 from server.core.signature import CheckedRows
 from server.core.tensors import Array
 from server.dataplane.interface import Execution
 
 NO_DEADLINE_NS = 2**62
+NO_ID_HASH = id_hash("")
 PATIENCE_NS = 10 * NS_PER_S
 """A ticket without a deadline is ordered as if it were due this long after it arrived, so that urgent traffic cannot
 starve it for ever. It is never dropped for being "late"."""
@@ -81,6 +83,7 @@ class Ticket:
         "deadline_ns",
         "due_ns",
         "execution",
+        "id_hash",
         "nbytes",
         "priority",
         "queue_id",
@@ -104,6 +107,7 @@ class Ticket:
         self.due_ns = deadline_ns if deadline_ns < NO_DEADLINE_NS else arrival_ns + PATIENCE_NS
         self.priority = priority
         self.queue_id = 0
+        self.id_hash = NO_ID_HASH
         self.cache_key: bytes | None = None  # what its answer may be remembered by
         self.execution: Execution | None = None  # set when it was executed, before its answer leaves
         self.refusal: PodiumError | None = None  # why it ended without execution, if the data plane ended it so

@@ -8,6 +8,7 @@ import numpy as np
 
 from server.core.clock import NS_PER_US, Clock, monotonic_ns
 from server.core.errors import Cancelled, Expired, InvalidRequest, NotReady, Overloaded, PodiumError, ShuttingDown, Unsupported
+from server.core.hashing import id_hash
 from server.core.requests import InferRequest
 from server.core.settings import QueueSettings
 from server.core.signature import CheckedRows, check
@@ -110,6 +111,8 @@ class Predict:
                     key = known
                 ticket = Ticket(checked, reply, request.arrival_ns, deadline_ns, priority_of(request, queue))
                 ticket.cache_key = key
+                if request.id:
+                    ticket.id_hash = id_hash(request.id)
                 self._plane.submit(replica.queue_id, ticket, wake=False)
             except QueueClosed:
                 continue

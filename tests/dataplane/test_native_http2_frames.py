@@ -179,6 +179,15 @@ def test_a_call_that_stops_arriving_is_ended() -> None:
         assert ended(caller, caller.call(framed(b"")))[0] == "0"
 
 
+def test_headers_that_never_end() -> None:
+    with echo(stalled_ms=50) as server, calling(server.port) as caller:
+        caller.raw(b"\0\0\2\1\0\0\0\0\1\x82\x86")
+        while not server.counters()["stalled"]:
+            pass  # and nothing is answered: no frame may stand between headers and their rest
+        while server.counters()["connections_open"]:
+            pass
+
+
 def test_answers_that_are_not_read_are_given_up() -> None:
     with echo(stalled_ms=50) as server, calling(server.port) as caller:
         caller.opens_windows = False

@@ -7,7 +7,7 @@ import pytest
 from tests.server.attacks import FLOODS, Neighbour, Target
 from tests.server.models import put_fake
 from tests.server.serving import Serving
-from tests.server.targets import inference, nothing_is_left
+from tests.server.targets import GRPC_WORDS, inference, nothing_is_left
 
 MOST_BYTES = 96 * 2**20
 """What an attack may leave behind. Each sends less than this, and what a call costs is returned late by the allocator."""
@@ -44,8 +44,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[S
     try:
         yield server
     finally:
-        # gRPC's own words, when it says of each of thousands of headers how large it was
-        server.stop(errors=("Ignoring key value pair due to size limit",))
+        server.stop(errors=GRPC_WORDS[plane])
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,9 @@
 """A server whose door is set up strictly: what its callers see, and that it leaves in order."""
 
 import gzip
-import socket
-import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from tritonclient.utils import InferenceServerException
 
 from protos import grpc_service_pb2 as pb
 from protos.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from tests.server.frames import Peer, message
 from tests.server.models import put_fake
 from tests.server.serving import Serving, infer_message, refusal, until
-from tests.server.test_malformed import METHOD, ended, frame, literal
 
 ROW = np.arange(4, dtype=np.float32).reshape(1, 4)
 SLOW = infer_message("slow", {"x": ("FP32", [1, 4], ROW.tobytes())})
@@ -128,30 +127,20 @@ def test_a_bomb_is_not_expanded(strict: Serving, encoding: bytes, compress: Call
     bomb = compress(bytes(60 * MEGABYTE))
     process = psutil.Process(strict.process.pid)
     before = process.memory_info().rss
-    host, _, port = strict.grpc_address.rpartition(":")
-    headers = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", METHOD.encode()), (b":authority", b"x")]
-    headers += [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-encoding", encoding)]
-    body = b"\1" + struct.pack(">I", len(bomb)) + bomb
+    body = message(bomb, flag=1)
     # as much as a connection may send before it is asked for more
     assert len(body) < 65_535
-    message = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
-    message += frame(1, 4, 1, b"".join(literal(*header) for header in headers))
-    parts = [body[start : start + 16_000] for start in range(0, len(body), 16_000)]
-    message += b"".join(frame(0, int(part is parts[-1]), 1, part) for part in parts)
-    connections = [socket.create_connection((host, int(port)), timeout=60) for _ in range(20)]
-    try:
-        for connection in connections:
-            connection.sendall(message)
-        most = 0
-        for connection in connections:
-            received = b""
-            while not ended(received):
-                received += connection.recv(65_536)
+    most = 0
+    with ExitStack() as stack:
+        peers = [stack.enter_context(Peer(strict.grpc_address)) for _ in range(20)]
+        for peer in peers:
+            peer.call(1, body, (b"grpc-encoding", encoding))
+        for peer in peers:
+            while not (reply := peer.reply(1, 0.01)).ended:
                 most = max(most, process.memory_info().rss - before)
-            assert b"Decompressed message larger than max" in received
-    finally:
-        for connection in connections:
-            connection.close()
+            most = max(most, process.memory_info().rss - before)
+            assert reply.status == "8"
+            assert "larger than max" in dict(reply.headers)["grpc-message"]
     assert most < 60 * MEGABYTE, "less than one of them"
 
 

@@ -14,7 +14,7 @@ from tests.server.attacks import Neighbour, Target
 from tests.server.frames import Peer, data_frames, message
 from tests.server.models import put_fake
 from tests.server.serving import Serving, counts, until
-from tests.server.targets import gauge, inference, nothing_is_left, own, question
+from tests.server.targets import GRPC_WORDS, gauge, inference, nothing_is_left, own, question
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def left(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Servi
     try:
         yield server
     finally:
-        server.stop()
+        server.stop(errors=GRPC_WORDS[plane])
 
 
 @pytest.fixture(scope="module")

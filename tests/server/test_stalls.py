@@ -23,7 +23,7 @@ from tests.server.frames import (
 )
 from tests.server.models import graph, put, put_fake
 from tests.server.serving import Serving, infer_message, until
-from tests.server.targets import gauge, inference, nothing_is_left, own, question
+from tests.server.targets import GRPC_WORDS, gauge, inference, nothing_is_left, own, question
 
 WIDTH = 65_536
 WIDE_BYTES = 4 * WIDTH
@@ -56,8 +56,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Servi
     try:
         yield server
     finally:
-        # gRPC's own words, when whoever was being answered has gone
-        server.stop(errors=("ExecuteBatchError raised in core",) if plane == "python" else ())
+        server.stop(errors=GRPC_WORDS[plane])
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,8 @@ def batch_of(taken: Any, rules: QueueRules, decoded: Decoded, token: int) -> Bat
     requests = taken.requests
     spans = np.empty(requests + 1, dtype=np.int64)
     arrival_ns, deadline_ns = np.empty(requests, dtype=np.int64), np.empty(requests, dtype=np.int64)
-    taken.describe(spans, arrival_ns, deadline_ns)
+    id_hashes = np.empty(requests, dtype=np.uint64)
+    taken.describe(spans, arrival_ns, deadline_ns, id_hashes)
     inputs: dict[str, Array] = {}
     fault: BackendFailed | None = None
     try:
@@ -44,6 +45,7 @@ def batch_of(taken: Any, rules: QueueRules, decoded: Decoded, token: int) -> Bat
         spans=spans,
         arrival_ns=arrival_ns,
         deadline_ns=deadline_ns,
+        id_hashes=id_hashes,
         execution=Execution(taken.taken_ns, rows=taken.rows),
         released=taken.reason,
         tickets=(taken,),

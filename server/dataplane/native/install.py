@@ -33,6 +33,7 @@ NEEDS = {
     "nghttp2 1.52 or newer": ("libnghttp2-dev", "nghttp2/nghttp2ver.h", "NGHTTP2_VERSION_NUM >= 0x013400"),
     "OpenSSL 3 or newer": ("libssl-dev", "openssl/opensslv.h", "OPENSSL_VERSION_NUMBER >= 0x30000000L"),
     "zlib": ("zlib1g-dev", "zlib.h", ""),
+    "xxHash": ("libxxhash-dev", "xxhash.h", ""),
     "Python's headers": ("python3-dev", "Python.h", ""),
 }
 """What a build needs: who has it on Debian and Ubuntu, a header to know it by, and what that must say. The package index has

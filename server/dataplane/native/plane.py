@@ -108,6 +108,7 @@ class NativePlane:
                 _shape(rules.signature, ticket),
                 ticket.rows,
                 ticket.nbytes,
+                ticket.id_hash,
                 ticket.arrival_ns,
                 ticket.deadline_ns,
                 ticket.priority,

@@ -33,6 +33,7 @@ def batch_of(release: Release, parts: Sequence[Mapping[str, Array]], taken_ns: i
         spans=spans,
         arrival_ns=np.array([ticket.arrival_ns for ticket in tickets], dtype=np.int64),
         deadline_ns=np.array([ticket.deadline_ns for ticket in tickets], dtype=np.int64),
+        id_hashes=np.array([ticket.id_hash for ticket in tickets], dtype=np.uint64),
         execution=Execution(taken_ns, rows=release.rows),
         released=release.reason,
         tickets=tickets,

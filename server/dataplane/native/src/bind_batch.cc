@@ -67,22 +67,24 @@ std::vector<std::pair<size_t, uint64_t>> numbers(const Taken& taken) {
   return made;
 }
 
-// Shapes: spans int64 [B + 1], the others int64 [B].
-void describe(const Taken& taken, nb::handle spans, nb::handle arrival_ns, nb::handle deadline_ns) {
-  Buffer into(spans, true), arrivals(arrival_ns, true), deadlines(deadline_ns, true);
+// Shapes: spans int64 [B + 1], the others 64 bits each [B].
+void describe(const Taken& taken, nb::handle spans, nb::handle arrival_ns, nb::handle deadline_ns, nb::handle id_hashes) {
+  Buffer into(spans, true), arrivals(arrival_ns, true), deadlines(deadline_ns, true), hashes(id_hashes, true);
   size_t count = taken.tickets.size();
-  if (into.size() != 8 * (count + 1) || arrivals.size() != 8 * count || deadlines.size() != 8 * count) {
+  if (into.size() != 8 * (count + 1) || arrivals.size() != 8 * count || deadlines.size() != 8 * count || hashes.size() != 8 * count) {
     throw std::invalid_argument("the arrays of a batch have a place for each of its requests");
   }
   auto* span = reinterpret_cast<int64_t*>(into.data());
   auto* arrival = reinterpret_cast<int64_t*>(arrivals.data());
   auto* deadline = reinterpret_cast<int64_t*>(deadlines.data());
+  auto* hash = reinterpret_cast<uint64_t*>(hashes.data());
   *span = 0;
   for (size_t index = 0; index < count; ++index) {
     const Ticket& ticket = *taken.tickets[index];
     span[index + 1] = span[index] + ticket.rows;
     arrival[index] = ticket.arrival_ns;
     deadline[index] = ticket.deadline_ns;
+    hash[index] = ticket.id_hash;
   }
 }
 
@@ -225,7 +227,7 @@ void bind_batch(nb::module_& module) {
       .def_prop_ro("requests", [](const Taken& taken) { return taken.tickets.size(); })
       .def_prop_ro("reason", [](const Taken& taken) { return reason_names[static_cast<size_t>(taken.reason)]; })
       .def("numbers", &numbers)
-      .def("describe", &describe, "spans"_a, "arrival_ns"_a, "deadline_ns"_a)
+      .def("describe", &describe, "spans"_a, "arrival_ns"_a, "deadline_ns"_a, "id_hashes"_a)
       .def("layout", &layout)
       .def("gather", &gather, "into"_a)
       .def("elements", &elements, "input"_a);

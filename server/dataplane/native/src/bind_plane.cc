@@ -57,12 +57,13 @@ void open_queue(BoundPlane& plane, const std::string& device, uint64_t queue_id,
 }
 
 nb::tuple submit(BoundPlane& plane, uint64_t number, uint64_t queue_id, nb::bytes shape, uint32_t rows, uint64_t nbytes,
-                 int64_t arrival_ns, int64_t deadline_ns, int32_t priority, bool wake) {
+                 uint64_t id_hash, int64_t arrival_ns, int64_t deadline_ns, int32_t priority, bool wake) {
   Ref<Ticket> ticket = Ref<Ticket>::take(new PythonTicket(number));
   ticket->queue_id = queue_id;
   ticket->shape.assign(shape.c_str(), shape.size());
   ticket->rows = rows;
   ticket->nbytes = nbytes;
+  ticket->id_hash = id_hash;
   ticket->priority = priority;
   ticket->set_deadline(arrival_ns, deadline_ns);
   Entered entered = plane.submit(ticket, wake);
@@ -119,7 +120,7 @@ void bind_plane(nb::module_& module) {
            },
            "queue_id"_a)
       .def("stop", &BoundPlane::stop, Free())
-      .def("submit", &submit, "number"_a, "queue_id"_a, "shape"_a, "rows"_a, "nbytes"_a, "arrival_ns"_a, "deadline_ns"_a,
+      .def("submit", &submit, "number"_a, "queue_id"_a, "shape"_a, "rows"_a, "nbytes"_a, "id_hash"_a, "arrival_ns"_a, "deadline_ns"_a,
            "priority"_a, "wake"_a)
       .def("cancel", [](BoundPlane& plane, Handle& handle) { return static_cast<int>(plane.cancel(*handle.ticket)); }, "handle"_a)
       .def("wake", &BoundPlane::wake)

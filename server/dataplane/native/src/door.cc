@@ -1,5 +1,8 @@
 #include "door.h"
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -127,6 +130,7 @@ class PlaneDoor final : public Door {
     int64_t priority = ticket.request.priority;
     ticket.priority =
         static_cast<int32_t>(priority >= 1 && priority <= route.priority_levels ? priority : route.default_priority);
+    ticket.id_hash = XXH64(ticket.request.id.data(), ticket.request.id.size(), 0);
     ticket.arrival_ns = stream.arrival_ns;
     ticket.set_deadline(stream.arrival_ns, deadline_of(ticket, route, stream.deadline_ns));
     ticket.stream = Ref<Stream>(stream);

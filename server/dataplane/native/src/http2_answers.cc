@@ -193,7 +193,7 @@ void HttpStream::transmit(const uint8_t* frame_header, size_t size, Output* outp
     Sending& sending = queue_[head_];
     size_t part = std::min(size, sending.size - sent_of_head_);
     const uint8_t* data = sending.data + sent_of_head_;
-    if (part < held_from_bytes) {
+    if (part < held_from_bytes || output->joins()) {
       output->copy(data, part);
     } else {
       if (!sending.held) sending.held = Ref<Counted>::take(new HeldBytes(std::move(sending.bytes)));

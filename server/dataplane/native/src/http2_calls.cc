@@ -42,6 +42,7 @@ void HttpConnection::end_stream(HttpStream& stream) {
   if (session_) nghttp2_session_set_stream_user_data(session_, stream.id(), nullptr);
   --calls_;
   if (!calls_) age_.calls(0, loop_.now());
+  if (stream.id() == headers_of_) headers_ns_ = no_deadline_ns;
   Ref<HttpStream> last = Ref<HttpStream>::take(&stream);
   stream.closed();
   touch();
@@ -138,6 +139,7 @@ void HttpConnection::rearm() {
   int64_t due = std::min({keepalive_.next_ns(), age_.next_ns(), settle_ns_});
   if (!heard_) due = std::min(due, opened_ns_ + greeting_ns);
   int64_t stalled_ns = loop_.config().stalled_ms * ns_per_ms;
+  if (stalled_ns) due = std::min(due, headers_ns_ + stalled_ns);
   if (stalled_ns && blocked_) due = std::min(due, written_ns_ + stalled_ns);
   if (stalled_ns && unsent_) due = std::min(due, loop_.now() + stalled_ns);
   if (due < timer_.due_ns()) loop_.timers().set(timer_, std::max(due, loop_.now() + ns_per_ms));
@@ -174,11 +176,11 @@ void HttpConnection::tick(int64_t now) {
   if (!closed()) rearm();
 }
 
-// Answers that are not read. Whether the connection is still there.
+// Answers that are not read, headers that do not end. Whether the connection is still there.
 bool HttpConnection::tick_stalled(int64_t now) {
   int64_t stalled_ns = loop_.config().stalled_ms * ns_per_ms;
   if (!stalled_ns) return true;
-  if (blocked_ && now >= written_ns_ + stalled_ns) {
+  if ((blocked_ && now >= written_ns_ + stalled_ns) || now >= headers_ns_ + stalled_ns) {
     loop_.tallies().stalled.add();
     close();
     return false;

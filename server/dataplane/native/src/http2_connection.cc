@@ -56,6 +56,7 @@ void HttpConnection::open() {
   make_session();
   if (tls_context_) {
     tls_ = std::make_unique<TlsSession>(tls_context_, fd_);
+    output_.join();
     phase_ = Phase::handshake;
   }
   loop_.watch(fd_, EPOLLIN, *this, true);

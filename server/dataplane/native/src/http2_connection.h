@@ -114,6 +114,8 @@ class HttpConnection final : public Watched {
   FloodPolicy flood_;
   int64_t opened_ns_;
   int64_t written_ns_;         // last progress of writing
+  int64_t headers_ns_ = no_deadline_ns;  // since when those of a call have been arriving
+  int32_t headers_of_ = 0;
   int64_t settle_ns_ = no_deadline_ns;  // when draining or lingering goes one step further
   MemberTimer<HttpConnection> timer_{*this, &HttpConnection::tick};
 };

@@ -40,6 +40,10 @@ class Output {
  public:
   explicit Output(Bump& bump) : bump_(bump) {}
 
+  // Large messages are copied too: for TLS, which copies them anyway, and makes a record of each piece.
+  void join() { joins_ = true; }
+  bool joins() const { return joins_; }
+
   size_t pending() const { return pending_; }
   void copy(const uint8_t* data, size_t size);
   void hold(Ref<Counted> owner, const uint8_t* data, size_t size);
@@ -61,6 +65,7 @@ class Output {
   Bump& bump_;
   std::vector<Part> parts_;
   size_t first_ = 0;
+  bool joins_ = false;
   size_t pending_ = 0;
 };
 

@@ -19,7 +19,12 @@ class Pool {
 
  private:
   struct Piece;
-  static constexpr size_t step = 64, sizes = 17, kept = 4096;
+  static constexpr size_t step = 64, sizes = 17;
+#ifdef __SANITIZE_ADDRESS__
+  static constexpr size_t kept = 0;  // what is used after it was given back is to be seen
+#else
+  static constexpr size_t kept = 4096;
+#endif
 
   void* take(size_t size);
   void put(void* bytes);

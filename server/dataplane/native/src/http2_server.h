@@ -40,7 +40,6 @@ class NativeHttpServer final : public HttpServer {
   uint64_t unanswered() const;  // calls that are open, connections that have not taken their answers
 
   const HttpConfig config_;
-  std::vector<std::unique_ptr<HttpLoop>> loops_;
   std::vector<std::shared_ptr<HttpListener>> listeners_;
   std::function<void()> check_;
   std::mutex tls_mutex_;
@@ -51,6 +50,7 @@ class NativeHttpServer final : public HttpServer {
   std::condition_variable call_ended_;
   std::atomic<bool> draining_{false};
   bool started_ = false, stopped_ = false;
+  std::vector<std::unique_ptr<HttpLoop>> loops_;  // last: they use the rest until they have ended
 };
 
 }  // namespace podium

@@ -50,6 +50,8 @@ struct SessionCallbacks {
     return guarded([&] {
       HttpConnection& it = connection(user);
       HttpStream* made = it.begin_stream(frame->hd.stream_id);
+      it.headers_ns_ = it.loop_.now();
+      it.headers_of_ = frame->hd.stream_id;
       nghttp2_session_set_stream_user_data(it.session_, frame->hd.stream_id, made);
       return 0;
     });
@@ -89,6 +91,7 @@ struct SessionCallbacks {
       switch (frame->hd.type) {
         case NGHTTP2_HEADERS:
           if (frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
+            it.headers_ns_ = no_deadline_ns;
             HttpStream* found = stream(session, frame->hd.stream_id);
             if (found) found->headers_ended(ends);
             return 0;

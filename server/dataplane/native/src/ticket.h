@@ -27,6 +27,7 @@ class Ticket : public Counted {
   int64_t deadline_ns = no_deadline_ns;
   int64_t due_ns = 0;
   uint64_t nbytes = 0;
+  uint64_t id_hash = 0;  // server/core/hashing.py
   uint32_t rows = 1;
   int32_t priority = 0;
   State state = State::waiting;

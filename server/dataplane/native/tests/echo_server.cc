@@ -1,6 +1,6 @@
 // The HTTP/2 and gRPC layer alone, for load, attacks and sanitizers: every message is sent back.
 //
-// podium_echo [--port N] [--unix PATH] [--threads N] [--tls CHAIN KEY [ROOTS]] [--<limit> N]... with HttpConfig's names of limits.
+// podium_echo [--port N] [--unix PATH] [--threads N] [--tls CHAIN KEY [ROOTS]] [--<limit> N]...: limits by HttpConfig's names.
 // Says "listening PORT" when it does; on SIGTERM it drains, on SIGUSR1 it prints its counters; it ends with 0 if all went well.
 #include <arpa/inet.h>
 #include <netinet/in.h>
