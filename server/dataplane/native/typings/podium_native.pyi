@@ -188,6 +188,16 @@ class Plane:
 
     def take_refusals(self) -> list: ...
 
+    def copies(self) -> dict:
+        """
+        Bytes of tensors of the fast lane, and how many were copied, since the start.
+        """
+
+    def calls(self) -> dict:
+        """
+        Calls of ModelInfer since the start, by who answered them: the fast lane, or Python's handlers.
+        """
+
 class Call:
     """
     One call that Python answers. Thread-safe: what it is told is done on its connection's loop.
