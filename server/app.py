@@ -114,17 +114,7 @@ class Server:
         self._usage = UsageFile(
             self._consumers, Path(settings.usage_dir) if settings.usage_dir else None, settings.usage_flush_s
         )
-        self._metrics = Metrics(
-            build=_BUILD,
-            queues=self._queue_of,
-            devices=device_readings(),
-            caches=self._cache_of,
-            consumers=self._consumers.readings,
-            traces=tracer.reading,
-            refusals=lambda: refusals(self._access, self._callers),
-            features=self._features_read,
-            settle=settle,
-        )
+        self._metrics = self._measured(settle)
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
         watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
         self._manager = Manager(
@@ -143,14 +133,31 @@ class Server:
         self._reflection = Reflection() if settings.reflection else None
         self._open_door(log)
 
+    def _measured(self, settle: Callable[[], None]) -> Metrics:
+        """What a scrape reads."""
+        return Metrics(
+            build=_BUILD,
+            queues=self._queue_of,
+            devices=device_readings(),
+            caches=self._cache_of,
+            consumers=self._consumers.readings,
+            traces=self._tracer.reading,
+            refusals=lambda: refusals(self._access, self._callers),
+            features=self._features_read,
+            settle=settle,
+        )
+
     def _fast_lane(self) -> FastLane:
         """What the native plane answers without the door's handlers."""
         settings = self._settings
         unguarded = settings.access.inference.open and not settings.limits.max_requests_per_caller
         native: Any = self._plane
-        lane = FastLane(native, lambda *use: self._consumers.count(*use), settings.default_timeout_us, unguarded=unguarded)
+        lane = FastLane(native, self._count_uses, settings.default_timeout_us, unguarded=unguarded)
         self._tracer.watch(lane.trace)
         return lane
+
+    def _count_uses(self, key: VersionKey, consumer: str, requests: int) -> None:
+        self._consumers.count(key, consumer, requests)
 
     def _open_door(self, log: logs.LogControl) -> None:
         settings, tracer = self._settings, self._tracer

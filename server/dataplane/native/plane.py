@@ -8,7 +8,7 @@ under a number; this file knows which ticket that is.
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from weakref import WeakMethod
 
 import numpy as np
@@ -177,7 +177,7 @@ class NativePlane:
 
     def take(self, device: str) -> Batch | None:
         """See `DataPlane.take`."""
-        taken = self.native.take(device)
+        taken: Any = self.native.take(device)
         if taken is None:
             return None
         decoded: dict[int, tuple[Ticket, Mapping[str, Array]]] = {}
@@ -207,7 +207,7 @@ class NativePlane:
             ticket = self._open[number].ticket
             if ticket.state is not TicketState.TAKEN:
                 return False
-            reply: StreamReply = ticket.reply
+            reply = cast(StreamReply, ticket.reply)
         filled = reply.reserve(outputs)
         if filled > 1:
             raise BackendFailed("the answers to this request are read too slowly: too many of them wait for their caller")

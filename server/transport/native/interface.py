@@ -50,7 +50,10 @@ class NativeCall(Protocol):
 class Native(Protocol):
     """The server. Ownership: one thread."""
 
-    event_fd: int
+    @property
+    def event_fd(self) -> int:
+        """Readable while events wait."""
+        ...
 
     def listen(self, fd: int, tls: bool, /) -> None:
         """Take over a listening socket. Before `start`."""

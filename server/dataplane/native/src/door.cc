@@ -142,6 +142,7 @@ class PlaneDoor final : public Door {
     ticket.id_hash = XXH64(ticket.request.id.data(), ticket.request.id.size(), 0);
     ticket.arrival_ns = stream.arrival_ns;
     ticket.set_deadline(stream.arrival_ns, deadline_of(ticket, route, stream.deadline_ns));
+    ticket.call_deadline_ns = stream.deadline_ns;
     ticket.stream = Ref<Stream>(stream);
     // now: once it is admitted, the stream is no longer the ticket's to look at
     round.consumers.push_back(consumer_of(stream, subjects_));

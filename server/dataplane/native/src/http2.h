@@ -111,7 +111,8 @@ struct Command {
   Metadata trailing;
 };
 
-// One IO thread.
+// One IO thread. It lives as long as its server: whoever posts must have ended before that is destroyed (after `stop` it may
+// still post; nothing comes of it).
 class Loop {
  public:
   virtual ~Loop() = default;

@@ -76,10 +76,9 @@ void HttpLoop::join() {
 }
 
 void HttpLoop::put(Posted&& posted) {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    inbox_.push_back(std::move(posted));
-  }
+  // all of it under the lock: once a poster has left that, it no longer touches the loop, which may be about to end
+  std::lock_guard<std::mutex> lock(mutex_);
+  inbox_.push_back(std::move(posted));
   // it says that it sleeps, and then looks into the inbox once more: one of the two sees the other
   if (asleep_.exchange(false)) {
     uint64_t one = 1;

@@ -298,7 +298,7 @@ void Plane::watch(const Ref<Ticket>& ticket) {
   if (deadlines_.front().second.get() == ticket.get()) timer_changed_.notify_one();
   if (deadlines_.size() > 1000 + 4 * limit_.requests()) {
     // ended tickets leave the heap when their deadline comes; far deadlines must not pile up until then
-    auto gone = std::remove_if(deadlines_.begin(), deadlines_.end(), [&](auto& entry) { return !may_expire(*entry.second); });
+    auto gone = std::remove_if(deadlines_.begin(), deadlines_.end(), [&](auto& entry) { return !is_watched(*entry.second); });
     deadlines_.erase(gone, deadlines_.end());
     std::make_heap(deadlines_.begin(), deadlines_.end(), later);
   }
@@ -307,6 +307,12 @@ void Plane::watch(const Ref<Ticket>& ticket) {
 bool Plane::may_expire(const Ticket& ticket) const {
   // one that is staged has yet to reach the device: what runs before it may overrun for long
   return ticket.state == State::waiting || (ticket.state == State::taken && ticket.staged);
+}
+
+bool Plane::is_watched(const Ticket& ticket) const {
+  if (may_expire(ticket)) return true;
+  return ticket.state == State::taken && ticket.native &&
+         static_cast<const NativeTicket&>(ticket).call_deadline_ns < no_deadline_ns;
 }
 
 void Plane::expire_forever() {
@@ -320,7 +326,13 @@ void Plane::expire_forever() {
         std::pop_heap(deadlines_.begin(), deadlines_.end(), later);
         Ref<Ticket> ticket = std::move(deadlines_.back().second);
         deadlines_.pop_back();
-        if (!may_expire(*ticket)) continue;
+        if (!is_watched(*ticket)) continue;
+        if (!may_expire(*ticket) && static_cast<NativeTicket&>(*ticket).call_deadline_ns > now) {
+          // its model's own timeout is over, which counts no longer; its call's deadline is not
+          deadlines_.emplace_back(static_cast<NativeTicket&>(*ticket).call_deadline_ns, std::move(ticket));
+          std::push_heap(deadlines_.begin(), deadlines_.end(), later);
+          continue;
+        }
         if (ticket->state == State::waiting) device_of(ticket->queue_id)->plan.withdraw(*ticket);
         end_late(std::move(ticket), expired);
       }
@@ -334,10 +346,11 @@ void Plane::expire_forever() {
 }
 
 void Plane::end_late(Ref<Ticket> ticket, Late& late) {
-  Late::Entry entry{ticket, Ref<Stream>(), ticket->staged};
+  Late::Entry entry{ticket, Ref<Stream>(), ticket->state == State::taken, ticket->state == State::taken && !ticket->staged};
   if (ticket->native) {
     entry.stream = std::move(static_cast<NativeTicket&>(*ticket).stream);
-    if (late.why == Ended::expired) refusals_[ticket->queue_id].expired++;
+    // one that is being executed is counted with its batch
+    if (late.why == Ended::expired && !entry.executing) refusals_[ticket->queue_id].expired++;
   }
   ticket->refused = late.why == Ended::expired ? Refused::expired : Refused::stopping;
   end(*ticket);
@@ -351,16 +364,16 @@ void Plane::tell(const Late& late) {
   Ending ending = late.why == Ended::expired ? endings_.passed() : endings_.server_stops();
   for (const Late::Entry& entry : late.entries) {
     if (!entry.ticket->native) {
-      numbers.emplace_back(static_cast<PythonTicket&>(*entry.ticket).python_number, entry.staged);
+      numbers.emplace_back(static_cast<PythonTicket&>(*entry.ticket).python_number, entry.in_batch);
       continue;
     }
     Command command;
     command.stream = entry.stream;
-    command.code = ending.code;
-    command.text = ending.text;
-    command.trailing = ending.trailing;
+    command.code = entry.executing ? Code::deadline_exceeded : ending.code;
+    command.text = entry.executing ? "Deadline Exceeded" : ending.text;
+    if (!entry.executing) command.trailing = ending.trailing;
     commands[&entry.stream->loop()].push_back(std::move(command));
-    if (!entry.staged) static_cast<NativeTicket&>(*entry.ticket).forget();
+    if (!entry.in_batch) static_cast<NativeTicket&>(*entry.ticket).forget();
   }
   for (auto& [loop, its] : commands) loop->post(std::move(its));
   if (!numbers.empty() && on_ended_) on_ended_(numbers, late.why);

@@ -155,13 +155,14 @@ class Plane {
     int threads = 0;
   };
   using Lock = std::unique_lock<std::mutex>;
-  // Tickets that ended without an execution, and what is needed to say so once the lock is left. `staged`: a batch still reads
-  // it, and lets go of it at its end.
+  // Tickets that ended without an answer, and what is needed to say so once the lock is left. `in_batch`: a batch still reads
+  // it, and lets go of it at its end. `executing`: the deadline of its call has passed meanwhile.
   struct Late {
     struct Entry {
       Ref<Ticket> ticket;
       Ref<Stream> stream;
-      bool staged;
+      bool in_batch;
+      bool executing;
     };
     std::vector<Entry> entries;
     Ended why;
@@ -175,6 +176,7 @@ class Plane {
   void leave(Device& device, const Taken& taken);
   void watch(const Ref<Ticket>& ticket);
   bool may_expire(const Ticket& ticket) const;
+  bool is_watched(const Ticket& ticket) const;
   void expire_forever();
   void tell(const Late& late);
   void count_use(uint64_t queue_id, const std::string& consumer);

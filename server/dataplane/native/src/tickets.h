@@ -16,6 +16,7 @@ class NativeTicket final : public Ticket {
   NativeTicket() { native = true; }
   PlainRequest request;
   Ref<Stream> stream;
+  int64_t call_deadline_ns = no_deadline_ns;  // of its call, after which nobody hears its answer, whatever is being executed
   bool submitted = false;  // its loop's thread alone
   bool has_message = false;
 

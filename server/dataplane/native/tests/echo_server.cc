@@ -31,7 +31,10 @@ namespace {
 class Worker {
  public:
   Worker() : thread_([this] { run(); }) {}
-  ~Worker() {
+  ~Worker() { stop(); }
+  // After the server's stop, before its end: nobody may post to a loop that is gone.
+  void stop() {
+    if (!thread_.joinable()) return;
     put(Command{});
     thread_.join();
   }
@@ -132,6 +135,7 @@ class EchoDoor final : public Door {
   }
 
   void round_ended(Loop&) override {}
+  void stop() { worker_.stop(); }
 
  private:
   static void flood(Stream& stream) {
@@ -280,6 +284,7 @@ int serve(const Arguments& arguments) {
   constexpr double most_s = 5;
   bool drained = server->wait_drained(most_s);
   server->stop();
+  door.stop();
   std::printf("drained=%d ", drained);
   print(server->counters());
   return 0;

@@ -117,7 +117,7 @@ TEST(output_keeps_its_order_through_partial_writes) {
   std::vector<uint8_t> given, taken;
   Output output(bump);
   for (int step = 0; step < 3000; ++step) {
-    std::vector<uint8_t> bytes = counted(random() % 300);
+    std::vector<uint8_t> bytes = counted(1 + random() % 300);
     given.insert(given.end(), bytes.begin(), bytes.end());
     if (random() % 4) {
       output.copy(bytes.data(), bytes.size());
