@@ -53,6 +53,7 @@ from server.service.usage import UsageFile, name_of
 from server.telemetry import logs
 from server.telemetry.consumers import Consumers
 from server.telemetry.metrics import Metrics
+from server.telemetry.readings import DoorReading
 from server.telemetry.tracer import Tracer
 from server.transport.access import Access, subject_of
 from server.transport.callers import CallerLimit, refusals
@@ -144,6 +145,7 @@ class Server:
             traces=self._tracer.reading,
             refusals=lambda: refusals(self._access, self._callers),
             features=self._features_read,
+            door=self._door_read,
             settle=settle,
         )
 
@@ -280,6 +282,14 @@ class Server:
         there = {(row.model, row.version) for row in self._manager.index()}
         contracts = {key: holds for key, holds in reading.contracts.items() if (key[0], str(key[1])) in there}
         return replace(reading, contracts=contracts)
+
+    def _door_read(self) -> DoorReading | None:
+        """None before there is a door, and where it is grpcio's, which does not tell."""
+        if self._door is None or self._plane.kind == "python":
+            return None
+        plane: Any = self._plane
+        door: Any = self._door
+        return DoorReading(door.counters(), plane.copies(), plane.infer_calls())
 
     def _queue_of(self, key: VersionKey) -> QueueSnapshot | None:
         replica = self._manager.published.ready.get(key)

@@ -97,6 +97,27 @@ nb::list take_refusals(BoundPlane& plane) {
   return made;
 }
 
+nb::dict copies(BoundPlane& plane) {
+  Traffic traffic = plane.traffic();
+  nb::dict made;
+#define PODIUM_COUNT(name) made[#name] = traffic.name
+  PODIUM_COUNT(tensor_bytes_in);
+  PODIUM_COUNT(received);
+  PODIUM_COUNT(gathered);
+  PODIUM_COUNT(tensor_bytes_out);
+  PODIUM_COUNT(encoded);
+#undef PODIUM_COUNT
+  return made;
+}
+
+nb::dict calls(BoundPlane& plane) {
+  Traffic traffic = plane.traffic();
+  nb::dict made;
+  made["fast"] = traffic.fast;
+  made["handlers"] = traffic.handlers;
+  return made;
+}
+
 void set_endings(BoundPlane& plane, int overloaded, int expired, int stopping, bool pushback) {
   plane.set_endings(Endings{static_cast<Code>(overloaded), static_cast<Code>(expired), static_cast<Code>(stopping), pushback});
 }
@@ -143,7 +164,9 @@ void bind_plane(nb::module_& module) {
       .def("publish", &publish, "entries"_a)
       .def("set_fast", &BoundPlane::set_fast, "fast"_a)
       .def("take_uses", &take_uses)
-      .def("take_refusals", &take_refusals);
+      .def("take_refusals", &take_refusals)
+      .def("copies", &copies, "Bytes of tensors of the fast lane, and how many were copied, since the start.")
+      .def("calls", &calls, "Calls of ModelInfer since the start, by who answered them: the fast lane, or Python's handlers.");
 }
 
 }  // namespace podium

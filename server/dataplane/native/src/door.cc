@@ -41,6 +41,7 @@ class PlaneDoor final : public Door {
       stream.lane = Ref<Counted>::take(new NativeTicket);
     } else {
       stream.lane = slow_;
+      if (stream.path == infer_path) plane_.left_to_handlers();
       calls_.started(stream);
     }
   }
@@ -155,6 +156,7 @@ class PlaneDoor final : public Door {
     bool has_message = ticket.has_message;
     Rope message = std::move(ticket.request.message);
     stream.lane = slow_;  // the ticket may be gone from here on
+    plane_.left_to_handlers();
     calls_.started(stream);
     if (has_message) calls_.message(stream, std::move(message));
   }

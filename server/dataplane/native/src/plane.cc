@@ -172,7 +172,11 @@ void Plane::submit_all(const std::vector<Ref<NativeTicket>>& tickets, const std:
       case Outcome::predicted: refusals_[ticket->queue_id].expired++; break;
       default: break;
     }
-    if (entered.outcome != Outcome::closed && entered.outcome != Outcome::stopped) count_use(ticket->queue_id, consumers[index]);
+    if (entered.outcome == Outcome::closed || entered.outcome == Outcome::stopped) continue;
+    count_use(ticket->queue_id, consumers[index]);
+    traffic_.fast++;
+    traffic_.tensor_bytes_in += ticket->nbytes;
+    traffic_.received += ticket->request.message.copied();
   }
   for (auto& [name, its] : devices_) {
     if (its->sleeping && its->plan.waiting()) its->changed.notify_one();
@@ -377,39 +381,6 @@ void Plane::tell(const Late& late) {
   }
   for (auto& [loop, its] : commands) loop->post(std::move(its));
   if (!numbers.empty() && on_ended_) on_ended_(numbers, late.why);
-}
-
-// -- what the fast lane looks at, and counts ---------------------------------------------------------------------------
-
-void Plane::publish(std::shared_ptr<const Routes> routes) {
-  std::lock_guard<std::mutex> lock(routes_mutex_);
-  routes_ = std::move(routes);
-}
-
-std::shared_ptr<const Routes> Plane::routes() const {
-  std::lock_guard<std::mutex> lock(routes_mutex_);
-  return routes_;
-}
-
-void Plane::count_use(uint64_t queue_id, const std::string& consumer) {
-  Uses& uses = uses_[queue_id];
-  auto known = uses.find(consumer);
-  if (known != uses.end()) {
-    known->second++;
-  } else {
-    // callers may name themselves anew with each request, and nobody may ever ask for the counts
-    uses[uses.size() < most_consumers ? consumer : other_consumers]++;
-  }
-}
-
-std::map<uint64_t, Uses> Plane::take_uses() {
-  Lock lock(mutex_);
-  return std::exchange(uses_, {});
-}
-
-std::map<uint64_t, Refusals> Plane::take_refusals() {
-  Lock lock(mutex_);
-  return std::exchange(refusals_, {});
 }
 
 }  // namespace podium

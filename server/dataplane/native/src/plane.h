@@ -54,6 +54,7 @@ struct Taken {
   Reason reason = Reason::drained;
   bool staged = false;
   int64_t taken_ns = 0;
+  uint64_t gathered_bytes = 0;  // copied out of the requests' messages
 };
 
 // One output of a part: rows of an array that Python keeps alive during `finish`. `dims` as the array has them, the batch
@@ -89,6 +90,15 @@ struct QueueCounts {
 // Requests of the fast lane that were not executed, by queue, since the last time they were asked for.
 struct Refusals {
   uint64_t queue_full = 0, expired = 0, cancelled = 0;
+};
+
+// Since the start, of all versions. Bytes: what requests of the fast lane brought as tensors and were answered with, and how
+// often those were copied on their way; `received` are pieces too small to be held where they arrived. Calls of ModelInfer by
+// who answered them: the fast lane, or Python's handlers.
+struct Traffic {
+  uint64_t tensor_bytes_in = 0, received = 0, gathered = 0;
+  uint64_t tensor_bytes_out = 0, encoded = 0;
+  uint64_t fast = 0, handlers = 0;
 };
 
 // Requests by consumer, at most `most_consumers` of them; those of all others as one (requests.py, OTHER_CONSUMERS).
@@ -145,6 +155,9 @@ class Plane {
   // what the fast lane counts
   std::map<uint64_t, Uses> take_uses();
   std::map<uint64_t, Refusals> take_refusals();
+  Traffic traffic() const;
+  // A call of ModelInfer goes to Python's handlers.
+  void left_to_handlers() { handlers_.fetch_add(1, std::memory_order_relaxed); }
 
  private:
   struct Device {
@@ -197,6 +210,9 @@ class Plane {
   std::map<uint64_t, Refusals> refusals_;
 
   std::map<uint64_t, Uses> uses_;
+  Traffic traffic_;
+  // counted where the lock is not held
+  std::atomic<uint64_t> handlers_{0}, encoded_{0}, tensor_bytes_out_{0};
 
   mutable std::mutex routes_mutex_;
   std::shared_ptr<const Routes> routes_;

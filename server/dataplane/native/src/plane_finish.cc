@@ -21,6 +21,7 @@ struct Writer {
   // reused from answer to answer
   std::vector<OutputData> outputs;
   std::vector<int64_t> dims;
+  uint64_t tensor_bytes = 0, copied_bytes = 0;
 
   Command answer(NativeTicket& ticket, int64_t first_row);
 
@@ -61,6 +62,9 @@ bool Writer::select(uint16_t index, const NativeTicket& ticket, int64_t first_ro
   dims.insert(dims.end(), output.dims.begin(), output.dims.end());
   if (batching) dims[at] = ticket.rows;
   outputs.push_back(made);
+  tensor_bytes += made.size;
+  // elements without a fixed size were put together in Python before they came here
+  copied_bytes += output.offsets.empty() ? made.size : 2 * made.size;
   return true;
 }
 
@@ -136,6 +140,7 @@ void Plane::finish(Taken& taken, const std::vector<PartResult>& parts, const Exe
       end(ticket);
     }
     running_[taken.queue_id]--;
+    traffic_.gathered += taken.gathered_bytes;
     idle_.notify_all();
   }
   std::map<Loop*, std::vector<Command>> commands;
@@ -155,6 +160,8 @@ void Plane::finish(Taken& taken, const std::vector<PartResult>& parts, const Exe
       }
       row += ticket.rows;
     }
+    tensor_bytes_out_.fetch_add(writer.tensor_bytes, std::memory_order_relaxed);
+    encoded_.fetch_add(writer.copied_bytes, std::memory_order_relaxed);
   }
   for (auto last = commands.begin(); last != commands.end();) {
     auto [loop, its] = std::move(*last);
