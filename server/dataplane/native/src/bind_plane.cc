@@ -34,6 +34,10 @@ OnEnded telling(nb::object callback) {
       callback(tickets, why == Ended::stopping);
     } catch (nb::python_error& error) {
       error.discard_as_unraisable(callback);
+    } catch (const std::exception& error) {
+      // no memory for its arguments, say: the timer goes on
+      PyErr_SetString(PyExc_RuntimeError, error.what());
+      PyErr_WriteUnraisable(callback.ptr());
     }
   };
 }
@@ -143,7 +147,12 @@ void bind_plane(nb::module_& module) {
       .def("stop", &BoundPlane::stop, Free())
       .def("submit", &submit, "number"_a, "queue_id"_a, "shape"_a, "rows"_a, "nbytes"_a, "id_hash"_a, "arrival_ns"_a, "deadline_ns"_a,
            "priority"_a, "wake"_a)
-      .def("cancel", [](BoundPlane& plane, Handle& handle) { return static_cast<int>(plane.cancel(*handle.ticket)); }, "handle"_a)
+      .def("cancel",
+           [](BoundPlane& plane, Handle& handle) {
+             auto [state, refused] = plane.cancel(*handle.ticket);
+             return std::make_pair(static_cast<int>(state), static_cast<int>(refused));
+           },
+           "handle"_a)
       .def("wake", &BoundPlane::wake)
       .def("observe_delivery", &BoundPlane::observe_delivery, "took_ns"_a)
       .def("take", [](BoundPlane& plane, const std::string& device) { return plane.take(device).release(); }, "device"_a,

@@ -72,7 +72,8 @@ class PlaneDoor final : public Door {
     } else if (lane) {
       NativeTicket& ticket = static_cast<NativeTicket&>(*lane);
       if (ticket.submitted) {
-        plane_.cancel(ticket);
+        // it may stay in the heap of deadlines until its own has passed: what it holds does not
+        if (plane_.cancel(ticket).first == State::waiting) ticket.forget();
       } else {
         ticket.state = State::ended;  // it may stand in this round's list
       }
@@ -86,15 +87,23 @@ class PlaneDoor final : public Door {
   void round_ended(Loop& loop) override {
     Round& round = rounds_[loop.index()];
     if (round.tickets.empty()) return;
+    // whatever happens: none of them is submitted twice
+    struct Ends {
+      Round& round;
+      ~Ends() {
+        round.tickets.clear();
+        round.consumers.clear();
+        round.routes.reset();
+      }
+    } ends{round};
     for (Ref<NativeTicket>& ticket : round.tickets) ticket->submitted = ticket->state != State::ended;
     plane_.submit_all(round.tickets, round.consumers, round.outcomes);
     for (size_t index = 0; index < round.tickets.size(); ++index) {
       NativeTicket& ticket = *round.tickets[index];
-      if (ticket.submitted && round.outcomes[index].outcome != Outcome::admitted) refuse(ticket, round.outcomes[index]);
+      if (!ticket.submitted || round.outcomes[index].outcome == Outcome::admitted) continue;
+      ticket.submitted = false;  // it is this thread's again
+      refuse(ticket, round.outcomes[index]);
     }
-    round.tickets.clear();
-    round.consumers.clear();
-    round.routes.reset();
   }
 
  private:
@@ -136,9 +145,9 @@ class PlaneDoor final : public Door {
     ticket.set_deadline(stream.arrival_ns, deadline_of(ticket, route, stream.deadline_ns));
     ticket.call_deadline_ns = stream.deadline_ns;
     ticket.stream = Ref<Stream>(stream);
-    round.tickets.push_back(Ref<NativeTicket>(ticket));
     // now: once it is admitted, the stream is no longer the ticket's to look at
     round.consumers.push_back(consumer_of(stream, subjects_));
+    round.tickets.push_back(Ref<NativeTicket>(ticket));
     return true;
   }
 

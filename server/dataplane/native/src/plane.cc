@@ -72,9 +72,14 @@ bool Plane::wait_idle(uint64_t queue_id, double timeout_s) {
   Lock lock(mutex_);
   Device* its = device_of(queue_id);
   if (!its) return true;
-  Queue* queue = its->plan.queue(queue_id);
   auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(std::min(timeout_s, 1e6));
-  if (!idle_.wait_until(lock, until, [&] { return queue->open == 0 && running_[queue_id] == 0; })) return false;
+  // looked up each time: another thread may wait for the same, and be the one to forget it
+  auto idle = [&] {
+    auto running = running_.find(queue_id);
+    return running == running_.end() || (!running->second && !its->plan.queue(queue_id)->open);
+  };
+  if (!idle_.wait_until(lock, until, idle)) return false;
+  if (!device_of(queue_id)) return true;
   its->plan.remove_queue(queue_id);
   by_queue_.erase(queue_id);
   running_.erase(queue_id);
@@ -106,6 +111,7 @@ void Plane::stop() {
     }
   }
   tell(waiting);
+  std::lock_guard<std::mutex> one(stopping_mutex_);
   if (timer_.joinable()) timer_.join();
 }
 
@@ -120,7 +126,13 @@ Entered Plane::enter(const Ref<Ticket>& ticket, int64_t now) {
     case Entry::too_many_requests: return {Outcome::too_many_requests, 0, limit_.requests()};
     case Entry::too_many_bytes: return {Outcome::too_many_bytes, 0, limit_.bytes()};
   }
-  Admitted admitted = its->plan.admit(ticket, now);
+  Admitted admitted;
+  try {
+    admitted = its->plan.admit(ticket, now);
+  } catch (...) {
+    limit_.leave(ticket->nbytes);
+    throw;
+  }
   if (admitted.outcome != Admission::admitted) {
     limit_.leave(ticket->nbytes);
     switch (admitted.outcome) {
@@ -161,7 +173,7 @@ void Plane::submit_all(const std::vector<Ref<NativeTicket>>& tickets, const std:
       default: break;
     }
     if (entered.outcome == Outcome::closed || entered.outcome == Outcome::stopped) continue;
-    uses_[ticket->queue_id][consumers[index]]++;
+    count_use(ticket->queue_id, consumers[index]);
     traffic_.fast++;
     traffic_.tensor_bytes_in += ticket->nbytes;
     traffic_.received += ticket->request.message.copied();
@@ -171,15 +183,19 @@ void Plane::submit_all(const std::vector<Ref<NativeTicket>>& tickets, const std:
   }
 }
 
-State Plane::cancel(Ticket& ticket) {
+std::pair<State, Refused> Plane::cancel(Ticket& ticket) {
   Lock lock(mutex_);
   State before = ticket.state;
+  if (before == State::waiting && !ticket.lane) {
+    ticket.state = State::ended;  // it was not admitted
+    return {before, Refused::no};
+  }
   if (before == State::waiting) {
     if (Device* its = device_of(ticket.queue_id)) its->plan.withdraw(ticket);
     if (ticket.native) refusals_[ticket.queue_id].cancelled++;
   }
   if (before != State::ended) end(ticket);
-  return before;
+  return {before, ticket.refused};
 }
 
 void Plane::wake() {
@@ -340,6 +356,7 @@ void Plane::end_late(Ref<Ticket> ticket, Late& late) {
     // one that is being executed is counted with its batch
     if (late.why == Ended::expired && !entry.executing) refusals_[ticket->queue_id].expired++;
   }
+  ticket->refused = late.why == Ended::expired ? Refused::expired : Refused::stopping;
   end(*ticket);
   late.entries.push_back(std::move(entry));
 }

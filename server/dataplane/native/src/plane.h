@@ -101,7 +101,9 @@ struct Traffic {
   uint64_t fast = 0, handlers = 0;
 };
 
-// Requests by consumer.
+// Requests by consumer, at most `most_consumers` of them; those of all others as one (requests.py, OTHER_CONSUMERS).
+constexpr size_t most_consumers = 4000;
+constexpr const char* other_consumers = "other";
 using Uses = std::unordered_map<std::string, uint64_t>;
 
 // Thread-safe.
@@ -129,7 +131,8 @@ class Plane {
   // have ended meanwhile are passed over.
   void submit_all(const std::vector<Ref<NativeTicket>>& tickets, const std::vector<std::string>& consumers,
                   std::vector<Entered>& outcomes);
-  State cancel(Ticket& ticket);
+  // The state it was in, and where it had ended, why. One that was waiting is in nobody else's hands any more.
+  std::pair<State, Refused> cancel(Ticket& ticket);
   void wake();
   void observe_delivery(int64_t took_ns);
 
@@ -189,9 +192,11 @@ class Plane {
   bool is_watched(const Ticket& ticket) const;
   void expire_forever();
   void tell(const Late& late);
+  void count_use(uint64_t queue_id, const std::string& consumer);
   void wait(Lock& lock, std::condition_variable& changed, int64_t until_ns);
 
   mutable std::mutex mutex_;
+  std::mutex stopping_mutex_;  // for the end of the timer's thread
   std::condition_variable idle_, timer_changed_;
   std::map<std::string, std::unique_ptr<Device>> devices_;
   std::unordered_map<uint64_t, Device*> by_queue_;

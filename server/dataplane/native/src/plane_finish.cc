@@ -1,6 +1,7 @@
 // The end of a batch: every ticket ended, its answer written and handed to its connection's loop.
 #include <algorithm>
 #include <map>
+#include <new>
 #include <utility>
 
 #include "infer_response.h"
@@ -25,6 +26,7 @@ struct Writer {
   Command answer(NativeTicket& ticket, int64_t first_row);
 
  private:
+  Command encoded(NativeTicket& ticket, int64_t first_row);
   bool select(uint16_t index, const NativeTicket& ticket, int64_t first_row);
   Timing timing(const NativeTicket& ticket) const;
 };
@@ -41,6 +43,8 @@ Command failed(Ref<Stream> stream, const Ending& ending) {
 bool Writer::select(uint16_t index, const NativeTicket& ticket, int64_t first_row) {
   if (index >= part.outputs.size() || !part.outputs[index].there) return false;
   const PartOutput& output = part.outputs[index];
+  // the engine has looked; here it would be other memory that leaves
+  if (batching && (output.dims.empty() || output.dims[0] < first_row + ticket.rows)) return false;
   OutputData made{};
   made.output = index;
   made.dims_count = output.dims.size();  // dims: once all of them are in their place
@@ -78,6 +82,15 @@ Timing Writer::timing(const NativeTicket& ticket) const {
 }
 
 Command Writer::answer(NativeTicket& ticket, int64_t first_row) {
+  try {
+    return encoded(ticket, first_row);
+  } catch (const std::bad_alloc&) {
+    // its neighbours may be smaller
+    return failed(std::move(ticket.stream), Ending{Code::internal, "no memory for the answer", {}});
+  }
+}
+
+Command Writer::encoded(NativeTicket& ticket, int64_t first_row) {
   const Route& route = *ticket.request.route;
   outputs.clear();
   dims.clear();

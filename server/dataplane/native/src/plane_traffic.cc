@@ -15,6 +15,17 @@ std::shared_ptr<const Routes> Plane::routes() const {
   return routes_;
 }
 
+void Plane::count_use(uint64_t queue_id, const std::string& consumer) {
+  Uses& uses = uses_[queue_id];
+  auto known = uses.find(consumer);
+  if (known != uses.end()) {
+    known->second++;
+  } else {
+    // callers may name themselves anew with each request, and nobody may ever ask for the counts
+    uses[uses.size() < most_consumers ? consumer : other_consumers]++;
+  }
+}
+
 std::map<uint64_t, Uses> Plane::take_uses() {
   Lock lock(mutex_);
   return std::exchange(uses_, {});
