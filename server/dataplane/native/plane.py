@@ -39,8 +39,9 @@ def _internal(error: PodiumError) -> Ending:
 
 
 class _Open:
-    """A ticket of Python's own that is open. `arrays` outlive a cancel: a batch may be reading them. `left`: its batch has
-    ended without it, and who it ended by has yet to say so."""
+    """A ticket of Python's own that is open. `arrays` outlive a cancel: a batch may be reading them. `left`: its batch
+    has ended too, after it had expired, and `_ended` has yet to come.
+    """
 
     __slots__ = ("arrays", "handle", "left", "ticket")
 
