@@ -30,7 +30,8 @@ constexpr const char* entry_names[] = {"admitted",          "queue_full",     "p
 // Called without the interpreter, from threads of every kind.
 OnEnded telling(nb::object callback) {
   return [callback = std::move(callback)](const std::vector<std::pair<uint64_t, bool>>& tickets, Ended why) {
-    // not by a guard: at the interpreter's end this thread is ended in here, and has nothing to give back then
+    if (interpreter_ends()) return;  // nobody is left to be told
+    // not by a guard: at the interpreter's end this thread may be ended in here, and has nothing to give back then
     PyGILState_STATE before = PyGILState_Ensure();
     try {
       callback(tickets, why == Ended::stopping);

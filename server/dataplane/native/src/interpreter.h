@@ -26,4 +26,13 @@ class WithoutInterpreter {
   PyThreadState* state_;
 };
 
+// Whether the interpreter is at its end: who asks for its lock now is ended. Any thread.
+inline bool interpreter_ends() {
+#if PY_VERSION_HEX >= 0x030D0000
+  return Py_IsFinalizing();
+#else
+  return _Py_IsFinalizing();
+#endif
+}
+
 }  // namespace podium
