@@ -11,6 +11,7 @@
 
 #include "buffer.h"
 #include "infer_response.h"
+#include "interpreter.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -133,7 +134,7 @@ void gather(Taken& taken, const std::vector<std::pair<size_t, nb::object>>& into
   if (total < worth_releasing) {
     copy();
   } else {
-    nb::gil_scoped_release interpreter;
+    WithoutInterpreter interpreter;
     copy();
   }
 }
@@ -211,7 +212,7 @@ nb::bytes finish_batch(BoundPlane& plane, Taken& taken, nb::list parts, int64_t 
   Execution execution{taken_ns, ran_ns, features_ns, rows};
   std::vector<uint8_t> answered;
   {
-    nb::gil_scoped_release interpreter;
+    WithoutInterpreter interpreter;
     plane.finish(taken, results, execution, ran_rows, took_ns, answered);
   }
   return nb::bytes(answered.data(), answered.size());

@@ -11,6 +11,7 @@
 #include "bind_batch.h"
 #include "bindings.h"
 #include "bound_plane.h"
+#include "interpreter.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -29,9 +30,13 @@ constexpr const char* entry_names[] = {"admitted",          "queue_full",     "p
 // Called without the interpreter, from threads of every kind.
 OnEnded telling(nb::object callback) {
   return [callback = std::move(callback)](const std::vector<std::pair<uint64_t, bool>>& tickets, Ended why) {
-    nb::gil_scoped_acquire interpreter;
+    if (interpreter_ends()) return;  // nobody is left to be told
+    // not by a guard: at the interpreter's end this thread may be ended in here, and has nothing to give back then
+    PyGILState_STATE before = PyGILState_Ensure();
     try {
       callback(tickets, why == Ended::stopping);
+    } catch (abi::__forced_unwind&) {
+      throw;
     } catch (nb::python_error& error) {
       error.discard_as_unraisable(callback);
     } catch (const std::exception& error) {
@@ -39,6 +44,7 @@ OnEnded telling(nb::object callback) {
       PyErr_SetString(PyExc_RuntimeError, error.what());
       PyErr_WriteUnraisable(callback.ptr());
     }
+    PyGILState_Release(before);
   };
 }
 
@@ -125,7 +131,7 @@ void set_endings(BoundPlane& plane, int overloaded, int expired, int stopping, b
 }  // namespace
 
 void bind_plane(nb::module_& module) {
-  using Free = nb::call_guard<nb::gil_scoped_release>;
+  using Free = nb::call_guard<WithoutInterpreter>;
   bind_batch(module);
   nb::class_<Handle>(module, "Handle", "An open request that Python decoded.");
   nb::class_<BoundPlane>(module, "Plane", "Queues and batches behind one lock. Thread-safe.")
