@@ -56,6 +56,17 @@ class Rope {
     }
   }
 
+  // Keeps the first `size` bytes, which must be within.
+  void shorten(size_t size) {
+    while (size_ - size) {
+      Piece& last = pieces_.back();
+      size_t part = size_ - size < last.size ? size_ - size : last.size;
+      last.size -= part;
+      size_ -= part;
+      if (!last.size) pieces_.pop_back();
+    }
+  }
+
   // Bytes `first` to `first + size`, which must be within; into `target`.
   void copy(size_t first, size_t size, uint8_t* target) const {
     for (const Piece& piece : pieces_) {

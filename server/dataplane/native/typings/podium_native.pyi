@@ -132,7 +132,7 @@ class Taken:
 
     def numbers(self) -> list[tuple[int, int]]: ...
 
-    def describe(self, spans: object, arrival_ns: object, deadline_ns: object) -> None: ...
+    def describe(self, spans: object, arrival_ns: object, deadline_ns: object, id_hashes: object) -> None: ...
 
     def layout(self) -> object: ...
 
@@ -164,7 +164,7 @@ class Plane:
 
     def stop(self) -> None: ...
 
-    def submit(self, number: int, queue_id: int, shape: bytes, rows: int, nbytes: int, arrival_ns: int, deadline_ns: int, priority: int, wake: bool) -> tuple: ...
+    def submit(self, number: int, queue_id: int, shape: bytes, rows: int, nbytes: int, id_hash: int, arrival_ns: int, deadline_ns: int, priority: int, wake: bool) -> tuple: ...
 
     def cancel(self, handle: Handle) -> int: ...
 
@@ -234,7 +234,7 @@ class Server:
     An HTTP/2 server whose calls come as events. One thread of Python drives it.
     """
 
-    def __init__(self, plane: object | None, config: dict, io_threads: int, subjects: bool = False) -> None:
+    def __init__(self, plane: object | None, config: dict, io_threads: int, subjects: bool = False, max_stream_requests: int = 1000, max_stream_bytes: int = 67108864) -> None:
         """
         `plane` None: every call becomes an event. `subjects`: callers have certificates that say who they are.
         """
