@@ -31,7 +31,7 @@ format: $(STAMP)
 	$(CLANG_FORMAT) -i $(CXX_FILES)
 
 test: $(STAMP) lint
-	$(BIN)/python -m server.dataplane.native.install --strict
+	$(BIN)/python -m server.dataplane.native.install --strict --tests
 	$(BIN)/python tests/perf_analyzer.py
 	$(BIN)/python tests/grpc_js.py
 	$(BIN)/python -m coverage run -m pytest -m 'not soak and not gpu'

@@ -1,4 +1,5 @@
-"""Podium against a bare grpc.aio servicer that makes the same model call without batching: one run, one core, in turns."""
+"""The python data plane against a bare grpc.aio servicer that makes the same model call without batching: one run, one core, in
+turns. The native one has its own bench."""
 
 import statistics
 import tempfile
@@ -30,7 +31,8 @@ def compare(name: str, widths: tuple[int, ...], in_flight: int, folder: Path) ->
     body = request(name, widths[0])
     ours: list[tuple[Run, float]] = []
     bare: list[tuple[Run, float]] = []
-    with podium(repository, folder, "--control-mode", "explicit", "--load-model", name) as (address, _, process):
+    flags = ("--data-plane", "python", "--control-mode", "explicit", "--load-model", name)
+    with podium(repository, folder, *flags) as (address, _, process):
         for _ in range(_PAIRS):
             ours.append(_turn(address, process, body, in_flight, folder))
             with reference(model, folder) as (bare_address, bare_process):

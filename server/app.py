@@ -53,6 +53,7 @@ from server.service.usage import UsageFile, name_of
 from server.telemetry import logs
 from server.telemetry.consumers import Consumers
 from server.telemetry.metrics import Metrics
+from server.telemetry.readings import DoorReading
 from server.telemetry.tracer import Tracer
 from server.transport.access import Access, subject_of
 from server.transport.callers import CallerLimit, refusals
@@ -114,17 +115,7 @@ class Server:
         self._usage = UsageFile(
             self._consumers, Path(settings.usage_dir) if settings.usage_dir else None, settings.usage_flush_s
         )
-        self._metrics = Metrics(
-            build=_BUILD,
-            queues=self._queue_of,
-            devices=device_readings(),
-            caches=self._cache_of,
-            consumers=self._consumers.readings,
-            traces=tracer.reading,
-            refusals=lambda: refusals(self._access, self._callers),
-            features=self._features_read,
-            settle=settle,
-        )
+        self._metrics = self._measured(settle)
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
         watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
         self._manager = Manager(
@@ -143,14 +134,32 @@ class Server:
         self._reflection = Reflection() if settings.reflection else None
         self._open_door(log)
 
+    def _measured(self, settle: Callable[[], None]) -> Metrics:
+        """What a scrape reads."""
+        return Metrics(
+            build=_BUILD,
+            queues=self._queue_of,
+            devices=device_readings(),
+            caches=self._cache_of,
+            consumers=self._consumers.readings,
+            traces=self._tracer.reading,
+            refusals=lambda: refusals(self._access, self._callers),
+            features=self._features_read,
+            door=self._door_read,
+            settle=settle,
+        )
+
     def _fast_lane(self) -> FastLane:
         """What the native plane answers without the door's handlers."""
         settings = self._settings
         unguarded = settings.access.inference.open and not settings.limits.max_requests_per_caller
         native: Any = self._plane
-        lane = FastLane(native, lambda *use: self._consumers.count(*use), settings.default_timeout_us, unguarded=unguarded)
+        lane = FastLane(native, self._count_uses, settings.default_timeout_us, unguarded=unguarded)
         self._tracer.watch(lane.trace)
         return lane
+
+    def _count_uses(self, key: VersionKey, consumer: str, requests: int) -> None:
+        self._consumers.count(key, consumer, requests)
 
     def _open_door(self, log: logs.LogControl) -> None:
         settings, tracer = self._settings, self._tracer
@@ -273,6 +282,14 @@ class Server:
         there = {(row.model, row.version) for row in self._manager.index()}
         contracts = {key: holds for key, holds in reading.contracts.items() if (key[0], str(key[1])) in there}
         return replace(reading, contracts=contracts)
+
+    def _door_read(self) -> DoorReading | None:
+        """None before there is a door, and where it is grpcio's, which does not tell."""
+        if self._door is None or self._plane.kind == "python":
+            return None
+        plane: Any = self._plane
+        door: Any = self._door
+        return DoorReading(door.counters(), plane.copies(), plane.infer_calls())
 
     def _queue_of(self, key: VersionKey) -> QueueSnapshot | None:
         replica = self._manager.published.ready.get(key)

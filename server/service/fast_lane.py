@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from server.core.errors import InvalidRequest
 from server.core.settings import QueueSettings
-from server.dataplane.native.routes import RouteRules
 from server.core.versions import VersionKey
+from server.dataplane.native.routes import RouteRules
 from server.features.interface import Features
 from server.lifecycle.published import Published
 from server.lifecycle.replica import Replica, queue_rules

@@ -16,6 +16,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from server.core.versions import VersionKey
+from server.telemetry.door_families import door_families
 from server.telemetry.families import (
     access_family,
     build_family,
@@ -29,6 +30,7 @@ from server.telemetry.readings import (
     CacheLevels,
     ConsumerReading,
     DeviceReading,
+    DoorReading,
     FeatureReading,
     LoadReading,
     QueueLevels,
@@ -49,8 +51,9 @@ class Metrics:
 
     `queues` tells a version's queue at this instant (`DataPlane.snapshot`), `devices` reads the GPUs
     (`device_metrics.open_devices`), `caches` tells a version's response cache, `consumers` who asked which version, `traces`
-    what became of traced requests (`Tracer.reading`), and `features` what the feature store has to say, None where there is
-    none; all are called on the thread that renders. `settle`: see `VersionRecorder`. `build` is the program's version.
+    what became of traced requests (`Tracer.reading`), `features` what the feature store has to say, None where there is none,
+    and `door` what the native one does, None for grpcio's; all are called on the thread that renders. `settle`: see
+    `VersionRecorder`. `build` is the program's version.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Metrics:
         wall_clock_ns: Callable[[], int] = time.time_ns,
         refusals: Callable[[], Iterable[tuple[str, str, int]]] = tuple,
         features: Callable[[], FeatureReading | None] = lambda: None,
+        door: Callable[[], DoorReading | None] = lambda: None,
         settle: Callable[[], None] = lambda: None,
     ) -> None:
         self._queues = queues
@@ -74,6 +78,7 @@ class Metrics:
         self._traces = traces
         self._refusals = refusals
         self._features = features
+        self._door = door
         self._settle = settle
         self._wall_clock_ns = wall_clock_ns
         self._lock = threading.Lock()
@@ -145,6 +150,8 @@ class Metrics:
         yield access_family(self._refusals())
         if (features := self._features()) is not None:
             yield from feature_families(features)
+        if (door := self._door()) is not None:
+            yield from door_families(door)
         yield self._build
         yield from self._process.collect()
 

@@ -143,6 +143,19 @@ class DeviceReading:
 
 
 @dataclass(frozen=True, slots=True)
+class DoorReading:
+    """What the native door and plane have counted since they were made, by the names they have for it.
+
+    `sockets`: HttpCounters (server/dataplane/native/src/http2.h). `copies`: bytes, see Traffic in plane.h. `infer_calls`: calls
+    of ModelInfer by who answered them, "fast" or "handlers".
+    """
+
+    sockets: Mapping[str, int]
+    copies: Mapping[str, int]
+    infer_calls: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class TraceReading:
     """Traced requests that were written or sent, and those that were lost on the way there."""
 

@@ -88,8 +88,8 @@ class _BatchCost:
 class VersionRecorder:
     """Counts for one version. Thread-safe: one lock, held for the update alone.
 
-    `wall_clock_ns` says the time since 1970; it is read once per batch, for ModelStatistics' `last_inference`. `settle` brings in
-    what is counted elsewhere until somebody asks; called without the lock.
+    `wall_clock_ns` says the time since 1970; it is read once per batch, for ModelStatistics' `last_inference`. `settle`
+    brings in what is counted elsewhere until somebody asks; called without the lock.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class Workshop:
         self.loaded: str | None = None
         self.built = self.removed = self.fetched = 0
 
-    def build(self) -> Outcome:
+    def build(self, tests: bool) -> Outcome:
         self.built += 1
         self.loaded = BUILT if self.result.word == "installed" else self.loaded
         return self.result

@@ -7,7 +7,17 @@ from tests.dataplane.histories import rules
 
 def batch(inputs: dict[str, Array], spans: list[int], max_batch: int = 8) -> Batch:
     none = np.zeros(len(spans) - 1, np.int64)
-    return Batch(rules(max_batch=max_batch), inputs, np.array(spans, np.int64), none, none, none.view(np.uint64), "full", (), Execution(0))
+    return Batch(
+        rules(max_batch=max_batch),
+        inputs,
+        np.array(spans, np.int64),
+        none,
+        none,
+        none.view(np.uint64),
+        "full",
+        (),
+        Execution(0),
+    )
 
 
 def test_rows_are_the_requests_own_and_padding_is_what_runs_beside_them() -> None:

@@ -340,4 +340,6 @@ def test_times_beyond_64_bits_are_as_late_as_can_be() -> None:
     outcome, late_ns = plan.admit(99, 2, "", 1, 0, NO_DEADLINE_NS - 1, 1, 0)
     assert outcome == "predicted"
     assert late_ns > 2**61
-    assert plan.decide(1)[1][:4] == (1, [0], 2, "full")
+    released = plan.decide(1)[1]
+    assert released is not None
+    assert released[:4] == (1, [0], 2, "full")

@@ -45,9 +45,11 @@ TIMES = ("podium_queue_us", "podium_execute_us", "podium_features_us", "podium_b
 
 def wire_of(signature: Signature) -> Any:
     wire = podium_native.Wire()
-    specs = [[(spec.name, spec.datatype, spec.shape) for spec in side] for side in (signature.inputs, signature.outputs)]
+    inputs, outputs = (
+        [(spec.name, spec.datatype, spec.shape) for spec in side] for side in (signature.inputs, signature.outputs)
+    )
     for version in ("", str(NUMBER)):
-        wire.add(MODEL, version, str(NUMBER), *specs, signature.max_batch, masks_of(signature))
+        wire.add(MODEL, version, str(NUMBER), inputs, outputs, signature.max_batch, masks_of(signature))
     return wire
 
 

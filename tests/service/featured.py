@@ -66,4 +66,6 @@ def batch_of(keys: list[list[int]], *, padding: bool = True, deadline_ns: list[i
     rules = QueueRules(1, VersionKey("m", 1), CALLERS, "cpu", BUCKETS, (0,) * len(BUCKETS), padding, 0, True, 0, handle)
     deadlines = np.array(deadline_ns or [NO_DEADLINE_NS] * len(keys), np.int64)
     nothing = np.zeros(len(keys), np.int64)
-    return Batch(rules, {"id": rows}, spans, nothing, deadlines, nothing.view(np.uint64), "full", [None] * len(keys), Execution(0))
+    return Batch(
+        rules, {"id": rows}, spans, nothing, deadlines, nothing.view(np.uint64), "full", [None] * len(keys), Execution(0)
+    )

@@ -57,7 +57,9 @@ def batch_of(sizes: list[int], bad: set[int], *, padding: bool = True) -> Batch:
     rows[total:] = rows[0]
     rules = QueueRules(1, VersionKey("m", 1), SIGNATURE, "cpu", BUCKETS, (0,) * len(BUCKETS), padding, 0, True, 0, None)
     nothing = np.zeros(len(sizes), dtype=np.int64)
-    return Batch(rules, {"x": rows}, spans, nothing, nothing, nothing.view(np.uint64), "full", [None] * len(sizes), Execution(0))
+    return Batch(
+        rules, {"x": rows}, spans, nothing, nothing, nothing.view(np.uint64), "full", [None] * len(sizes), Execution(0)
+    )
 
 
 def outcomes(parts: list[Part], sizes: list[int]) -> list[Any]:

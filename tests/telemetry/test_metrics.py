@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueSnapshot
 from server.telemetry.metrics import KEPT_LOADS, KEPT_VERSIONS, Metrics
-from server.telemetry.readings import ConsumerReading, DeviceReading
+from server.telemetry.readings import ConsumerReading, DeviceReading, DoorReading
 from server.telemetry.recorder import OUTCOMES, VersionRecorder
 from server.telemetry.triton_text import failure_reasons
 
@@ -44,6 +44,28 @@ _FEATURES = Features(
 )
 
 
+_SOCKETS = (
+    "connections_open",
+    "connections_accepted",
+    "connections_refused",
+    "streams_open",
+    "streams_started",
+    "streams_refused",
+    "bytes_received",
+    "bytes_sent",
+    "bytes_copied",
+    "protocol_errors",
+    "floods",
+    "stalled",
+    "tls_failures",
+)
+_DOOR = DoorReading(
+    {name: 10 + number for number, name in enumerate(_SOCKETS)},
+    {"tensor_bytes_in": 100, "received": 7, "gathered": 99, "tensor_bytes_out": 200, "encoded": 198},
+    {"fast": 41, "handlers": 2},
+)
+
+
 class Cache:
     """As much of a response cache as a scrape asks for."""
 
@@ -58,6 +80,7 @@ def _metrics(
     *gpus: DeviceReading,
     caches: Mapping[VersionKey, Cache] | None = None,
     features: Features | None = None,
+    door: DoorReading | None = None,
 ) -> Metrics:
     return Metrics(
         build="1.2.3",
@@ -68,6 +91,7 @@ def _metrics(
         wall_clock_ns=lambda: 0,
         refusals=lambda: [("inference", "token", 3)],
         features=lambda: features,
+        door=lambda: door,
     )
 
 
@@ -113,7 +137,7 @@ def _value(metrics: Metrics, name: str, **labels: str) -> float:
 
 def _full() -> Metrics:
     """Metrics in which every family has a sample."""
-    metrics = _metrics({_KEY: QueueSnapshot(5, 9, 7)}, _GPU, caches={_KEY: Cache()}, features=_FEATURES)
+    metrics = _metrics({_KEY: QueueSnapshot(5, 9, 7)}, _GPU, caches={_KEY: Cache()}, features=_FEATURES, door=_DOOR)
     recorder = metrics.add(_KEY)
     recorder.hold_memory(1_000_000_000)
     metrics.mark_ready(_KEY, True)
@@ -187,6 +211,38 @@ def test_a_server_without_features_says_nothing_of_them() -> None:
     metrics = _metrics()
     metrics.add(_KEY)
     assert not [name for name in _samples(metrics) if "feature" in name]
+
+
+def test_what_the_native_door_counts_is_shown() -> None:
+    samples = _samples(_full())
+    shown = {name: [value for _, value in found] for name, found in samples.items() if name.startswith("podium_door_")}
+    assert shown == {
+        "podium_door_connections": [10],
+        "podium_door_connections_accepted_total": [11],
+        "podium_door_connections_refused_total": [12],
+        "podium_door_calls": [13],
+        "podium_door_calls_started_total": [14],
+        "podium_door_calls_refused_total": [15],
+        "podium_door_received_bytes_total": [16],
+        "podium_door_sent_bytes_total": [17],
+        "podium_door_protocol_errors_total": [19],
+        "podium_door_floods_total": [20],
+        "podium_door_stalled_total": [21],
+        "podium_door_tls_failures_total": [22],
+        "podium_door_infer_calls_total": [41, 2],
+    }
+    metrics = _full()
+    assert _value(metrics, "podium_door_infer_calls_total", lane="handlers") == 2
+    assert _value(metrics, "podium_tensor_bytes_total", direction="in") == 100
+    assert _value(metrics, "podium_tensor_bytes_total", direction="out") == 200
+    steps = {sample.labels["step"]: sample.value for sample in _samples(metrics)["podium_tensor_bytes_copied_total"]}
+    assert steps == {"receive": 7, "gather": 99, "encode": 198, "send": 18}
+
+
+def test_grpcios_door_says_nothing() -> None:
+    metrics = _metrics()
+    metrics.add(_KEY)
+    assert not [name for name in _samples(metrics) if name.startswith(("podium_door", "podium_tensor"))]
 
 
 def test_the_response_cache_is_shown_under_tritons_names() -> None:

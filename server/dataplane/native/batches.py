@@ -5,7 +5,7 @@ rows of requests that Python decoded are put beside them.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from server.core.errors import BackendFailed, PodiumError
 from server.core.tensors import NUMPY_DTYPES, Array, join_bytes
 from server.dataplane.interface import Batch, Execution, Part, QueueRules
+from server.dataplane.rows import scatter
 from server.dataplane.ticket import Ticket
 
 _log = logging.getLogger("podium.dataplane")
@@ -23,6 +24,8 @@ Ending = tuple[int, str, Sequence[tuple[str, str]]]
 """How a call ends that fails: gRPC's number of its code, text, trailing metadata."""
 Decoded = Mapping[int, tuple[Ticket, Mapping[str, Array]]]
 """Tickets of requests that Python decoded, by their place in the batch, with their inputs."""
+Result = tuple[int, int, list[Any] | None, Ending | None]
+"""What requests from the first up to the last get: outputs in their wire form, or how they end that failed."""
 
 
 def batch_of(taken: Any, rules: QueueRules, decoded: Decoded, token: int) -> Batch:
@@ -87,19 +90,42 @@ def _gathered(taken: Any, rules: QueueRules, decoded: Decoded, spans: NDArray[np
 
 
 def results_of(
-    parts: Sequence[Part], rules: QueueRules, ending: Callable[[PodiumError], Ending]
-) -> list[tuple[int, int, list[Any] | None, Ending | None]]:
-    """The parts of a batch for `finish`: outputs by their place in the signature, in their wire form."""
-    made: list[tuple[int, int, list[Any] | None, Ending | None]] = []
-    for part in parts:
-        if part.outputs is None:
-            error = part.error or BackendFailed(f"executing '{rules.key.model}' gave nothing")
-            made.append((part.first, part.last, None, ending(error)))
-        else:
-            outputs = part.outputs
-            wires = [_wire(outputs.get(spec.name), spec.datatype) for spec in rules.signature.outputs]
-            made.append((part.first, part.last, wires, None))
-    return made
+    parts: Sequence[Part], rules: QueueRules, ending: Callable[[PodiumError], Ending], spans: NDArray[np.int64]
+) -> list[Result]:
+    """The parts of a batch for `finish`: outputs by their place in the signature, in their wire form.
+
+    A request whose outputs have none (texts that are no text, say) fails alone.
+    """
+    return [result for part in parts for result in _results(part, rules, ending, spans)]
+
+
+def _results(
+    part: Part, rules: QueueRules, ending: Callable[[PodiumError], Ending], spans: NDArray[np.int64]
+) -> Iterator[Result]:
+    if part.outputs is None:
+        yield _failed(part, part.error or BackendFailed(f"executing '{rules.key.model}' gave nothing"), ending)
+        return
+    outputs = part.outputs
+    try:
+        wires = [_wire(outputs.get(spec.name), spec.datatype) for spec in rules.signature.outputs]
+    except Exception as error:  # noqa: BLE001 - whatever a model gave: the tickets are taken, and the engine must go on
+        if part.last - part.first == 1:
+            _log.exception("outputs could not be encoded", extra={"model": str(rules.key)})
+            name = type(error).__name__
+            yield _failed(part, BackendFailed(f"the outputs of '{rules.key.model}' could not be encoded: {name}"), ending)
+            return
+    else:
+        yield part.first, part.last, wires, None
+        return
+    each = scatter(outputs, spans, part.first, part.last, batching=bool(rules.signature.max_batch))
+    for place, own in enumerate(each, part.first):
+        yield from _results(Part(place, place + 1, own), rules, ending, spans)
+
+
+def _failed(part: Part, error: PodiumError, ending: Callable[[PodiumError], Ending]) -> Result:
+    code, text, trailing = ending(error)
+    # half of a surrogate pair, in a file's name say, is no UTF-8
+    return part.first, part.last, None, (code, text.encode("utf-8", "replace").decode(), trailing)
 
 
 def _wire(array: Array | None, datatype: str) -> Any:
@@ -107,5 +133,7 @@ def _wire(array: Array | None, datatype: str) -> Any:
         return None
     if datatype != "BYTES":
         return np.ascontiguousarray(array, dtype=NUMPY_DTYPES[datatype]).reshape(array.shape)
-    rows = [join_bytes(row) for row in array] if array.ndim else [join_bytes(array)]  # type: ignore[arg-type]
+    texts: Any = array
+    # slices: a row may be one element, which has no rows of its own
+    rows = [join_bytes(texts[row : row + 1]) for row in range(len(texts))] if array.ndim else [join_bytes(texts)]
     return b"".join(rows), [0, *np.cumsum([len(row) for row in rows]).tolist()], array.shape

@@ -22,6 +22,7 @@ from typing import NamedTuple
 NATIVE = Path(__file__).parent
 ROOT = NATIVE.parents[2]
 CONSTRAINTS = ROOT / "constraints.txt"
+BUILT = ROOT / "build" / "native"
 LOG = ROOT / "build" / "native-install.log"
 STATE = Path(sys.prefix) / ".native.json"
 """What was built here last: the digest of its sources, and whether it was installed."""
@@ -52,7 +53,8 @@ class Outcome(NamedTuple):
 
 def sources() -> list[Path]:
     """Every file that a build depends on, in order."""
-    return sorted([*NATIVE.glob("src/*.cc"), *NATIVE.glob("src/*.h"), *NATIVE.glob("CMakeLists.txt"), *NATIVE.glob("*.toml")])
+    patterns = ("src/*.cc", "src/*.h", "tests/**/*.cc", "tests/**/*.h", "**/CMakeLists.txt", "*.toml")
+    return sorted(path for pattern in patterns for path in NATIVE.glob(pattern))
 
 
 def digest() -> str:
@@ -128,10 +130,13 @@ def fetch(names: list[str]) -> None:
         say(f"apt-get: {error}")
 
 
-def build() -> Outcome:
-    """Build a wheel of the sources and install it. All that was said on the way is in `LOG`."""
+def build(tests: bool) -> Outcome:
+    """Build a wheel of the sources and install it; with `tests`, what tests run in C++ lies in `BUILT` then. All that was said
+    on the way is in `LOG`."""
     pins = dict.fromkeys(("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"), CONSTRAINTS.as_uri())
     pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--force-reinstall", str(NATIVE)]
+    if tests:
+        pip += [f"--config-settings=build-dir={BUILT}", "--config-settings=cmake.define.PODIUM_TESTS=ON"]
     LOG.parent.mkdir(exist_ok=True)
     with LOG.open("w", encoding="utf-8") as log:
         try:
@@ -155,13 +160,13 @@ def remove() -> None:
     subprocess.run(pip, capture_output=True, check=False)
 
 
-def bring_about(anew: bool) -> Outcome:
-    """Make it so, if it is not. `anew`: what failed for these sources is tried again."""
+def bring_about(anew: bool, tests: bool = False) -> Outcome:
+    """Make it so, if it is not. `anew`: what failed for these sources is tried again. `tests`: with what tests run in C++."""
     if os.environ.get("PODIUM_NATIVE") == "no":
         return Outcome("absent", "PODIUM_NATIVE=no")
     wanted = digest()
     before = json.loads(STATE.read_text("utf-8")) if STATE.is_file() else {}
-    if before.get("digest") == wanted:
+    if before.get("digest") == wanted and (BUILT.is_dir() if before.get("tests") else not tests):
         found = loaded() if before["word"] == "installed" else None
         if found is not None:
             return Outcome("installed", found)
@@ -171,10 +176,10 @@ def bring_about(anew: bool) -> Outcome:
         fetch(names)
         names = missing()
     line = f"{', '.join(names)} not found; on Debian: apt-get install {' '.join(packages_of(names))}"
-    outcome = Outcome("absent", line) if names else build()
+    outcome = Outcome("absent", line) if names else build(tests)
     if outcome.word != "installed" and before.get("word") == "installed":
         remove()
-    STATE.write_text(json.dumps({"digest": wanted, **outcome._asdict()}), "utf-8")
+    STATE.write_text(json.dumps({"digest": wanted, "tests": tests, **outcome._asdict()}), "utf-8")
     return outcome
 
 
@@ -188,13 +193,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--strict", action="store_true", help="fail where it can be built, but does not compile")
     parser.add_argument("--required", action="store_true", help="fail wherever it is not installed, and try again what failed")
+    parser.add_argument("--tests", action="store_true", help="with what the tests run in C++, under build/native")
     parser.add_argument("--packages", action="store_true", help="write the names of Debian's packages for a build, and no more")
     parser.add_argument("--libraries", action="store_true", help="the same for a machine that only runs it")
     chosen = parser.parse_args(arguments)
     if chosen.packages or chosen.libraries:
         sys.stdout.write(" ".join(packages_of(NEEDS) if chosen.packages else SHARED_LIBRARIES) + "\n")
         return 0
-    outcome = bring_about(chosen.required)
+    outcome = bring_about(chosen.required, chosen.tests)
     if outcome.word == "installed":
         say(f"Native data plane: {outcome.line}")
         return 0

@@ -8,7 +8,7 @@ under a number; this file knows which ticket that is.
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from weakref import WeakMethod
 
 import numpy as np
@@ -31,6 +31,7 @@ BRAKE_FROM = 0.75
 BRAKE_S = 0.002
 _STATES = (TicketState.WAITING, TicketState.TAKEN, TicketState.ENDED)
 _INTERNAL = 13
+_STOPPING = 2
 
 
 def _internal(error: PodiumError) -> Ending:
@@ -38,14 +39,17 @@ def _internal(error: PodiumError) -> Ending:
 
 
 class _Open:
-    """A ticket of Python's own that is open. `arrays` outlive a cancel: a batch may be reading them."""
+    """A ticket of Python's own that is open. `arrays` outlive a cancel: a batch may be reading them. `left`: its batch
+    has ended too, after it had expired, and `_ended` has yet to come.
+    """
 
-    __slots__ = ("arrays", "handle", "ticket")
+    __slots__ = ("arrays", "handle", "left", "ticket")
 
     def __init__(self, ticket: Ticket, arrays: Mapping[str, Array]) -> None:
         self.ticket = ticket
         self.arrays = arrays
         self.handle: Any = None
+        self.left = False
 
 
 class NativePlane:
@@ -101,22 +105,26 @@ class NativePlane:
             number = self._number
             self._open[number] = entry
             self._numbers[ticket] = number
-            # under the lock: whoever is told of its end finds it whole
-            entry.handle, outcome, ns, count = self.native.submit(
-                number,
-                queue_id,
-                _shape(rules.signature, ticket),
-                ticket.rows,
-                ticket.nbytes,
-                ticket.id_hash,
-                ticket.arrival_ns,
-                ticket.deadline_ns,
-                ticket.priority,
-                wake,
-            )
+            outcome = ""
+            try:
+                # under the lock: whoever is told of its end finds it whole
+                entry.handle, outcome, ns, count = self.native.submit(
+                    number,
+                    queue_id,
+                    _shape(rules.signature, ticket),
+                    ticket.rows,
+                    ticket.nbytes,
+                    ticket.id_hash,
+                    ticket.arrival_ns,
+                    ticket.deadline_ns,
+                    ticket.priority,
+                    wake,
+                )
+            finally:
+                if outcome != "admitted":
+                    del self._open[number], self._numbers[ticket]
             if outcome == "admitted":
                 return
-            del self._open[number], self._numbers[ticket]
         raise _refusal(outcome, ns, count)
 
     def wake(self) -> None:
@@ -133,8 +141,11 @@ class NativePlane:
             number = self._numbers.get(ticket)
             if number is None:
                 return TicketState.ENDED
-            before = _STATES[self.native.cancel(self._open[number].handle)]
+            state, refused = self.native.cancel(self._open[number].handle)
+            before = _STATES[state]
             if before is TicketState.ENDED:
+                if refused:  # before its caller left, who is the one to count it
+                    ticket.refusal = _late(stopping=refused == _STOPPING)
                 return before  # its answer is on its way
             ticket.end()
             del self._numbers[ticket]
@@ -167,7 +178,7 @@ class NativePlane:
 
     def take(self, device: str) -> Batch | None:
         """See `DataPlane.take`."""
-        taken = self.native.take(device)
+        taken: Any = self.native.take(device)
         if taken is None:
             return None
         decoded: dict[int, tuple[Ticket, Mapping[str, Array]]] = {}
@@ -197,7 +208,7 @@ class NativePlane:
             ticket = self._open[number].ticket
             if ticket.state is not TicketState.TAKEN:
                 return False
-            reply: StreamReply = ticket.reply
+            reply = cast(StreamReply, ticket.reply)
         filled = reply.reserve(outputs)
         if filled > 1:
             raise BackendFailed("the answers to this request are read too slowly: too many of them wait for their caller")
@@ -213,7 +224,7 @@ class NativePlane:
         if [part.first for part in parts] != edges[:-1] or edges[-1] != taken.requests:
             raise ValueError("parts must cover the batch's requests exactly, in order")
         execution = batch.execution
-        results = results_of(parts, batch.rules, self._ending)
+        results = results_of(parts, batch.rules, self._ending, batch.spans)
         ended_ns = self._clock()
         said = self.native.finish(
             taken, results, execution.taken_ns, execution.ran_ns, execution.features_ns, execution.rows, ran_rows, ran_ns
@@ -243,6 +254,10 @@ class NativePlane:
         with self._lock:
             for place, number in numbers:
                 entry = self._open.pop(number)
+                if not answered[place] and entry.ticket in self._numbers:
+                    # it expired, and `_ended` has not come this far: it is the one to answer
+                    entry.left = True
+                    self._open[number] = entry
                 if answered[place]:
                     del self._numbers[entry.ticket]
                     entry.ticket.execution = batch.execution
@@ -299,16 +314,28 @@ class NativePlane:
             (queue_id, dict(zip(("queue_full", "expired", "cancelled"), counts, strict=True))) for queue_id, *counts in taken
         ]
 
+    def copies(self) -> dict[str, int]:
+        """Bytes of tensors of the fast lane and of their copies, since the start; see Traffic in src/plane.h."""
+        copies: dict[str, int] = self.native.copies()
+        return copies
+
+    def infer_calls(self) -> dict[str, int]:
+        """Calls of ModelInfer since the start: "fast", and those that were left to the door's "handlers"."""
+        calls: dict[str, int] = self.native.calls()
+        return calls
+
     def _ended(self, tickets: Sequence[tuple[int, bool]], stopping: bool) -> None:
         """Tickets that ended without an execution: numbers, and whether a batch has them. Called from any thread."""
-        error: PodiumError = ShuttingDown("Server is stopping") if stopping else Expired("Request timeout expired")
+        error = _late(stopping=stopping)
         # an error of their own, which nobody raises: the traceback of the one that is raised leads to its caller's request
-        refusal = type(error)(*error.args)
+        refusal = _late(stopping=stopping)
         answers: list[tuple[Reply, Any]] = []
         with self._lock:
             for number, staged in tickets:
                 # one that is staged is its batch's until that ends
-                entry = self._open[number] if staged else self._open.pop(number)
+                entry = self._open[number]
+                if not staged or entry.left:
+                    del self._open[number]
                 if entry.ticket not in self._numbers:
                     continue  # its caller left just before
                 del self._numbers[entry.ticket]
@@ -327,6 +354,10 @@ def _weakly(method: Callable[..., None]) -> Callable[..., None]:
             found(*arguments)
 
     return call
+
+
+def _late(*, stopping: bool) -> PodiumError:
+    return ShuttingDown("Server is stopping") if stopping else Expired("Request timeout expired")
 
 
 def _shape(signature: Signature, ticket: Ticket) -> bytes:

@@ -107,7 +107,7 @@ nb::object layout(const Taken& taken) {
 }
 
 // The rows of all requests that were decoded here, each at its place. `into`: (input, array of all rows).
-void gather(const Taken& taken, const std::vector<std::pair<size_t, nb::object>>& into) {
+void gather(Taken& taken, const std::vector<std::pair<size_t, nb::object>>& into) {
   std::vector<std::pair<size_t, Buffer>> targets;
   size_t total = 0;
   for (const auto& [input, array] : into) {
@@ -124,6 +124,7 @@ void gather(const Taken& taken, const std::vector<std::pair<size_t, nb::object>>
           size_t first = data.size / ticket->rows * row;
           if (first + data.size > target.size()) throw std::out_of_range("the rows do not fit the array");
           its->request.message.copy(data.mark, data.size, target.data() + first);
+          taken.gathered_bytes += data.size;
         }
         row += ticket->rows;
       }
@@ -138,7 +139,7 @@ void gather(const Taken& taken, const std::vector<std::pair<size_t, nb::object>>
 }
 
 // Of an input of BYTES: per request that was decoded here its first row and its elements.
-nb::list elements(const Taken& taken, size_t input) {
+nb::list elements(Taken& taken, size_t input) {
   nb::list made;
   size_t row = 0;
   std::vector<uint8_t> raw;
@@ -147,6 +148,7 @@ nb::list elements(const Taken& taken, size_t input) {
       const InputData& data = its->request.inputs[input];
       raw.resize(data.size);
       its->request.message.copy(data.mark, data.size, raw.data());
+      taken.gathered_bytes += 2 * data.size;  // here, and into the elements
       nb::list items;
       for (size_t at = 0; at + 4 <= raw.size();) {
         uint32_t length;

@@ -34,6 +34,10 @@ OnEnded telling(nb::object callback) {
       callback(tickets, why == Ended::stopping);
     } catch (nb::python_error& error) {
       error.discard_as_unraisable(callback);
+    } catch (const std::exception& error) {
+      // no memory for its arguments, say: the timer goes on
+      PyErr_SetString(PyExc_RuntimeError, error.what());
+      PyErr_WriteUnraisable(callback.ptr());
     }
   };
 }
@@ -93,6 +97,27 @@ nb::list take_refusals(BoundPlane& plane) {
   return made;
 }
 
+nb::dict copies(BoundPlane& plane) {
+  Traffic traffic = plane.traffic();
+  nb::dict made;
+#define PODIUM_COUNT(name) made[#name] = traffic.name
+  PODIUM_COUNT(tensor_bytes_in);
+  PODIUM_COUNT(received);
+  PODIUM_COUNT(gathered);
+  PODIUM_COUNT(tensor_bytes_out);
+  PODIUM_COUNT(encoded);
+#undef PODIUM_COUNT
+  return made;
+}
+
+nb::dict calls(BoundPlane& plane) {
+  Traffic traffic = plane.traffic();
+  nb::dict made;
+  made["fast"] = traffic.fast;
+  made["handlers"] = traffic.handlers;
+  return made;
+}
+
 void set_endings(BoundPlane& plane, int overloaded, int expired, int stopping, bool pushback) {
   plane.set_endings(Endings{static_cast<Code>(overloaded), static_cast<Code>(expired), static_cast<Code>(stopping), pushback});
 }
@@ -122,7 +147,12 @@ void bind_plane(nb::module_& module) {
       .def("stop", &BoundPlane::stop, Free())
       .def("submit", &submit, "number"_a, "queue_id"_a, "shape"_a, "rows"_a, "nbytes"_a, "id_hash"_a, "arrival_ns"_a, "deadline_ns"_a,
            "priority"_a, "wake"_a)
-      .def("cancel", [](BoundPlane& plane, Handle& handle) { return static_cast<int>(plane.cancel(*handle.ticket)); }, "handle"_a)
+      .def("cancel",
+           [](BoundPlane& plane, Handle& handle) {
+             auto [state, refused] = plane.cancel(*handle.ticket);
+             return std::make_pair(static_cast<int>(state), static_cast<int>(refused));
+           },
+           "handle"_a)
       .def("wake", &BoundPlane::wake)
       .def("observe_delivery", &BoundPlane::observe_delivery, "took_ns"_a)
       .def("take", [](BoundPlane& plane, const std::string& device) { return plane.take(device).release(); }, "device"_a,
@@ -134,7 +164,9 @@ void bind_plane(nb::module_& module) {
       .def("publish", &publish, "entries"_a)
       .def("set_fast", &BoundPlane::set_fast, "fast"_a)
       .def("take_uses", &take_uses)
-      .def("take_refusals", &take_refusals);
+      .def("take_refusals", &take_refusals)
+      .def("copies", &copies, "Bytes of tensors of the fast lane, and how many were copied, since the start.")
+      .def("calls", &calls, "Calls of ModelInfer since the start, by who answered them: the fast lane, or Python's handlers.");
 }
 
 }  // namespace podium

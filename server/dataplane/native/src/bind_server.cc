@@ -245,6 +245,7 @@ class Server {
     PODIUM_COUNTER(streams_refused);
     PODIUM_COUNTER(bytes_received);
     PODIUM_COUNTER(bytes_sent);
+    PODIUM_COUNTER(bytes_copied);
     PODIUM_COUNTER(protocol_errors);
     PODIUM_COUNTER(floods);
     PODIUM_COUNTER(stalled);

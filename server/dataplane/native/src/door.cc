@@ -28,6 +28,7 @@ class PlaneDoor final : public Door {
       stream.lane = Ref<Counted>::take(new NativeTicket);
     } else if (!StreamLanes::is_path(stream.path) || !streams_.begin(stream)) {
       stream.lane = slow_;
+      if (stream.path == infer_path) plane_.left_to_handlers();
       calls_.started(stream);
     }
   }
@@ -67,7 +68,8 @@ class PlaneDoor final : public Door {
     } else if (lane) {
       NativeTicket& ticket = static_cast<NativeTicket&>(*lane);
       if (ticket.submitted) {
-        plane_.cancel(ticket);
+        // it may stay in the heap of deadlines until its own has passed: what it holds does not
+        if (plane_.cancel(ticket).first == State::waiting) ticket.forget();
       } else {
         ticket.state = State::ended;  // it may stand in this round's list
       }
@@ -113,6 +115,7 @@ class PlaneDoor final : public Door {
   void leave_to_python(Stream& stream, NativeTicket& ticket, Rope message) {
     bool has_message = ticket.has_message;
     stream.lane = slow_;  // the ticket may be gone from here on
+    plane_.left_to_handlers();
     calls_.started(stream);
     if (has_message) calls_.message(stream, std::move(message));
   }

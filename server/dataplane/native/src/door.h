@@ -13,6 +13,7 @@ namespace podium {
 class Plane;
 
 // `calls` and `plane` must outlive it. `subjects`: callers have certificates, whose names count as their consumer's.
-std::unique_ptr<Door> make_door(Plane& plane, Calls& calls, int io_threads, bool subjects, const StreamLimits& limits);
+std::unique_ptr<Door> make_door(Plane& plane, Calls& calls, int io_threads, bool subjects,
+                                const StreamLimits& limits = StreamLimits());
 
 }  // namespace podium

@@ -135,6 +135,7 @@ struct TlsFiles {
 struct HttpCounters {
   uint64_t connections_open, connections_accepted, connections_refused, streams_open, streams_started, streams_refused;
   uint64_t bytes_received, bytes_sent, protocol_errors, floods, stalled, tls_failures;
+  uint64_t bytes_copied;  // of messages, once more on their way to the socket
 };
 
 // Listens, and runs `io_threads` loops. Thread-safe.

@@ -195,6 +195,7 @@ void HttpStream::transmit(const uint8_t* frame_header, size_t size, Output* outp
     const uint8_t* data = sending.data + sent_of_head_;
     if (part < held_from_bytes || output->joins()) {
       output->copy(data, part);
+      loop_.tallies().bytes_copied.add(part);
     } else {
       if (!sending.held) sending.held = Ref<Counted>::take(new HeldBytes(std::move(sending.bytes)));
       output->hold(sending.held, data, part);

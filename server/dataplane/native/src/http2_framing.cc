@@ -15,7 +15,8 @@ size_t MessageReader::take_prefix(const uint8_t* data, size_t size) {
 size_t MessageReader::take_body(const Ref<Slab>& slab, const uint8_t* data, size_t size) {
   constexpr size_t own_bytes = 16384;
   size_t part = std::min(size, missing());
-  if (part >= held_from_bytes) {
+  // the rest of a piece that two reads of the socket cut is held as that piece is, at no cost
+  if (part >= held_from_bytes || body_.continues(slab, data)) {
     body_.append(slab, data, part);
     return part;
   }
@@ -27,7 +28,7 @@ size_t MessageReader::take_body(const Ref<Slab>& slab, const uint8_t* data, size
     size_t fits = std::min(left, own_->capacity() - own_used_);
     uint8_t* target = own_->data() + own_used_;
     std::memcpy(target, data, fits);
-    body_.append(own_, target, fits);
+    body_.append_copied(own_, target, fits);
     own_used_ += fits;
     data += fits;
     left -= fits;

@@ -49,7 +49,7 @@ class Tally {
 struct LoopTallies {
   Tally connections_open, connections_accepted, connections_refused, streams_open, streams_started, streams_refused;
   Tally connections_blocked;  // their sockets take no more now
-  Tally bytes_received, bytes_sent, protocol_errors, floods, stalled, tls_failures;
+  Tally bytes_received, bytes_sent, bytes_copied, protocol_errors, floods, stalled, tls_failures;
 };
 
 class HttpLoop final : public Loop {

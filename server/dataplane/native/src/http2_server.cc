@@ -108,6 +108,7 @@ HttpCounters NativeHttpServer::counters() const {
     sum.streams_refused += one.streams_refused.value();
     sum.bytes_received += one.bytes_received.value();
     sum.bytes_sent += one.bytes_sent.value();
+    sum.bytes_copied += one.bytes_copied.value();
     sum.protocol_errors += one.protocol_errors.value();
     sum.floods += one.floods.value();
     sum.stalled += one.stalled.value();

@@ -206,7 +206,7 @@ bool decode_plain(Rope& message, const Routes& routes, PlainRequest& made) {
     InputData& input = made.inputs[part.input];
     input.position = made.message.size();
     input.mark = Mark{made.message.pieces().size(), 0};
-    made.message.append(part.slab, part.slab->data(), part.size);
+    made.message.append_copied(part.slab, part.slab->data(), part.size);
   }
   return true;
 }

@@ -72,9 +72,14 @@ bool Plane::wait_idle(uint64_t queue_id, double timeout_s) {
   Lock lock(mutex_);
   Device* its = device_of(queue_id);
   if (!its) return true;
-  Queue* queue = its->plan.queue(queue_id);
   auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(std::min(timeout_s, 1e6));
-  if (!idle_.wait_until(lock, until, [&] { return queue->open == 0 && running_[queue_id] == 0; })) return false;
+  // looked up each time: another thread may wait for the same, and be the one to forget it
+  auto idle = [&] {
+    auto running = running_.find(queue_id);
+    return running == running_.end() || (!running->second && !its->plan.queue(queue_id)->open);
+  };
+  if (!idle_.wait_until(lock, until, idle)) return false;
+  if (!device_of(queue_id)) return true;
   its->plan.remove_queue(queue_id);
   by_queue_.erase(queue_id);
   running_.erase(queue_id);
@@ -106,6 +111,7 @@ void Plane::stop() {
     }
   }
   tell(waiting);
+  std::lock_guard<std::mutex> one(stopping_mutex_);
   if (timer_.joinable()) timer_.join();
 }
 
@@ -120,7 +126,13 @@ Entered Plane::enter(const Ref<Ticket>& ticket, int64_t now) {
     case Entry::too_many_requests: return {Outcome::too_many_requests, 0, limit_.requests()};
     case Entry::too_many_bytes: return {Outcome::too_many_bytes, 0, limit_.bytes()};
   }
-  Admitted admitted = its->plan.admit(ticket, now);
+  Admitted admitted;
+  try {
+    admitted = its->plan.admit(ticket, now);
+  } catch (...) {
+    limit_.leave(ticket->nbytes);
+    throw;
+  }
   if (admitted.outcome != Admission::admitted) {
     limit_.leave(ticket->nbytes);
     switch (admitted.outcome) {
@@ -164,26 +176,33 @@ void Plane::submit_all(const std::vector<Ref<NativeTicket>>& tickets, const std:
       case Outcome::predicted: refusals_[ticket->queue_id].expired++; break;
       default: break;
     }
-    if (entered.outcome != Outcome::closed && entered.outcome != Outcome::stopped) {
-      uses_[ticket->queue_id][consumers[index]]++;
-    } else if (ticket->turned_away) {
-      *ticket->turned_away = true;
+    if (entered.outcome == Outcome::closed || entered.outcome == Outcome::stopped) {
+      if (ticket->turned_away) *ticket->turned_away = true;
+      continue;
     }
+    count_use(ticket->queue_id, consumers[index]);
+    traffic_.fast += ticket->place < 0;
+    traffic_.tensor_bytes_in += ticket->nbytes;
+    traffic_.received += ticket->request.message.copied();
   }
   for (auto& [name, its] : devices_) {
     if (its->sleeping && its->plan.waiting()) its->changed.notify_one();
   }
 }
 
-State Plane::cancel(Ticket& ticket) {
+std::pair<State, Refused> Plane::cancel(Ticket& ticket) {
   Lock lock(mutex_);
   State before = ticket.state;
+  if (before == State::waiting && !ticket.lane) {
+    ticket.state = State::ended;  // it was not admitted
+    return {before, Refused::no};
+  }
   if (before == State::waiting) {
     if (Device* its = device_of(ticket.queue_id)) its->plan.withdraw(ticket);
     if (ticket.native) refusals_[ticket.queue_id].cancelled++;
   }
   if (before != State::ended) end(ticket);
-  return before;
+  return {before, ticket.refused};
 }
 
 void Plane::wake() {
@@ -348,30 +367,9 @@ void Plane::end_late(Ref<Ticket> ticket, Late& late) {
     // one that is being executed is counted with its batch
     if (late.why == Ended::expired && !entry.executing) refusals_[ticket->queue_id].expired++;
   }
+  ticket->refused = late.why == Ended::expired ? Refused::expired : Refused::stopping;
   end(*ticket);
   late.entries.push_back(std::move(entry));
-}
-
-// -- what the fast lane looks at, and counts ---------------------------------------------------------------------------
-
-void Plane::publish(std::shared_ptr<const Routes> routes) {
-  std::lock_guard<std::mutex> lock(routes_mutex_);
-  routes_ = std::move(routes);
-}
-
-std::shared_ptr<const Routes> Plane::routes() const {
-  std::lock_guard<std::mutex> lock(routes_mutex_);
-  return routes_;
-}
-
-std::map<uint64_t, Uses> Plane::take_uses() {
-  Lock lock(mutex_);
-  return std::exchange(uses_, {});
-}
-
-std::map<uint64_t, Refusals> Plane::take_refusals() {
-  Lock lock(mutex_);
-  return std::exchange(refusals_, {});
 }
 
 }  // namespace podium

@@ -54,6 +54,7 @@ struct Taken {
   Reason reason = Reason::drained;
   bool staged = false;
   int64_t taken_ns = 0;
+  uint64_t gathered_bytes = 0;  // copied out of the requests' messages
 };
 
 // One output of a part: rows of an array that Python keeps alive during `finish`. `dims` as the array has them, the batch
@@ -91,7 +92,18 @@ struct Refusals {
   uint64_t queue_full = 0, expired = 0, cancelled = 0;
 };
 
-// Requests by consumer.
+// Since the start, of all versions. Bytes: what requests of the fast lane brought as tensors and were answered with, and how
+// often those were copied on their way; `received` are pieces too small to be held where they arrived. Calls of ModelInfer by
+// who answered them: the fast lane, or Python's handlers.
+struct Traffic {
+  uint64_t tensor_bytes_in = 0, received = 0, gathered = 0;
+  uint64_t tensor_bytes_out = 0, encoded = 0;
+  uint64_t fast = 0, handlers = 0;
+};
+
+// Requests by consumer, at most `most_consumers` of them; those of all others as one (requests.py, OTHER_CONSUMERS).
+constexpr size_t most_consumers = 4000;
+constexpr const char* other_consumers = "other";
 using Uses = std::unordered_map<std::string, uint64_t>;
 
 // The answer to an admitted message of a stream that failed.
@@ -122,7 +134,8 @@ class Plane {
   // have ended meanwhile are passed over.
   void submit_all(const std::vector<Ref<NativeTicket>>& tickets, const std::vector<std::string>& consumers,
                   std::vector<Entered>& outcomes);
-  State cancel(Ticket& ticket);
+  // The state it was in, and where it had ended, why. One that was waiting is in nobody else's hands any more.
+  std::pair<State, Refused> cancel(Ticket& ticket);
   void wake();
   void observe_delivery(int64_t took_ns);
 
@@ -145,6 +158,9 @@ class Plane {
   // what the fast lane counts
   std::map<uint64_t, Uses> take_uses();
   std::map<uint64_t, Refusals> take_refusals();
+  Traffic traffic() const;
+  // A call of ModelInfer goes to Python's handlers.
+  void left_to_handlers() { handlers_.fetch_add(1, std::memory_order_relaxed); }
 
  private:
   struct Device {
@@ -180,9 +196,11 @@ class Plane {
   bool is_watched(const Ticket& ticket) const;
   void expire_forever();
   void tell(Late& late);
+  void count_use(uint64_t queue_id, const std::string& consumer);
   void wait(Lock& lock, std::condition_variable& changed, int64_t until_ns);
 
   mutable std::mutex mutex_;
+  std::mutex stopping_mutex_;  // for the end of the timer's thread
   std::condition_variable idle_, timer_changed_;
   std::map<std::string, std::unique_ptr<Device>> devices_;
   std::unordered_map<uint64_t, Device*> by_queue_;
@@ -196,6 +214,9 @@ class Plane {
   std::map<uint64_t, Refusals> refusals_;
 
   std::map<uint64_t, Uses> uses_;
+  Traffic traffic_;
+  // counted where the lock is not held
+  std::atomic<uint64_t> handlers_{0}, encoded_{0}, tensor_bytes_out_{0};
 
   mutable std::mutex routes_mutex_;
   std::shared_ptr<const Routes> routes_;

@@ -2,6 +2,7 @@
 // batch answers.
 #include <algorithm>
 #include <map>
+#include <new>
 #include <utility>
 
 #include "infer_response.h"
@@ -21,10 +22,12 @@ struct Writer {
   // reused from answer to answer
   std::vector<OutputData> outputs;
   std::vector<int64_t> dims;
+  uint64_t tensor_bytes = 0, copied_bytes = 0;
 
   Command answer(NativeTicket& ticket, int64_t first_row);
 
  private:
+  Command encoded(NativeTicket& ticket, int64_t first_row);
   bool select(uint16_t index, const NativeTicket& ticket, int64_t first_row);
   Timing timing(const NativeTicket& ticket) const;
 };
@@ -46,6 +49,8 @@ Command failed(NativeTicket& ticket, const Ending& ending) {
 bool Writer::select(uint16_t index, const NativeTicket& ticket, int64_t first_row) {
   if (index >= part.outputs.size() || !part.outputs[index].there) return false;
   const PartOutput& output = part.outputs[index];
+  // the engine has looked; here it would be other memory that leaves
+  if (batching && (output.dims.empty() || output.dims[0] < first_row + ticket.rows)) return false;
   OutputData made{};
   made.output = index;
   made.dims_count = output.dims.size();  // dims: once all of them are in their place
@@ -63,6 +68,9 @@ bool Writer::select(uint16_t index, const NativeTicket& ticket, int64_t first_ro
   dims.insert(dims.end(), output.dims.begin(), output.dims.end());
   if (batching) dims[at] = ticket.rows;
   outputs.push_back(made);
+  tensor_bytes += made.size;
+  // elements without a fixed size were put together in Python before they came here
+  copied_bytes += output.offsets.empty() ? made.size : 2 * made.size;
   return true;
 }
 
@@ -80,6 +88,15 @@ Timing Writer::timing(const NativeTicket& ticket) const {
 }
 
 Command Writer::answer(NativeTicket& ticket, int64_t first_row) {
+  try {
+    return encoded(ticket, first_row);
+  } catch (const std::bad_alloc&) {
+    // its neighbours may be smaller
+    return failed(ticket, Ending{Code::internal, "no memory for the answer", {}});
+  }
+}
+
+Command Writer::encoded(NativeTicket& ticket, int64_t first_row) {
   const Route& route = *ticket.request.route;
   outputs.clear();
   dims.clear();
@@ -134,6 +151,7 @@ void Plane::finish(Taken& taken, const std::vector<PartResult>& parts, const Exe
       end(ticket);
     }
     running_[taken.queue_id]--;
+    traffic_.gathered += taken.gathered_bytes;
     idle_.notify_all();
   }
   std::map<Loop*, std::vector<Command>> commands;
@@ -152,6 +170,8 @@ void Plane::finish(Taken& taken, const std::vector<PartResult>& parts, const Exe
       }
       row += ticket.rows;
     }
+    tensor_bytes_out_.fetch_add(writer.tensor_bytes, std::memory_order_relaxed);
+    encoded_.fetch_add(writer.copied_bytes, std::memory_order_relaxed);
   }
   for (auto last = commands.begin(); last != commands.end();) {
     auto [loop, its] = std::move(*last);

@@ -49,7 +49,7 @@ class Rope {
   void append(const Ref<Slab>& slab, const uint8_t* data, size_t size) {
     if (!size) return;
     size_ += size;
-    if (!pieces_.empty() && pieces_.back().slab.get() == slab.get() && pieces_.back().data + pieces_.back().size == data) {
+    if (continues(slab, data)) {
       pieces_.back().size += size;
     } else {
       pieces_.push_back(Piece{slab, data, size});
@@ -65,6 +65,19 @@ class Rope {
       size_ -= part;
       if (!last.size) pieces_.pop_back();
     }
+  }
+
+  // As `append`, of bytes that were copied to where they lie.
+  void append_copied(const Ref<Slab>& slab, const uint8_t* data, size_t size) {
+    append(slab, data, size);
+    copied_ += size;
+  }
+  // Of all its bytes, how many are no longer where they were received.
+  size_t copied() const { return copied_; }
+
+  // Whether bytes that lie there would only make the last piece longer.
+  bool continues(const Ref<Slab>& slab, const uint8_t* data) const {
+    return !pieces_.empty() && pieces_.back().slab.get() == slab.get() && pieces_.back().data + pieces_.back().size == data;
   }
 
   // Bytes `first` to `first + size`, which must be within; into `target`.
@@ -117,13 +130,14 @@ class Rope {
     if (!size_) return made;
     Ref<Slab> slab = Slab::make(size_);
     copy(0, size_, slab->data());
-    made.append(slab, slab->data(), size_);
+    made.append_copied(slab, slab->data(), size_);
     return made;
   }
 
  private:
   std::vector<Piece> pieces_;
   size_t size_ = 0;
+  size_t copied_ = 0;
 };
 
 // Bytes on their way out: uninitialised until written, moved, never copied.

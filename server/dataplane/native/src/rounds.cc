@@ -16,8 +16,8 @@ int64_t deadline_of(const NativeTicket& ticket, const Route& route, int64_t tran
   if (ticket.request.timeout_us && route.allow_timeout_override) timeout_us = ticket.request.timeout_us;
   int64_t own_ns = no_deadline_ns;
   // callers may name any number: what does not fit is no deadline
-  if (timeout_us && (__builtin_mul_overflow(timeout_us, ns_per_us, &own_ns) ||
-                     __builtin_add_overflow(own_ns, ticket.arrival_ns, &own_ns))) {
+  if (timeout_us &&
+      (__builtin_mul_overflow(timeout_us, ns_per_us, &own_ns) || __builtin_add_overflow(own_ns, ticket.arrival_ns, &own_ns))) {
     own_ns = no_deadline_ns;
   }
   return std::min({own_ns, transport_ns, no_deadline_ns});
@@ -27,12 +27,18 @@ int64_t deadline_of(const NativeTicket& ticket, const Route& route, int64_t tran
 
 std::optional<Ending> refusal(const Endings& endings, std::string_view id, const Entered& entered) {
   switch (entered.outcome) {
-    case Outcome::queue_full: return endings.queue_full(id, entered.ns);
-    case Outcome::too_many_requests: return endings.too_many_requests(id, entered.count);
-    case Outcome::too_many_bytes: return endings.too_many_bytes(id, entered.count);
-    case Outcome::passed: return endings.passed();
-    case Outcome::predicted: return endings.predicted(entered.ns);
-    default: return std::nullopt;  // its version has just left service, or the server leaves
+    case Outcome::queue_full:
+      return endings.queue_full(id, entered.ns);
+    case Outcome::too_many_requests:
+      return endings.too_many_requests(id, entered.count);
+    case Outcome::too_many_bytes:
+      return endings.too_many_bytes(id, entered.count);
+    case Outcome::passed:
+      return endings.passed();
+    case Outcome::predicted:
+      return endings.predicted(entered.ns);
+    default:
+      return std::nullopt;  // its version has just left service, or the server leaves
   }
 }
 
@@ -49,14 +55,15 @@ bool Rounds::enter(Stream& stream, NativeTicket& ticket, Rope& message, int64_t 
     if (ticket.request.mask >> index & 1) ticket.nbytes += ticket.request.inputs[index].size;
   }
   int64_t priority = ticket.request.priority;
-  ticket.priority = static_cast<int32_t>(priority >= 1 && priority <= route.priority_levels ? priority : route.default_priority);
+  ticket.priority =
+      static_cast<int32_t>(priority >= 1 && priority <= route.priority_levels ? priority : route.default_priority);
   ticket.id_hash = XXH64(ticket.request.id.data(), ticket.request.id.size(), 0);
   ticket.arrival_ns = arrival_ns;
   ticket.set_deadline(arrival_ns, deadline_of(ticket, route, stream.deadline_ns));
   ticket.stream = Ref<Stream>(stream);
-  round.tickets.push_back(Ref<NativeTicket>(ticket));
   // now: once it is admitted, the stream is no longer the ticket's to look at
   round.consumers.push_back(consumer_of(stream, subjects_));
+  round.tickets.push_back(Ref<NativeTicket>(ticket));
   return true;
 }
 

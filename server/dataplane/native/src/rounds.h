@@ -30,13 +30,15 @@ class Rounds {
     Two& round = rounds_[loop.index()];
     while (!round.filling.tickets.empty()) {
       std::swap(round.filling, round.ending);
+      const Clearing clearing{round.ending};
       admit(round.ending);
       for (size_t index = 0; index < round.ending.tickets.size(); ++index) {
         NativeTicket& ticket = *round.ending.tickets[index];
         const Entered& entered = round.ending.outcomes[index];
-        if (ticket.submitted && entered.outcome != Outcome::admitted) refused(ticket, entered);
+        if (!ticket.submitted || entered.outcome == Outcome::admitted) continue;
+        ticket.submitted = false;  // it is this thread's again
+        refused(ticket, entered);
       }
-      round.ending.clear();
     }
   }
 
@@ -50,6 +52,11 @@ class Rounds {
   };
   struct Two {
     Round filling, ending;
+  };
+  // Whatever happens, none of them is submitted twice.
+  struct Clearing {
+    Round& round;
+    ~Clearing() { round.clear(); }
   };
 
   void admit(Round& round);

@@ -128,7 +128,7 @@ void StreamLanes::gone(Stream& stream, const Ref<Counted>& held) {
     NativeTicket& ticket = *each.ticket;
     if (!ticket.submitted) {
       ticket.state = State::ended;  // it stands in this round's list
-    } else if (plane_.cancel(ticket) == State::waiting) {
+    } else if (plane_.cancel(ticket).first == State::waiting) {
       ticket.forget();
     }
   }

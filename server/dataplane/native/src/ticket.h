@@ -15,6 +15,9 @@ constexpr int64_t patience_ns = 10 * ns_per_s;
 
 enum class State : uint8_t { waiting = 0, taken = 1, ended = 2 };
 
+// Why a ticket ended without an execution though its caller was there.
+enum class Refused : uint8_t { no = 0, expired = 1, stopping = 2 };
+
 struct Lane;
 
 // Units: monotonic ns; rows. `priority` 0 is the most urgent. `shape` names the lane: equal for two requests exactly when their
@@ -31,6 +34,7 @@ class Ticket : public Counted {
   uint32_t rows = 1;
   int32_t priority = 0;
   State state = State::waiting;
+  Refused refused = Refused::no;
   bool staged = false;
   bool native = false;  // of the fast lane: a NativeTicket
   std::string shape;

@@ -166,7 +166,7 @@ class Plane:
 
     def submit(self, number: int, queue_id: int, shape: bytes, rows: int, nbytes: int, id_hash: int, arrival_ns: int, deadline_ns: int, priority: int, wake: bool) -> tuple: ...
 
-    def cancel(self, handle: Handle) -> int: ...
+    def cancel(self, handle: Handle) -> tuple[int, int]: ...
 
     def wake(self) -> None: ...
 
@@ -187,6 +187,16 @@ class Plane:
     def take_uses(self) -> list: ...
 
     def take_refusals(self) -> list: ...
+
+    def copies(self) -> dict:
+        """
+        Bytes of tensors of the fast lane, and how many were copied, since the start.
+        """
+
+    def calls(self) -> dict:
+        """
+        Calls of ModelInfer since the start, by who answered them: the fast lane, or Python's handlers.
+        """
 
 class Call:
     """

@@ -91,6 +91,27 @@ TEST(small_pieces_do_not_hold_the_buffer_they_came_in) {
   CHECK(slab->alone());
 }
 
+TEST(small_pieces_that_go_on_from_a_held_one_are_held) {
+  MessageReader reader;
+  const std::vector<uint8_t> body = counted(20'000), sent = framed(body);
+  reader.take_prefix(sent.data(), 5);
+  Ref<Slab> slab = Slab::make(20'000);
+  std::memcpy(slab->data(), body.data(), 20'000);
+  reader.take_body(slab, slab->data(), 5'000);
+  reader.take_body(slab, slab->data() + 5'000, 10);      // where the held piece ends
+  reader.take_body(slab, slab->data() + 5'010, 10'000);  // again, and large
+  Ref<Slab> other = Slab::make(4'990);
+  std::memcpy(other->data(), body.data() + 15'010, 4'990);
+  reader.take_body(other, other->data(), 990);          // small, and elsewhere
+  reader.take_body(other, other->data() + 990, 4'000);  // follows one that was copied
+  CHECK(reader.whole());
+  const Rope message = reader.take();
+  CHECK_EQUAL(message.copied(), size_t{4'990});
+  CHECK(other->alone());
+  CHECK_EQUAL(message.pieces().front().size, size_t{15'010});
+  CHECK(text_of(message) == body);
+}
+
 TEST(timers_fire_in_time_and_not_when_cancelled) {
   constexpr int count = 500;
   std::minstd_rand random(7);
