@@ -76,6 +76,13 @@ class Lane:
         self.python_streams = 0
         self.runner = Runner(plane, self._executed)
 
+    def serve(self, version: int, max_requests: int = 0) -> None:
+        """Let this version be the one that serves; the one before it leaves. `max_requests` may wait in its queue."""
+        queue = rules(version, max_requests=max_requests)
+        self.plane.open(queue)
+        self.plane.publish({("m", ""): RouteRules(queue, 0, True, 0, 0, False, lambda names: True)})
+        self.plane.close(version - 1)
+
     def _executed(self, batch: Batch) -> list[Part]:
         self.gate.wait(20)
         if (batch.inputs["X"] == BAD).any():
@@ -117,18 +124,16 @@ async def rest(call: Any) -> list[str]:
 
 
 @asynccontextmanager
-async def lane(max_requests: int = 0, fits: Any = lambda names: True, **settings: Any) -> AsyncIterator[Lane]:
+async def lane(max_requests: int = 0, **settings: Any) -> AsyncIterator[Lane]:
     """A served door. `max_requests` may wait in the queue."""
     plane = new_of("native")(ending=ending)
-    queue = rules(max_requests=max_requests)
-    plane.open(queue)
-    plane.publish({("m", ""): RouteRules(queue, 0, True, 0, 0, False, fits)})
-    plane.open_lane(True)
     chosen = ServerSettings.model_validate({"repository": "r", **settings})
     door = importlib.import_module("server.transport.native.open").open_native(chosen, plane.native)
     address = door.bind("127.0.0.1:0")
     async with grpc.aio.insecure_channel(address, UNLIMITED) as channel:
         made = Lane(plane, door, GRPCInferenceServiceStub(channel))
+        made.serve(1, max_requests)
+        plane.open_lane(True)
 
         async def answer(requests: Any, context: Any) -> None:
             made.python_streams += 1

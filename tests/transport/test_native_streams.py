@@ -1,7 +1,9 @@
 """Streams of the fast lane: which messages Python never sees, and how a stream becomes Python's."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from random import Random
 from typing import Any
 
 import grpc
@@ -270,3 +272,43 @@ def test_streams_do_not_disturb_each_other() -> None:
         await asyncio.gather(*(one(1000 * each) for each in range(12)))
 
     within(test, io_threads=3, max_stream_requests=20)
+
+
+def test_whatever_happens_answers_are_in_order_and_nothing_is_left_open() -> None:
+    """Callers leave at any time, run out of time, send what is Python's; the version is replaced again and again."""
+
+    async def test(made: Lane) -> None:
+        random = Random(7)
+        over = False
+
+        async def one(numbers: range, odd: int, read: int, time_s: float) -> None:
+            async def sent() -> AsyncIterator[pb.ModelInferRequest]:
+                for number in numbers:
+                    yield asked(number, "other" if number == odd else "m")
+
+            call = made.stub.ModelStreamInfer(sent(), timeout=time_s)
+            with suppress(grpc.aio.AioRpcError):
+                for number in numbers[:read]:
+                    message = await call.read()
+                    assert said(message).split(": ")[0] in (str(number), f"{PYTHON} {number}")
+                    assert number < odd or message.infer_response.id.startswith(PYTHON)
+            call.cancel()
+
+        async def streams(first: int) -> None:
+            while not over:
+                first += 1000
+                numbers = range(first, first + random.randrange(60))
+                odd = first + random.choice([random.randrange(60), 10**9])
+                time_s = random.choice([60.0, 60.0, random.random() / 20])
+                await one(numbers, odd, random.choice([len(numbers), random.randrange(60)]), time_s)
+
+        running = [asyncio.get_running_loop().create_task(streams(10**6 * each)) for each in range(12)]
+        for version in range(2, 20):
+            await asyncio.sleep(0.05)
+            made.serve(version)
+            assert await asyncio.to_thread(made.plane.wait_idle, version - 1, 10.0)
+        over = True
+        await asyncio.gather(*running)
+        await eventually(lambda: made.plane.snapshot(19).open_requests == 0, "nothing is open")
+
+    within(test, io_threads=2, max_stream_requests=20)
