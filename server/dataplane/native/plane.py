@@ -314,16 +314,6 @@ class NativePlane:
             (queue_id, dict(zip(("queue_full", "expired", "cancelled"), counts, strict=True))) for queue_id, *counts in taken
         ]
 
-    def copies(self) -> dict[str, int]:
-        """Bytes of tensors of the fast lane and of their copies, since the start; see Traffic in src/plane.h."""
-        copies: dict[str, int] = self.native.copies()
-        return copies
-
-    def infer_calls(self) -> dict[str, int]:
-        """Calls of ModelInfer since the start: "fast", and those that were left to the door's "handlers"."""
-        calls: dict[str, int] = self.native.calls()
-        return calls
-
     def _ended(self, tickets: Sequence[tuple[int, bool]], stopping: bool) -> None:
         """Tickets that ended without an execution: numbers, and whether a batch has them. Called from any thread."""
         error = _late(stopping=stopping)
