@@ -179,12 +179,14 @@ class Call {
 
 class Server {
  public:
-  Server(nb::object plane, const nb::dict& config, int io_threads, bool subjects)
+  Server(nb::object plane, const nb::dict& config, int io_threads, bool subjects, size_t max_stream_requests,
+         size_t max_stream_bytes)
       : serving_(std::make_shared<Serving>(std::move(plane))) {
     if (serving_->plane.is_none()) {
       serving_->door = std::make_unique<SlowDoor>(serving_->calls);
     } else {
-      serving_->door = make_door(nb::cast<BoundPlane&>(serving_->plane), serving_->calls, io_threads, subjects);
+      serving_->door = make_door(nb::cast<BoundPlane&>(serving_->plane), serving_->calls, io_threads, subjects,
+                                  StreamLimits{max_stream_requests, max_stream_bytes});
     }
     serving_->http = make_http_server(config_of(config), *serving_->door, io_threads);
   }
@@ -288,8 +290,9 @@ void bind_server(nb::module_& module) {
       .def("want_writable", &Call::want_writable, "One event `writable` once everything that was sent is written.");
 
   nb::class_<Server>(module, "Server", "An HTTP/2 server whose calls come as events. One thread of Python drives it.")
-      .def(nb::init<nb::object, const nb::dict&, int, bool>(), nb::arg("plane").none(), nb::arg("config"),
-           nb::arg("io_threads"), nb::arg("subjects") = false,
+      .def(nb::init<nb::object, const nb::dict&, int, bool, size_t, size_t>(), nb::arg("plane").none(), nb::arg("config"),
+           nb::arg("io_threads"), nb::arg("subjects") = false, nb::arg("max_stream_requests") = StreamLimits().max_requests,
+           nb::arg("max_stream_bytes") = StreamLimits().max_bytes,
            "`plane` None: every call becomes an event. `subjects`: callers have certificates that say who they are.")
       .def("listen", [](Server& server, int fd, bool tls) { server.http().listen(fd, tls); }, "Takes over a listening socket.")
       .def("set_tls",

@@ -56,6 +56,11 @@ Ending Endings::predicted(int64_t late_ns) const {
   return late(text);
 }
 
+// server/transport/streams.py, LEAVING
+Ending Endings::server_leaves() const {
+  return Ending{stopping, "GRPC server is shutting down and has stopped accepting new requests.", {}};
+}
+
 Ending Endings::server_stops() const { return Ending{stopping, "Server is stopping", {}}; }
 
 }  // namespace podium

@@ -99,12 +99,16 @@ class Door {
   virtual void gone(Stream& stream) = 0;                     // reset, lost, or out of time: nothing can be sent any more
   virtual void writable(Stream& stream) = 0;                 // unsent_bytes() has fallen to 0
   virtual void round_ended(Loop& loop) = 0;                  // all that had arrived has been handed over
+  virtual void answered(Stream&, int64_t, Bytes&&) {}        // a Command's answer to one of the stream's messages
+  virtual void leaving(Loop&) {}                             // the server drains: what goes on without end must end
 };
 
 // What other threads want done on a loop. `message` empty: only the end. `ends` false: more will come.
+// `answers` not negative: `message` answers that message of the stream, and its door sends it when its turn comes.
 struct Command {
   Ref<Stream> stream;
   Bytes message;
+  int64_t answers = -1;
   bool ends = true;
   Code code = Code::ok;
   std::string text;
