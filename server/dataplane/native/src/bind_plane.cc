@@ -77,7 +77,8 @@ nb::tuple submit(BoundPlane& plane, uint64_t number, uint64_t queue_id, nb::byte
   ticket->priority = priority;
   ticket->set_deadline(arrival_ns, deadline_ns);
   Entered entered = plane.submit(ticket, wake);
-  return nb::make_tuple(Handle{std::move(ticket)}, entry_names[static_cast<size_t>(entered.outcome)], entered.ns, entered.count);
+  return nb::make_tuple(Handle{std::move(ticket)}, entry_names[static_cast<size_t>(entered.outcome)], entered.ns,
+                        entered.count);
 }
 
 // What serves: (model, the caller's version, its route) for every name.
@@ -136,33 +137,38 @@ void bind_plane(nb::module_& module) {
   nb::class_<Handle>(module, "Handle", "An open request that Python decoded.");
   nb::class_<BoundPlane>(module, "Plane", "Queues and batches behind one lock. Thread-safe.")
       .def(nb::init<uint64_t, uint64_t, bool>(), "max_requests"_a, "max_bytes"_a, "density"_a)
-      .def("on_ended", [](BoundPlane& plane, nb::object callback) { plane.on_ended(telling(std::move(callback))); }, "callback"_a)
+      .def(
+          "on_ended", [](BoundPlane& plane, nb::object callback) { plane.on_ended(telling(std::move(callback))); },
+          "callback"_a)
       .def("set_endings", &set_endings, "overloaded"_a, "expired"_a, "stopping"_a, "pushback"_a)
       .def("threads_for", &BoundPlane::threads_for, "device"_a, "slots"_a, "instances"_a)
       .def("open", &open_queue, "device"_a, "queue_id"_a, "buckets"_a, "costs_ns"_a, "max_batch"_a, "max_requests"_a,
            "queue_delay_ns"_a, "padding"_a, "early_drop"_a, "decoupled"_a, "instances"_a, "share"_a)
       .def("close", &BoundPlane::close, "queue_id"_a)
       .def("wait_idle", &BoundPlane::wait_idle, "queue_id"_a, "timeout_s"_a, Free())
-      .def("snapshot",
-           [](BoundPlane& plane, uint64_t queue_id) -> std::optional<std::tuple<size_t, int64_t, size_t>> {
-             std::optional<QueueCounts> counts = plane.snapshot(queue_id);
-             if (!counts) return std::nullopt;
-             return std::make_tuple(counts->waiting, counts->waiting_rows, counts->open);
-           },
-           "queue_id"_a)
+      .def(
+          "snapshot",
+          [](BoundPlane& plane, uint64_t queue_id) -> std::optional<std::tuple<size_t, int64_t, size_t>> {
+            std::optional<QueueCounts> counts = plane.snapshot(queue_id);
+            if (!counts) return std::nullopt;
+            return std::make_tuple(counts->waiting, counts->waiting_rows, counts->open);
+          },
+          "queue_id"_a)
       .def("stop", &BoundPlane::stop, Free())
-      .def("submit", &submit, "number"_a, "queue_id"_a, "shape"_a, "rows"_a, "nbytes"_a, "id_hash"_a, "arrival_ns"_a, "deadline_ns"_a,
-           "priority"_a, "wake"_a)
-      .def("cancel",
-           [](BoundPlane& plane, Handle& handle) {
-             auto [state, refused] = plane.cancel(*handle.ticket);
-             return std::make_pair(static_cast<int>(state), static_cast<int>(refused));
-           },
-           "handle"_a)
+      .def("submit", &submit, "number"_a, "queue_id"_a, "shape"_a, "rows"_a, "nbytes"_a, "id_hash"_a, "arrival_ns"_a,
+           "deadline_ns"_a, "priority"_a, "wake"_a)
+      .def(
+          "cancel",
+          [](BoundPlane& plane, Handle& handle) {
+            auto [state, refused] = plane.cancel(*handle.ticket);
+            return std::make_pair(static_cast<int>(state), static_cast<int>(refused));
+          },
+          "handle"_a)
       .def("wake", &BoundPlane::wake)
       .def("observe_delivery", &BoundPlane::observe_delivery, "took_ns"_a)
-      .def("take", [](BoundPlane& plane, const std::string& device) { return plane.take(device).release(); }, "device"_a,
-           nb::rv_policy::take_ownership, Free())
+      .def(
+          "take", [](BoundPlane& plane, const std::string& device) { return plane.take(device).release(); }, "device"_a,
+          nb::rv_policy::take_ownership, Free())
       .def("enter_device", &BoundPlane::enter_device, "taken"_a, Free())
       .def("leave_device", &BoundPlane::leave_device, "taken"_a, Free())
       .def("finish", &finish_batch, "taken"_a, "parts"_a, "taken_ns"_a, "ran_ns"_a, "features_ns"_a, "rows"_a, "ran_rows"_a,

@@ -152,10 +152,11 @@ void bind_wire(nb::module_& module) {
       .def("decode", &Wire::decode, nb::arg("pieces"), nb::arg("compact") = false)
       .def("encode", &Wire::encode, nb::arg("model"), nb::arg("version"), nb::arg("id"), nb::arg("outputs"),
            nb::arg("times").none() = nb::none(), nb::arg("streamed") = false)
-      .def_static("error", [](const std::string& text, const std::string& id, const std::string& model, const std::string& version) {
-        Bytes made = encode_error(text, id, model, version);
-        return nb::bytes(made.data.get(), made.size);
-      });
+      .def_static("error",
+                  [](const std::string& text, const std::string& id, const std::string& model, const std::string& version) {
+                    Bytes made = encode_error(text, id, model, version);
+                    return nb::bytes(made.data.get(), made.size);
+                  });
   module.def("shape_of", [](uint64_t mask, const std::vector<std::vector<int64_t>>& dims) {
     std::vector<const std::vector<int64_t>*> each;
     for (const std::vector<int64_t>& one : dims) each.push_back(&one);

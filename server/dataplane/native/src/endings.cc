@@ -39,7 +39,8 @@ Ending Endings::queue_full(std::string_view id, int64_t waits_ns) const {
 }
 
 Ending Endings::too_many_requests(std::string_view id, uint64_t requests) const {
-  return full(id, std::string(full_text) + ": " + std::to_string(requests) + " requests are in flight in this server", retry_ms);
+  return full(id, std::string(full_text) + ": " + std::to_string(requests) + " requests are in flight in this server",
+              retry_ms);
 }
 
 Ending Endings::too_many_bytes(std::string_view id, uint64_t bytes) const {

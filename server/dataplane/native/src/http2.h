@@ -81,9 +81,9 @@ class Stream : public Counted {
   // whoever answers it; the door's own
   Ref<Counted> lane;
 
-  virtual bool open() const = 0;         // whether anything can still be sent
+  virtual bool open() const = 0;          // whether anything can still be sent
   virtual void begin(const Metadata&) {}  // the headers alone, now, with this metadata; nothing once they are sent
-  virtual void send(Bytes message) = 0;  // one message with its five bytes of prefix; headers go before the first
+  virtual void send(Bytes message) = 0;   // one message with its five bytes of prefix; headers go before the first
   virtual void finish(Code code, std::string_view text, const Metadata& trailing) = 0;  // once; later calls do nothing
   virtual void read(bool wanted) = 0;       // false: take nothing more from the caller (its window closes)
   virtual size_t unsent_bytes() const = 0;  // sent, and not yet written to the socket

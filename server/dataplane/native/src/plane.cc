@@ -122,9 +122,12 @@ Entered Plane::enter(const Ref<Ticket>& ticket, int64_t now) {
   Device* its = device_of(ticket->queue_id);
   if (!its || its->plan.queue(ticket->queue_id)->closed) return {Outcome::closed};
   switch (limit_.enter(ticket->nbytes)) {
-    case Entry::entered: break;
-    case Entry::too_many_requests: return {Outcome::too_many_requests, 0, limit_.requests()};
-    case Entry::too_many_bytes: return {Outcome::too_many_bytes, 0, limit_.bytes()};
+    case Entry::entered:
+      break;
+    case Entry::too_many_requests:
+      return {Outcome::too_many_requests, 0, limit_.requests()};
+    case Entry::too_many_bytes:
+      return {Outcome::too_many_bytes, 0, limit_.bytes()};
   }
   Admitted admitted;
   try {
@@ -136,9 +139,12 @@ Entered Plane::enter(const Ref<Ticket>& ticket, int64_t now) {
   if (admitted.outcome != Admission::admitted) {
     limit_.leave(ticket->nbytes);
     switch (admitted.outcome) {
-      case Admission::queue_full: return {Outcome::queue_full, admitted.ns};
-      case Admission::passed: return {Outcome::passed};
-      default: return {Outcome::predicted, admitted.ns};
+      case Admission::queue_full:
+        return {Outcome::queue_full, admitted.ns};
+      case Admission::passed:
+        return {Outcome::passed};
+      default:
+        return {Outcome::predicted, admitted.ns};
     }
   }
   if (ticket->deadline_ns < no_deadline_ns) watch(ticket);
@@ -171,10 +177,15 @@ void Plane::submit_all(const std::vector<Ref<NativeTicket>>& tickets, const std:
     switch (entered.outcome) {
       case Outcome::queue_full:
       case Outcome::too_many_requests:
-      case Outcome::too_many_bytes: refusals_[ticket->queue_id].queue_full++; break;
+      case Outcome::too_many_bytes:
+        refusals_[ticket->queue_id].queue_full++;
+        break;
       case Outcome::passed:
-      case Outcome::predicted: refusals_[ticket->queue_id].expired++; break;
-      default: break;
+      case Outcome::predicted:
+        refusals_[ticket->queue_id].expired++;
+        break;
+      default:
+        break;
     }
     if (entered.outcome == Outcome::closed || entered.outcome == Outcome::stopped) {
       if (ticket->turned_away) *ticket->turned_away = true;

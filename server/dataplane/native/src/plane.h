@@ -145,8 +145,8 @@ class Plane {
   int64_t enter_device(Taken& taken);
   void leave_device(const Taken& taken);
   // Ends every ticket. `answered[i]`: whether its caller was still there. Answers of native tickets leave from here.
-  void finish(Taken& taken, const std::vector<PartResult>& parts, const Execution& execution, int64_t ran_rows,
-              int64_t took_ns, std::vector<uint8_t>& answered);
+  void finish(Taken& taken, const std::vector<PartResult>& parts, const Execution& execution, int64_t ran_rows, int64_t took_ns,
+              std::vector<uint8_t>& answered);
 
   // what the fast lane looks at, from any thread
   void publish(std::shared_ptr<const Routes> routes);

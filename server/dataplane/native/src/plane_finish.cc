@@ -177,7 +177,8 @@ void Plane::finish(Taken& taken, const std::vector<PartResult>& parts, const Exe
     auto [loop, its] = std::move(*last);
     bool all = ++last == commands.end();
     // how long answers take to leave: told by the last loop that has any
-    loop->post(std::move(its), all ? std::function<void()>([this, ended_ns] { observe_delivery(now_ns() - ended_ns); }) : nullptr);
+    loop->post(std::move(its),
+               all ? std::function<void()>([this, ended_ns] { observe_delivery(now_ns() - ended_ns); }) : nullptr);
   }
 }
 

@@ -13,9 +13,12 @@ namespace {
 
 int64_t some_deadline(std::minstd_rand& random, int64_t now) {
   switch (random() % 4) {
-    case 0: return no_deadline_ns;
-    case 1: return now + hour_ns;  // what is cancelled must not be kept until then
-    default: return now + static_cast<int64_t>(random() % 2000) * ns_per_us;
+    case 0:
+      return no_deadline_ns;
+    case 1:
+      return now + hour_ns;  // what is cancelled must not be kept until then
+    default:
+      return now + static_cast<int64_t>(random() % 2000) * ns_per_us;
   }
 }
 
