@@ -6,7 +6,6 @@ under a number; this file knows which ticket that is.
 """
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 from weakref import WeakMethod
@@ -16,19 +15,17 @@ import podium_native
 from numpy.typing import NDArray
 
 from server.core.clock import NS_PER_S, Clock
-from server.core.errors import BackendFailed, Expired, Overloaded, PodiumError, ShuttingDown
+from server.core.errors import Expired, Overloaded, PodiumError, ShuttingDown
 from server.core.signature import Signature
 from server.core.tensors import Array
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.native.batches import Ending, batch_of, results_of
 from server.dataplane.native.routes import RouteRules, masks
-from server.dataplane.python.answers import Answer, Further
+from server.dataplane.python.answers import Answer, give_further
 from server.dataplane.rows import scatter
 from server.dataplane.ticket import Reply, StreamReply, Ticket, TicketState
 
-BRAKE_FROM = 0.75
-BRAKE_S = 0.002
 _STATES = (TicketState.WAITING, TicketState.TAKEN, TicketState.ENDED)
 _INTERNAL = 13
 _STOPPING = 2
@@ -209,12 +206,7 @@ class NativePlane:
             if ticket.state is not TicketState.TAKEN:
                 return False
             reply = cast(StreamReply, ticket.reply)
-        filled = reply.reserve(outputs)
-        if filled > 1:
-            raise BackendFailed("the answers to this request are read too slowly: too many of them wait for their caller")
-        self._deliver([(reply, Further(outputs))], None)
-        if filled > BRAKE_FROM:
-            time.sleep(BRAKE_S * (filled - BRAKE_FROM) / (1 - BRAKE_FROM))
+        give_further(reply, outputs, self._deliver)
         return True
 
     def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:

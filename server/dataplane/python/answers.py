@@ -1,12 +1,19 @@
 """What the replies of a batch get, and the giving."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from server.core.errors import PodiumError
+from server.core.errors import BackendFailed, PodiumError
 from server.core.tensors import Array
 from server.dataplane.ticket import Reply, StreamReply
+
+BRAKE_FROM = 0.75
+BRAKE_S = 0.002
+"""From this much of a caller's room on a decoupled version pauses after each answer, up to so long where the room is full. A
+model that is faster than the door thus slows down to the door's pace; for a caller who does not read, the device is held no
+longer than the pauses until its room is full."""
 
 Answer = tuple[Reply, Any]
 """A reply and what it gets: outputs by name, a `PodiumError`, or a `Further`."""
@@ -30,3 +37,18 @@ def settle(answers: Sequence[Answer]) -> None:
             cast(StreamReply, reply).add(answer.outputs)
         else:
             reply.set_result(answer)
+
+
+def give_further(
+    reply: StreamReply, outputs: Mapping[str, Array], deliver: Callable[[Sequence[Answer], int | None], None]
+) -> None:
+    """One answer of a decoupled version, by `deliver`; on the engine's thread, which it may hold up for a while.
+
+    Raises: BackendFailed where the caller's room is full.
+    """
+    filled = reply.reserve(outputs)
+    if filled > 1:
+        raise BackendFailed("the answers to this request are read too slowly: too many of them wait for their caller")
+    deliver([(reply, Further(outputs))], None)
+    if filled > BRAKE_FROM:
+        time.sleep(BRAKE_S * (filled - BRAKE_FROM) / (1 - BRAKE_FROM))

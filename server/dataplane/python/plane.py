@@ -9,7 +9,6 @@ Answers leave through `deliver`, once per batch and outside the lock.
 
 import heapq
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,22 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.core.clock import NS_PER_S, Clock
-from server.core.errors import BackendFailed, Expired, PodiumError, ShuttingDown
+from server.core.errors import Expired, PodiumError, ShuttingDown
 from server.core.tensors import Array
 from server.dataplane.costs import TRIAL_AFTER_NS, Estimate
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.plan import Plan
-from server.dataplane.python.answers import Answer, Further
+from server.dataplane.python.answers import Answer, give_further
 from server.dataplane.python.batches import batch_of
 from server.dataplane.rows import scatter
 from server.dataplane.ticket import NO_DEADLINE_NS, Reply, StreamReply, Ticket, TicketState
 
-BRAKE_FROM = 0.75
-BRAKE_S = 0.002
-"""From this much of a caller's room on a decoupled version pauses after each answer, up to so long where the room is full. A
-model that is faster than the door thus slows down to the door's pace; for a caller who does not read, the device is held no
-longer than the pauses until its room is full."""
 _HAND_OVER_S = 0.002
 """How long a thread waits at most for the one whose batch comes next. Measured 2026-11-21, fake batches of 2 ms whose answers
 take 0.4 ms to deal out: the device stands still for 150 to 270 us between two batches, and for 500 us with one slot."""
@@ -225,12 +219,7 @@ class PythonPlane:
             if ticket.state is not TicketState.TAKEN:
                 return False
             reply: StreamReply = ticket.reply
-        filled = reply.reserve(outputs)
-        if filled > 1:
-            raise BackendFailed("the answers to this request are read too slowly: too many of them wait for their caller")
-        self._deliver([(reply, Further(outputs))], None)
-        if filled > BRAKE_FROM:
-            time.sleep(BRAKE_S * (filled - BRAKE_FROM) / (1 - BRAKE_FROM))
+        give_further(reply, outputs, self._deliver)
         return True
 
     def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:
