@@ -21,8 +21,8 @@ constexpr int most_steps = 200;
 // One connection, and what its caller has in mind.
 class Conversation {
  public:
-  Conversation(Served& server, Input& input, bool small_socket)
-      : server_(server), input_(input), end_(small_socket ? 4096 : 0), reads_(!small_socket) {
+  Conversation(Served& server, Input& input, bool small_socket, bool ends)
+      : server_(server), input_(input), end_(small_socket ? 4096 : 0), reads_(!small_socket), ends_(ends) {
     server_.place(&end_);
   }
   ~Conversation() { end_.close(); }
@@ -45,8 +45,17 @@ class Conversation {
     }
     write(bytes.substr(cut));
   }
-  bool going_on() const { return alive_ && left_ && !input_.empty(); }
+  // Until the input says that a server that ends is to be drained.
+  void take_steps() {
+    for (stays_ = true; stays_ && steps_ < most_steps && alive_ && left_ && !input_.empty(); ++steps_) step();
+  }
 
+  void half_close() {
+    end_.half_close();
+    settle();
+  }
+
+ private:
   // A step: its kind (the low four bits: a type of frame, or one of those below), whether the server sees it at once, whether
   // it is cut in pieces, whether it is repeated, of other streams if so.
   void step() {
@@ -62,12 +71,6 @@ class Conversation {
     if (!(what & 0x10)) settle();
   }
 
-  void half_close() {
-    end_.half_close();
-    settle();
-  }
-
- private:
   void turn() {
     server_.turn();
     if (reads_) end_.read();
@@ -93,8 +96,11 @@ class Conversation {
       case 14:
         server_.door().answer_late(server_.loop());
         return "";
-      case 15:
-        return input_.bytes(input_.byte());
+      case 15: {
+        uint8_t size = input_.byte();
+        stays_ = !ends_ || size;
+        return input_.bytes(size);
+      }
       default: {
         uint8_t flags = input_.byte(), stream = input_.byte();
         return frame(static_cast<uint8_t>(kind), flags, stream, input_.bytes(input_.byte()));
@@ -115,18 +121,21 @@ class Conversation {
   Input& input_;
   CallerEnd end_;
   bool reads_;
+  bool ends_;  // the server does, on the way
+  bool stays_ = true;
   bool alive_ = true;
+  int steps_ = 0;
   size_t left_ = most_bytes;
 };
 
 // The first byte: which server (two bits), and a bit each.
-enum Mode : uint8_t { begins = 4, steps = 8, small_socket = 16, half_closes = 32, in_pieces = 64 };
+enum Mode : uint8_t { begins = 4, steps = 8, small_socket = 16, half_closes = 32, in_pieces = 64, server_ends = 128 };
 
 void converse(Served& server, Input& input, uint8_t mode) {
-  Conversation conversation(server, input, mode & small_socket);
+  Conversation conversation(server, input, mode & small_socket, mode & server_ends);
   if (mode & begins) conversation.write(preface());
   if (mode & steps) {
-    for (int count = 0; count < most_steps && conversation.going_on(); ++count) conversation.step();
+    conversation.take_steps();
   } else if (mode & in_pieces) {
     size_t piece = size_t{1} + input.byte();
     conversation.write_cut(input.rest(), piece);
@@ -135,6 +144,11 @@ void converse(Served& server, Input& input, uint8_t mode) {
   }
   conversation.settle();
   if (mode & half_closes) conversation.half_close();
+  if (!(mode & server_ends)) return;
+  // calls that are open go on
+  server.drain();
+  conversation.take_steps();
+  server.stop();
 }
 
 }  // namespace
@@ -145,6 +159,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static int count = 0;
   Input input(data, size);
   uint8_t mode = input.byte();
+  if (mode & server_ends) {
+    Served ending(fuzz_config(mode & 3));
+    converse(ending, input, mode);
+    return 0;
+  }
   Served& server = served(mode & 3);
   converse(server, input, mode);
   server.require_nothing_left();

@@ -42,7 +42,7 @@ inline HttpConfig fuzz_config(int which) {
   return made;
 }
 
-// One server, for all inputs that choose its configuration.
+// One server, for all inputs that choose its configuration; or for one that ends it.
 class Served {
  public:
   explicit Served(const HttpConfig& config) : config_(config), server_(config, door_, 1) {}
@@ -69,6 +69,17 @@ class Served {
   void let_pass(int64_t ns) {
     loop().call([this, ns] { loop().timers().fire(loop().now() + ns); });
     settle();
+  }
+
+  void drain() {
+    server_.drain();
+    settle();
+  }
+  // Its callers need not have closed their ends. What they are answered with now comes too late.
+  void stop() {
+    server_.stop();
+    turn();
+    require_nothing_left();
   }
 
   // The caller has closed its end.
