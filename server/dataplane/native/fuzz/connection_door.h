@@ -34,6 +34,7 @@ class FuzzDoor final : public Door {
   std::vector<Command> late_;
   std::vector<Ref<Stream>> paused_;
   size_t open_ = 0;
+  size_t floods_ = 0;  // since late answers were last posted
 };
 
 // With gRPC's five bytes before it.

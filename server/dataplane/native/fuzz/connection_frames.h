@@ -79,7 +79,9 @@ inline std::string call_headers(Input* input) {
   if (with & 8) block += literal("grpc-accept-encoding", "identity, deflate, gzip");
   if (with & 16) block += literal("grpc-timeout", input->bytes(3));
   if (with & 32) block += literal("some-bin", input->bytes(input->byte() % 32));
-  if (with & 64) block += literal("some", input->bytes(input->byte() % 100));
+  if (with & 64) {
+    block += literal("some", input->bytes(input->byte() % 100)) + literal("one-bin", "AAEC") + literal("two-bin", "//79/A==");
+  }
   if (with & 128) block += literal(input->bytes(input->byte() % 16), "value");
   return block;
 }

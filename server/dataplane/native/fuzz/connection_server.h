@@ -90,6 +90,7 @@ class Served {
     HttpCounters counters = server_.counters();
     require(!counters.connections_open && !loop().placed(), "no connection is left");
     require(!counters.streams_open, "no stream is left");
+    require(server_.wait_drained(0), "no connection counts as blocked");
     require(!door_.open(), "the door knows how each call ended");
     require(!FuzzDoor::alive(), "no call is held");
     require(loop().timers().next_due_ns() == no_deadline_ns, "no timer is left");
