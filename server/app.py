@@ -289,7 +289,7 @@ class Server:
             return None
         plane: Any = self._plane
         door: Any = self._door
-        return DoorReading(door.counters(), plane.copies(), plane.infer_calls())
+        return DoorReading(door.counters(), plane.native.copies(), plane.native.calls())
 
     def _queue_of(self, key: VersionKey) -> QueueSnapshot | None:
         replica = self._manager.published.ready.get(key)

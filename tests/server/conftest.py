@@ -30,7 +30,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put_simple(repository, "counted")
     put_others(repository)
     put_fake(repository, "echo", 1000.0, max_batch=16)
-    put_fake(repository, "slow", 600_000.0, queue="early_drop = false")
+    put_fake(repository, "slow", 1_000_000.0, queue="early_drop = false")
     put_fake(repository, "choosy", 600_000.0)
     put_fake(repository, "narrow", 300_000.0, queue="max_requests = 2")
     put_fake(repository, "ranked", 50_000.0, queue="priority_levels = 3\ndefault_priority = 2\nearly_drop = false")

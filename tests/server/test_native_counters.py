@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from protos import grpc_service_pb2 as pb
+from protos.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from tests.server.certificates import Authority, secure_channel
 from tests.server.scrape import scrape, value
 from tests.server.serving import Serving, infer_message, refusal, until
 
@@ -33,6 +35,13 @@ def risen(serving: Serving, act: Callable[[], object]) -> Callable[..., int]:
     return lambda name, **labels: value(after, name, **labels) - value(before, name, **labels)
 
 
+def hung_up(rude: socket.socket) -> bool:
+    try:
+        return rude.recv(4096) == b""
+    except ConnectionResetError:
+        return True
+
+
 def identity(count: int, rows: int = 1) -> pb.ModelInferRequest:
     array = np.arange(count * rows, dtype=np.float32).reshape(rows, count)
     return infer_message("identity_fp32", {"IN": ("FP32", [rows, count], array.tobytes())})
@@ -54,6 +63,33 @@ def test_large_tensors_are_copied_once_in_and_once_out(native: Serving, nbytes: 
     copied = {step: rise("podium_tensor_bytes_copied_total", step=step) for step in ("receive", "gather", "encode", "send")}
     assert copied["gather"] == copied["encode"] == tensors
     assert copied["receive"] + copied["send"] <= 0.01 * tensors, copied
+
+
+def test_tls_takes_answers_in_large_records(repository: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("server", "127.0.0.1", "localhost")
+    tls = {"cert_file": str(certificate), "key_file": str(key)}
+    server = Serving(repository, tmp_path, data_plane="native", tls=tls)
+    sent = identity(150_000)
+
+    def act() -> None:
+        with secure_channel(server.grpc_address, authority.root) as channel:
+            answer = GRPCInferenceServiceStub(channel).ModelInfer(sent)
+            assert answer.raw_output_contents[0] == sent.raw_input_contents[0]
+            host, port = server.grpc_address.rsplit(":", 1)
+            with socket.create_connection((host, int(port)), timeout=10) as rude:
+                rude.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+                until(lambda: hung_up(rude), "it is hung up on")
+
+    try:
+        rise = risen(server, act)
+        assert rise("podium_tensor_bytes_copied_total", step="gather") == 600_000
+        assert rise("podium_tensor_bytes_copied_total", step="receive") <= 6_000
+        assert rise("podium_tensor_bytes_copied_total", step="encode") == 600_000
+        assert 600_000 < rise("podium_tensor_bytes_copied_total", step="send") < 601_000
+        assert rise("podium_door_tls_failures_total") == 1
+    finally:
+        server.stop()
 
 
 def test_small_messages_are_copied_together_once_more(native: Serving) -> None:
@@ -143,7 +179,7 @@ def test_sockets_are_counted(native: Serving) -> None:
         during = scrape(native)
     with socket.create_connection((host, int(port)), timeout=10) as rude:
         rude.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(64))
-        until(lambda: rude.recv(4096) == b"", "it is hung up on")
+        until(lambda: hung_up(rude), "it is hung up on")
     with grpc.insecure_channel(native.grpc_address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
         call = channel.unary_unary("/nobody/knows", request_serializer=bytes, response_deserializer=bytes)
         assert refusal(lambda: call(b""))[0] == "UNIMPLEMENTED"

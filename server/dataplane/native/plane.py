@@ -39,8 +39,9 @@ def _internal(error: PodiumError) -> Ending:
 
 
 class _Open:
-    """A ticket of Python's own that is open. `arrays` outlive a cancel: a batch may be reading them. `left`: its batch has
-    ended without it, and who it ended by has yet to say so."""
+    """A ticket of Python's own that is open. `arrays` outlive a cancel: a batch may be reading them. `left`: its batch
+    has ended too, after it had expired, and `_ended` has yet to come.
+    """
 
     __slots__ = ("arrays", "handle", "left", "ticket")
 
@@ -312,16 +313,6 @@ class NativePlane:
         return [
             (queue_id, dict(zip(("queue_full", "expired", "cancelled"), counts, strict=True))) for queue_id, *counts in taken
         ]
-
-    def copies(self) -> dict[str, int]:
-        """Bytes of tensors of the fast lane and of their copies, since the start; see Traffic in src/plane.h."""
-        copies: dict[str, int] = self.native.copies()
-        return copies
-
-    def infer_calls(self) -> dict[str, int]:
-        """Calls of ModelInfer since the start: "fast", and those that were left to the door's "handlers"."""
-        calls: dict[str, int] = self.native.calls()
-        return calls
 
     def _ended(self, tickets: Sequence[tuple[int, bool]], stopping: bool) -> None:
         """Tickets that ended without an execution: numbers, and whether a batch has them. Called from any thread."""

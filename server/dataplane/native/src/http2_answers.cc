@@ -142,6 +142,7 @@ void HttpStream::begin(const Metadata& initial) {
 
 void HttpStream::send(Bytes message) {
   if (!open() || !message.size) return;
+  if (!connection_->takes_answers()) return;
   if (!headers_sent_) submit_headers({});
   if (sent_encoding_) message = deflate_message(std::move(message), sent_encoding_);
   if (!unsent_) progress_ns_ = loop_.now();

@@ -237,6 +237,14 @@ void HttpConnection::set_blocked(bool blocked) {
   }
 }
 
+bool HttpConnection::takes_answers() {
+  uint64_t most = loop_.config().max_unread_bytes;
+  if (!most || unsent_ + output_.pending() <= most) return true;
+  overfull_ = true;
+  touch();
+  return false;
+}
+
 void HttpConnection::flush() {
   touched_ = false;
   if (closed() || phase_ != Phase::open) return;
@@ -251,8 +259,7 @@ void HttpConnection::flush() {
     left -= size;
   }
   if (closed()) return;
-  uint64_t most = loop_.config().max_unread_bytes;
-  if (most && unsent_ + output_.pending() > most) return close();
+  if (overfull_) return close();
   watch(blocked_);
   if (!output_.pending() && !nghttp2_session_want_read(session_) && !nghttp2_session_want_write(session_)) {
     while (streams_) end_stream(*streams_);

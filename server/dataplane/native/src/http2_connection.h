@@ -46,6 +46,9 @@ class HttpConnection final : public Watched {
   void widen(HttpStream& stream, size_t message_bytes);
   void give_back(HttpStream& stream, size_t size);    // received: to the windows
   void open_window(HttpStream& stream, size_t size);  // what was held back of its own
+  // False where more than it may leave unread waits already: it is closed at the end of the round. So a single answer may be
+  // larger than that.
+  bool takes_answers();
   void unsent(ptrdiff_t change) { unsent_ += static_cast<size_t>(change); }
   void writable(HttpStream& stream);
 
@@ -105,6 +108,7 @@ class HttpConnection final : public Watched {
   bool heard_ = false;         // its first frame
   bool draining_ = false;
   bool final_goaway_ = false;
+  bool overfull_ = false;      // it does not read its answers
   bool calmed_ = false;        // sent away for too many frames
   size_t missing_ = 0;         // of the message that the last read left unfinished
 
