@@ -1,9 +1,12 @@
 """What the native plane does beside what all planes do: two sides that each know of an end, and outputs in their wire form."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,8 @@ from server.dataplane.native.plane import NativePlane
 from server.dataplane.ticket import Ticket, TicketState
 from tests.dataplane.histories import CountingReply, rows_of, rules
 from tests.dataplane.planes import MS, Runner, deliver, echo, submit
+
+ROOT = Path(__file__).parents[2]
 
 
 class SlowToTell(NativePlane):
@@ -141,6 +146,29 @@ def test_any_number_of_threads_may_wait_for_the_same_queue_and_stop(slow_to_tell
     for thread in stops:
         thread.join(10)
         assert not thread.is_alive()
+
+
+LEFT_BEHIND = """
+import time
+from server.core.clock import monotonic_ns
+from tests.dataplane.histories import rules
+from tests.dataplane.planes import MS, Runner, echo, new_of, submit
+
+def slow(batch):
+    time.sleep(0.05)
+    return echo(batch)
+
+plane = new_of("native")(slots=lambda device: 2)
+plane.open(rules(early_drop=False))
+runners = [Runner(plane, slow) for _ in range(2)]
+tickets = [submit(plane, tag, deadline_ns=monotonic_ns() + (1 + 3 * tag) * MS) for tag in range(60)]
+time.sleep(0.03)
+"""
+
+
+def test_a_process_may_end_while_everything_is_under_way() -> None:
+    run = subprocess.run([sys.executable, "-c", LEFT_BEHIND], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 def internal(error: PodiumError) -> tuple[int, str, tuple[()]]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc._utils import _get_inference_request
 
-from protos.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
+from protos.grpc_service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from server.core.signature import CheckedRows, Signature, check
 from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec, to_raw
 from server.core.versions import VersionKey
@@ -341,6 +341,27 @@ def test_answers_are_written_as_python_writes_them(
     expected = encode(request_id, KEY, signature, tuple(requested), outputs).SerializeToString()
     written = wire_of(signature).encode(MODEL, "", request_id, parts_of(signature, requested, outputs))
     assert message_in(written) == expected
+
+
+@UNTIMED
+@given(answer=answers(), request_id=st.text(max_size=300))
+def test_a_stream_has_answers_in_its_own_message(
+    answer: tuple[Signature, list[str], dict[str, Array]], request_id: str
+) -> None:
+    signature, requested, outputs = answer
+    expected = encode(request_id, KEY, signature, tuple(requested), outputs)
+    expected.parameters["triton_final_response"].bool_param = True
+    written = wire_of(signature).encode(MODEL, "", request_id, parts_of(signature, requested, outputs), streamed=True)
+    assert message_in(written) == ModelStreamInferResponse(infer_response=expected).SerializeToString()
+
+
+@given(text=st.text(), request_id=st.text(max_size=300), model=st.text(), version=st.text())
+def test_a_stream_has_errors_as_messages(text: str, request_id: str, model: str, version: str) -> None:
+    response = ModelInferResponse(id=request_id, model_name=model, model_version=version)
+    if model:
+        response.parameters["triton_final_response"].bool_param = True
+    expected = ModelStreamInferResponse(error_message=text, infer_response=response)
+    assert message_in(podium_native.Wire.error(text, request_id, model, version)) == expected.SerializeToString()
 
 
 @UNTIMED

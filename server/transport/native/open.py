@@ -19,6 +19,13 @@ def open_native(settings: ServerSettings, plane: Any = None) -> NativeServer:
     `plane`: the C++ plane, which then answers the inferences it can; None: handlers answer every call.
     Raises: OSError for certificates that cannot be used.
     """
-    native = podium_native.Server(plane, native_config(settings), settings.io_threads, settings.tls.client_ca_file is not None)
+    native = podium_native.Server(
+        plane,
+        native_config(settings),
+        settings.io_threads,
+        subjects=settings.tls.client_ca_file is not None,
+        max_stream_requests=settings.max_stream_requests,
+        max_stream_bytes=settings.max_stream_bytes,
+    )
     certificates = None if settings.tls.cert_file is None else Certificates(settings.tls)
     return NativeServer(native, certificates, reuse_port=settings.reuse_port)

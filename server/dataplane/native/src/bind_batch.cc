@@ -11,6 +11,7 @@
 
 #include "buffer.h"
 #include "infer_response.h"
+#include "interpreter.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -32,10 +33,10 @@ TensorSpec spec_of(const Tensor& tensor) {
   throw std::invalid_argument("no datatype is called '" + datatype + "'");
 }
 
-BoundRoute make_route(uint64_t queue_id, const std::string& model, const std::string& version, const std::vector<Tensor>& inputs,
-                      const std::vector<Tensor>& outputs, int64_t max_batch, std::vector<uint64_t> masks,
-                      int64_t default_timeout_us, bool allow_timeout_override, int priority_levels, int default_priority,
-                      bool has_features) {
+BoundRoute make_route(uint64_t queue_id, const std::string& model, const std::string& version,
+                      const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs, int64_t max_batch,
+                      std::vector<uint64_t> masks, int64_t default_timeout_us, bool allow_timeout_override, int priority_levels,
+                      int default_priority, bool has_features) {
   Route route;
   route.queue_id = queue_id;
   route.model = model;
@@ -71,7 +72,8 @@ std::vector<std::pair<size_t, uint64_t>> numbers(const Taken& taken) {
 void describe(const Taken& taken, nb::handle spans, nb::handle arrival_ns, nb::handle deadline_ns, nb::handle id_hashes) {
   Buffer into(spans, true), arrivals(arrival_ns, true), deadlines(deadline_ns, true), hashes(id_hashes, true);
   size_t count = taken.tickets.size();
-  if (into.size() != 8 * (count + 1) || arrivals.size() != 8 * count || deadlines.size() != 8 * count || hashes.size() != 8 * count) {
+  if (into.size() != 8 * (count + 1) || arrivals.size() != 8 * count || deadlines.size() != 8 * count ||
+      hashes.size() != 8 * count) {
     throw std::invalid_argument("the arrays of a batch have a place for each of its requests");
   }
   auto* span = reinterpret_cast<int64_t*>(into.data());
@@ -133,7 +135,7 @@ void gather(Taken& taken, const std::vector<std::pair<size_t, nb::object>>& into
   if (total < worth_releasing) {
     copy();
   } else {
-    nb::gil_scoped_release interpreter;
+    WithoutInterpreter interpreter;
     copy();
   }
 }
@@ -211,7 +213,7 @@ nb::bytes finish_batch(BoundPlane& plane, Taken& taken, nb::list parts, int64_t 
   Execution execution{taken_ns, ran_ns, features_ns, rows};
   std::vector<uint8_t> answered;
   {
-    nb::gil_scoped_release interpreter;
+    WithoutInterpreter interpreter;
     plane.finish(taken, results, execution, ran_rows, took_ns, answered);
   }
   return nb::bytes(answered.data(), answered.size());

@@ -143,12 +143,10 @@ void bind_inside(nb::class_<PlanForPython>& bound) {
       .def("staging_observe", [](P& self, int64_t took_ns) { self.plan_.staging().observe(took_ns); })
       .def("delivery_ns", [](P& self) { return self.delivery_.predict_ns(); })
       .def("all_waiting", [](P& self) { return tags(self.plan_.all_waiting()); })
-      .def("costs_observe", [](P& self, uint64_t queue_id, int64_t rows, int64_t took_ns, int64_t now_ns) {
-        self.known(queue_id).costs.observe(rows, took_ns, now_ns);
-      })
-      .def("costs_refused", [](P& self, uint64_t queue_id, int64_t rows, int64_t now_ns) {
-        self.known(queue_id).costs.refused(rows, now_ns);
-      });
+      .def("costs_observe", [](P& self, uint64_t queue_id, int64_t rows, int64_t took_ns,
+                               int64_t now_ns) { self.known(queue_id).costs.observe(rows, took_ns, now_ns); })
+      .def("costs_refused",
+           [](P& self, uint64_t queue_id, int64_t rows, int64_t now_ns) { self.known(queue_id).costs.refused(rows, now_ns); });
 }
 
 }  // namespace
@@ -168,9 +166,8 @@ void bind_plan(nb::module_& module) {
       .def("may_begin", [](P& self, uint64_t token) { return self.plan_.may_begin(token); })
       .def("begin", [](P& self, uint64_t token, int64_t now, int64_t gather_ns) { self.plan_.begin(token, now, gather_ns); })
       .def("executed", [](P& self, uint64_t token, int64_t now) { self.plan_.executed(token, now); })
-      .def("observe", [](P& self, uint64_t queue_id, int64_t rows, int64_t took_ns, int64_t features_ns, int64_t now) {
-        self.plan_.observe(queue_id, rows, took_ns, features_ns, now);
-      })
+      .def("observe", [](P& self, uint64_t queue_id, int64_t rows, int64_t took_ns, int64_t features_ns,
+                         int64_t now) { self.plan_.observe(queue_id, rows, took_ns, features_ns, now); })
       .def("observe_delivery", [](P& self, int64_t took_ns) { self.delivery_.observe(took_ns); })
       .def("threads_with", [](P& self, int instances) { return self.plan_.threads_with(instances); })
       .def("stands_still", [](P& self, bool takers) { return self.plan_.stands_still(takers); })

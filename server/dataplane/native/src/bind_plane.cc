@@ -11,6 +11,7 @@
 #include "bind_batch.h"
 #include "bindings.h"
 #include "bound_plane.h"
+#include "interpreter.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -29,9 +30,13 @@ constexpr const char* entry_names[] = {"admitted",          "queue_full",     "p
 // Called without the interpreter, from threads of every kind.
 OnEnded telling(nb::object callback) {
   return [callback = std::move(callback)](const std::vector<std::pair<uint64_t, bool>>& tickets, Ended why) {
-    nb::gil_scoped_acquire interpreter;
+    if (interpreter_ends()) return;  // nobody is left to be told
+    // not by a guard: at the interpreter's end this thread may be ended in here, and has nothing to give back then
+    PyGILState_STATE before = PyGILState_Ensure();
     try {
       callback(tickets, why == Ended::stopping);
+    } catch (abi::__forced_unwind&) {
+      throw;
     } catch (nb::python_error& error) {
       error.discard_as_unraisable(callback);
     } catch (const std::exception& error) {
@@ -39,6 +44,7 @@ OnEnded telling(nb::object callback) {
       PyErr_SetString(PyExc_RuntimeError, error.what());
       PyErr_WriteUnraisable(callback.ptr());
     }
+    PyGILState_Release(before);
   };
 }
 
@@ -71,7 +77,8 @@ nb::tuple submit(BoundPlane& plane, uint64_t number, uint64_t queue_id, nb::byte
   ticket->priority = priority;
   ticket->set_deadline(arrival_ns, deadline_ns);
   Entered entered = plane.submit(ticket, wake);
-  return nb::make_tuple(Handle{std::move(ticket)}, entry_names[static_cast<size_t>(entered.outcome)], entered.ns, entered.count);
+  return nb::make_tuple(Handle{std::move(ticket)}, entry_names[static_cast<size_t>(entered.outcome)], entered.ns,
+                        entered.count);
 }
 
 // What serves: (model, the caller's version, its route) for every name.
@@ -125,38 +132,43 @@ void set_endings(BoundPlane& plane, int overloaded, int expired, int stopping, b
 }  // namespace
 
 void bind_plane(nb::module_& module) {
-  using Free = nb::call_guard<nb::gil_scoped_release>;
+  using Free = nb::call_guard<WithoutInterpreter>;
   bind_batch(module);
   nb::class_<Handle>(module, "Handle", "An open request that Python decoded.");
   nb::class_<BoundPlane>(module, "Plane", "Queues and batches behind one lock. Thread-safe.")
       .def(nb::init<uint64_t, uint64_t, bool>(), "max_requests"_a, "max_bytes"_a, "density"_a)
-      .def("on_ended", [](BoundPlane& plane, nb::object callback) { plane.on_ended(telling(std::move(callback))); }, "callback"_a)
+      .def(
+          "on_ended", [](BoundPlane& plane, nb::object callback) { plane.on_ended(telling(std::move(callback))); },
+          "callback"_a)
       .def("set_endings", &set_endings, "overloaded"_a, "expired"_a, "stopping"_a, "pushback"_a)
       .def("threads_for", &BoundPlane::threads_for, "device"_a, "slots"_a, "instances"_a)
       .def("open", &open_queue, "device"_a, "queue_id"_a, "buckets"_a, "costs_ns"_a, "max_batch"_a, "max_requests"_a,
            "queue_delay_ns"_a, "padding"_a, "early_drop"_a, "decoupled"_a, "instances"_a, "share"_a)
       .def("close", &BoundPlane::close, "queue_id"_a)
       .def("wait_idle", &BoundPlane::wait_idle, "queue_id"_a, "timeout_s"_a, Free())
-      .def("snapshot",
-           [](BoundPlane& plane, uint64_t queue_id) -> std::optional<std::tuple<size_t, int64_t, size_t>> {
-             std::optional<QueueCounts> counts = plane.snapshot(queue_id);
-             if (!counts) return std::nullopt;
-             return std::make_tuple(counts->waiting, counts->waiting_rows, counts->open);
-           },
-           "queue_id"_a)
+      .def(
+          "snapshot",
+          [](BoundPlane& plane, uint64_t queue_id) -> std::optional<std::tuple<size_t, int64_t, size_t>> {
+            std::optional<QueueCounts> counts = plane.snapshot(queue_id);
+            if (!counts) return std::nullopt;
+            return std::make_tuple(counts->waiting, counts->waiting_rows, counts->open);
+          },
+          "queue_id"_a)
       .def("stop", &BoundPlane::stop, Free())
-      .def("submit", &submit, "number"_a, "queue_id"_a, "shape"_a, "rows"_a, "nbytes"_a, "id_hash"_a, "arrival_ns"_a, "deadline_ns"_a,
-           "priority"_a, "wake"_a)
-      .def("cancel",
-           [](BoundPlane& plane, Handle& handle) {
-             auto [state, refused] = plane.cancel(*handle.ticket);
-             return std::make_pair(static_cast<int>(state), static_cast<int>(refused));
-           },
-           "handle"_a)
+      .def("submit", &submit, "number"_a, "queue_id"_a, "shape"_a, "rows"_a, "nbytes"_a, "id_hash"_a, "arrival_ns"_a,
+           "deadline_ns"_a, "priority"_a, "wake"_a)
+      .def(
+          "cancel",
+          [](BoundPlane& plane, Handle& handle) {
+            auto [state, refused] = plane.cancel(*handle.ticket);
+            return std::make_pair(static_cast<int>(state), static_cast<int>(refused));
+          },
+          "handle"_a)
       .def("wake", &BoundPlane::wake)
       .def("observe_delivery", &BoundPlane::observe_delivery, "took_ns"_a)
-      .def("take", [](BoundPlane& plane, const std::string& device) { return plane.take(device).release(); }, "device"_a,
-           nb::rv_policy::take_ownership, Free())
+      .def(
+          "take", [](BoundPlane& plane, const std::string& device) { return plane.take(device).release(); }, "device"_a,
+          nb::rv_policy::take_ownership, Free())
       .def("enter_device", &BoundPlane::enter_device, "taken"_a, Free())
       .def("leave_device", &BoundPlane::leave_device, "taken"_a, Free())
       .def("finish", &finish_batch, "taken"_a, "parts"_a, "taken_ns"_a, "ran_ns"_a, "features_ns"_a, "rows"_a, "ran_rows"_a,

@@ -99,8 +99,8 @@ HttpConfig config_of(const nb::dict& values) {
                  PODIUM_FIELD(stalled_ms) || PODIUM_FIELD(max_connection_idle_ms) || PODIUM_FIELD(max_connection_age_ms) ||
                  PODIUM_FIELD(max_connection_age_grace_ms) || PODIUM_FIELD(keepalive_time_ms) ||
                  PODIUM_FIELD(keepalive_timeout_ms) || PODIUM_FIELD(keepalive_without_calls) ||
-                 PODIUM_FIELD(min_ping_interval_ms) || PODIUM_FIELD(max_pings_without_data) ||
-                 PODIUM_FIELD(max_ping_strikes) || PODIUM_FIELD(compression);
+                 PODIUM_FIELD(min_ping_interval_ms) || PODIUM_FIELD(max_pings_without_data) || PODIUM_FIELD(max_ping_strikes) ||
+                 PODIUM_FIELD(compression);
 #undef PODIUM_FIELD
     if (!known) throw nb::value_error(("unknown setting '" + key + "'").c_str());
   }
@@ -179,12 +179,14 @@ class Call {
 
 class Server {
  public:
-  Server(nb::object plane, const nb::dict& config, int io_threads, bool subjects)
+  Server(nb::object plane, const nb::dict& config, int io_threads, bool subjects, size_t max_stream_requests,
+         size_t max_stream_bytes)
       : serving_(std::make_shared<Serving>(std::move(plane))) {
     if (serving_->plane.is_none()) {
       serving_->door = std::make_unique<SlowDoor>(serving_->calls);
     } else {
-      serving_->door = make_door(nb::cast<BoundPlane&>(serving_->plane), serving_->calls, io_threads, subjects);
+      serving_->door = make_door(nb::cast<BoundPlane&>(serving_->plane), serving_->calls, io_threads, subjects,
+                                 StreamLimits{max_stream_requests, max_stream_bytes});
     }
     serving_->http = make_http_server(config_of(config), *serving_->door, io_threads);
   }
@@ -269,7 +271,8 @@ nb::dict auth_of(const Call& call) {
 }  // namespace
 
 void bind_server(nb::module_& module) {
-  nb::class_<Call>(module, "Call", "One call that Python answers. Thread-safe: what it is told is done on its connection's loop.")
+  nb::class_<Call>(module, "Call",
+                   "One call that Python answers. Thread-safe: what it is told is done on its connection's loop.")
       .def_prop_ro("path", [](const Call& call) { return text_of(call.stream().path); })
       .def_prop_ro("metadata", [](const Call& call) { return pairs_of(call.stream().metadata); })
       .def_prop_ro("arrival_ns", [](const Call& call) { return call.stream().arrival_ns; })
@@ -288,10 +291,12 @@ void bind_server(nb::module_& module) {
       .def("want_writable", &Call::want_writable, "One event `writable` once everything that was sent is written.");
 
   nb::class_<Server>(module, "Server", "An HTTP/2 server whose calls come as events. One thread of Python drives it.")
-      .def(nb::init<nb::object, const nb::dict&, int, bool>(), nb::arg("plane").none(), nb::arg("config"),
-           nb::arg("io_threads"), nb::arg("subjects") = false,
+      .def(nb::init<nb::object, const nb::dict&, int, bool, size_t, size_t>(), nb::arg("plane").none(), nb::arg("config"),
+           nb::arg("io_threads"), nb::arg("subjects") = false, nb::arg("max_stream_requests") = StreamLimits().max_requests,
+           nb::arg("max_stream_bytes") = StreamLimits().max_bytes,
            "`plane` None: every call becomes an event. `subjects`: callers have certificates that say who they are.")
-      .def("listen", [](Server& server, int fd, bool tls) { server.http().listen(fd, tls); }, "Takes over a listening socket.")
+      .def(
+          "listen", [](Server& server, int fd, bool tls) { server.http().listen(fd, tls); }, "Takes over a listening socket.")
       .def("set_tls",
            [](Server& server, const nb::bytes& chain, const nb::bytes& key, const nb::bytes& roots) {
              server.http().set_tls({string_of(chain), string_of(key), string_of(roots)});
@@ -299,12 +304,14 @@ void bind_server(nb::module_& module) {
       .def("on_handshake", &Server::on_handshake, "Called, on an IO thread, before each handshake.")
       .def("start", [](Server& server) { server.http().start(); })
       .def("drain", [](Server& server) { server.http().drain(); })
-      .def("wait_drained", [](Server& server, double timeout_s) { return server.http().wait_drained(timeout_s); },
-           nb::call_guard<nb::gil_scoped_release>())
+      .def(
+          "wait_drained", [](Server& server, double timeout_s) { return server.http().wait_drained(timeout_s); },
+          nb::call_guard<nb::gil_scoped_release>())
       .def("stop", &Server::stop)
       .def("counters", &Server::counters)
       .def_prop_ro("event_fd", &Server::event_fd)
-      .def("take_events", &Server::take_events, "All events since the last time: (kind, key of the call, Call or bytes or None).");
+      .def("take_events", &Server::take_events,
+           "All events since the last time: (kind, key of the call, Call or bytes or None).");
 }
 
 }  // namespace podium

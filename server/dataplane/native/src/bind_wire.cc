@@ -72,7 +72,7 @@ class Wire {
 
   nb::bytes encode(const std::string& model, const std::string& version, const std::string& id,
                    const std::vector<std::tuple<uint16_t, std::vector<int64_t>, nb::object>>& outputs,
-                   const std::optional<Times>& times) {
+                   const std::optional<Times>& times, bool streamed) {
     const std::shared_ptr<const Route>* route = routes_.find(model, version);
     if (!route) throw std::invalid_argument("no such route");
     std::vector<OutputData> parts;
@@ -89,7 +89,7 @@ class Wire {
       timing = Timing{true, features.has_value(), queue, execute, features.value_or(0), rows, total};
     }
     size_t size = 0;
-    Bytes made = encode_response(**route, id, parts, timing, &size);
+    Bytes made = encode_response(**route, id, parts, timing, &size, streamed);
     if (!made.size) throw std::length_error(std::to_string(size));
     return nb::bytes(made.data.get(), made.size);
   }
@@ -151,7 +151,12 @@ void bind_wire(nb::module_& module) {
            nb::arg("max_batch"), nb::arg("masks"))
       .def("decode", &Wire::decode, nb::arg("pieces"), nb::arg("compact") = false)
       .def("encode", &Wire::encode, nb::arg("model"), nb::arg("version"), nb::arg("id"), nb::arg("outputs"),
-           nb::arg("times").none() = nb::none());
+           nb::arg("times").none() = nb::none(), nb::arg("streamed") = false)
+      .def_static("error",
+                  [](const std::string& text, const std::string& id, const std::string& model, const std::string& version) {
+                    Bytes made = encode_error(text, id, model, version);
+                    return nb::bytes(made.data.get(), made.size);
+                  });
   module.def("shape_of", [](uint64_t mask, const std::vector<std::vector<int64_t>>& dims) {
     std::vector<const std::vector<int64_t>*> each;
     for (const std::vector<int64_t>& one : dims) each.push_back(&one);

@@ -13,7 +13,8 @@ constexpr size_t most_letters = 128;
 std::string named(std::string_view declared) {
   while (!declared.empty() && declared.front() == ' ') declared.remove_prefix(1);
   while (!declared.empty() && declared.back() == ' ') declared.remove_suffix(1);
-  bool printable = std::all_of(declared.begin(), declared.end(), [](unsigned char letter) { return letter >= 32 && letter < 127; });
+  bool printable =
+      std::all_of(declared.begin(), declared.end(), [](unsigned char letter) { return letter >= 32 && letter < 127; });
   return declared.size() <= most_letters && printable ? std::string(declared) : "invalid";
 }
 

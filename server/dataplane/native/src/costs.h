@@ -45,9 +45,7 @@ inline int64_t part(int64_t one, int64_t other, int64_t divisor) {
 }
 
 // Python's //, for a positive divisor: C++ rounds towards 0, and a clock that two threads read may seem to go back.
-inline int64_t floor_divide(int64_t dividend, int64_t divisor) {
-  return dividend / divisor - (dividend % divisor < 0 ? 1 : 0);
-}
+inline int64_t floor_divide(int64_t dividend, int64_t divisor) { return dividend / divisor - (dividend % divisor < 0 ? 1 : 0); }
 
 // Once predictions alone have refused work for this long, one batch runs regardless; see costs.py for the three.
 constexpr int64_t trial_after_ns = ns_per_s;

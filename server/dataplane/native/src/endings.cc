@@ -39,7 +39,8 @@ Ending Endings::queue_full(std::string_view id, int64_t waits_ns) const {
 }
 
 Ending Endings::too_many_requests(std::string_view id, uint64_t requests) const {
-  return full(id, std::string(full_text) + ": " + std::to_string(requests) + " requests are in flight in this server", retry_ms);
+  return full(id, std::string(full_text) + ": " + std::to_string(requests) + " requests are in flight in this server",
+              retry_ms);
 }
 
 Ending Endings::too_many_bytes(std::string_view id, uint64_t bytes) const {
@@ -54,6 +55,11 @@ Ending Endings::predicted(int64_t late_ns) const {
   std::snprintf(text, sizeof text, "%s: predicted to finish %.3f ms after its deadline", expired_text,
                 static_cast<double>(late_ns) / 1e6);
   return late(text);
+}
+
+// server/transport/streams.py, LEAVING
+Ending Endings::server_leaves() const {
+  return Ending{stopping, "GRPC server is shutting down and has stopped accepting new requests.", {}};
 }
 
 Ending Endings::server_stops() const { return Ending{stopping, "Server is stopping", {}}; }

@@ -28,6 +28,7 @@ struct Endings {
   Ending passed() const;
   Ending predicted(int64_t late_ns) const;
   Ending server_stops() const;
+  Ending server_leaves() const;
 
  private:
   Ending full(std::string_view id, std::string text, int64_t retry_ms) const;

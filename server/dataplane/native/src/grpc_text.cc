@@ -118,7 +118,9 @@ bool decode_binary(std::string_view name, std::string_view value, Metadata* meta
 bool parse_timeout(std::string_view text, int64_t* timeout_ns) {
   constexpr int64_t most = 100'000'000;
   size_t at = 0;
-  auto skip_spaces = [&] { while (at < text.size() && text[at] == ' ') ++at; };
+  auto skip_spaces = [&] {
+    while (at < text.size() && text[at] == ' ') ++at;
+  };
   skip_spaces();
   size_t first = at;
   int64_t count = 0;

@@ -81,9 +81,9 @@ class Stream : public Counted {
   // whoever answers it; the door's own
   Ref<Counted> lane;
 
-  virtual bool open() const = 0;         // whether anything can still be sent
+  virtual bool open() const = 0;          // whether anything can still be sent
   virtual void begin(const Metadata&) {}  // the headers alone, now, with this metadata; nothing once they are sent
-  virtual void send(Bytes message) = 0;  // one message with its five bytes of prefix; headers go before the first
+  virtual void send(Bytes message) = 0;   // one message with its five bytes of prefix; headers go before the first
   virtual void finish(Code code, std::string_view text, const Metadata& trailing) = 0;  // once; later calls do nothing
   virtual void read(bool wanted) = 0;       // false: take nothing more from the caller (its window closes)
   virtual size_t unsent_bytes() const = 0;  // sent, and not yet written to the socket
@@ -99,12 +99,16 @@ class Door {
   virtual void gone(Stream& stream) = 0;                     // reset, lost, or out of time: nothing can be sent any more
   virtual void writable(Stream& stream) = 0;                 // unsent_bytes() has fallen to 0
   virtual void round_ended(Loop& loop) = 0;                  // all that had arrived has been handed over
+  virtual void answered(Stream&, int64_t, Bytes&&) {}        // a Command's answer to one of the stream's messages
+  virtual void leaving(Loop&) {}                             // the server drains: what goes on without end must end
 };
 
 // What other threads want done on a loop. `message` empty: only the end. `ends` false: more will come.
+// `answers` not negative: `message` answers that message of the stream, and its door sends it when its turn comes.
 struct Command {
   Ref<Stream> stream;
   Bytes message;
+  int64_t answers = -1;
   bool ends = true;
   Code code = Code::ok;
   std::string text;

@@ -31,7 +31,7 @@ const nghttp2_nv status_200 = pair(":status", "200", constant);
 const nghttp2_nv type_grpc = pair("content-type", "application/grpc", constant);
 const nghttp2_nv takes = pair("grpc-accept-encoding", "identity, deflate, gzip", constant);
 
-constexpr std::array<std::string_view, 17> codes{"0", "1", "2",  "3",  "4",  "5",  "6",  "7", "8",
+constexpr std::array<std::string_view, 17> codes{"0", "1",  "2",  "3",  "4",  "5",  "6",  "7", "8",
                                                  "9", "10", "11", "12", "13", "14", "15", "16"};
 
 // A number that is no code is what the C core makes of it: unknown.

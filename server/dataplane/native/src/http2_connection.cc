@@ -37,8 +37,8 @@ HttpConnection::HttpConnection(HttpLoop& loop, int fd, std::string address, Ref<
       strikes_(loop.config().min_ping_interval_ms, loop.config().max_ping_strikes, loop.config().keepalive_without_calls),
       keepalive_(keepalive_ms(loop.config().keepalive_time_ms), loop.config().keepalive_timeout_ms,
                  loop.config().keepalive_without_calls, loop.config().max_pings_without_data, loop.now()),
-      age_(loop.config().max_connection_idle_ms, loop.config().max_connection_age_ms,
-           loop.config().max_connection_age_grace_ms, loop.chance(), loop.now()),
+      age_(loop.config().max_connection_idle_ms, loop.config().max_connection_age_ms, loop.config().max_connection_age_grace_ms,
+           loop.chance(), loop.now()),
       flood_(FloodLimits{}, loop.now()),
       opened_ns_(loop.now()),
       written_ns_(loop.now()) {

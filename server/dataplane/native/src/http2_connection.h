@@ -103,21 +103,21 @@ class HttpConnection final : public Watched {
   std::vector<Ref<HttpStream>> writable_;
 
   bool touched_ = false;
-  bool blocked_ = false;       // the socket takes no more
+  bool blocked_ = false;  // the socket takes no more
   bool watches_writes_ = false;
-  bool heard_ = false;         // its first frame
+  bool heard_ = false;  // its first frame
   bool draining_ = false;
   bool final_goaway_ = false;
-  bool overfull_ = false;      // it does not read its answers
-  bool calmed_ = false;        // sent away for too many frames
-  size_t missing_ = 0;         // of the message that the last read left unfinished
+  bool overfull_ = false;  // it does not read its answers
+  bool calmed_ = false;    // sent away for too many frames
+  size_t missing_ = 0;     // of the message that the last read left unfinished
 
   PingStrikes strikes_;
   Keepalive keepalive_;
   AgePolicy age_;
   FloodPolicy flood_;
   int64_t opened_ns_;
-  int64_t written_ns_;         // last progress of writing
+  int64_t written_ns_;                   // last progress of writing
   int64_t headers_ns_ = no_deadline_ns;  // since when those of a call have been arriving
   int32_t headers_of_ = 0;
   int64_t settle_ns_ = no_deadline_ns;  // when draining or lingering goes one step further

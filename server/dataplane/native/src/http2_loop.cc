@@ -178,6 +178,7 @@ void HttpLoop::drain() {
   listening_.clear();
   const std::vector<HttpConnection*> all(connections_.begin(), connections_.end());
   for (HttpConnection* connection : all) connection->drain();
+  door_.leaving(*this);
 }
 
 void HttpLoop::stop() {
@@ -250,6 +251,7 @@ void HttpLoop::run_posted() {
 void HttpLoop::obey(Command& command) {
   auto& stream = static_cast<HttpStream&>(*command.stream);
   try {
+    if (command.answers >= 0) return door_.answered(stream, command.answers, std::move(command.message));
     if (command.message.size) stream.send(std::move(command.message));
     if (command.ends) stream.finish(command.code, command.text, command.trailing);
   } catch (...) {

@@ -41,8 +41,8 @@ void HttpStream::data(const uint8_t* bytes, size_t size) {
 bool HttpStream::begin_message() {
   uint64_t most = loop_.config().max_message_bytes;
   if (reader_.size() > most) {
-    fail(Code::resource_exhausted, "SERVER: Received message larger than max (" + std::to_string(reader_.size()) + " vs. " +
-                                       std::to_string(most) + ")");
+    fail(Code::resource_exhausted,
+         "SERVER: Received message larger than max (" + std::to_string(reader_.size()) + " vs. " + std::to_string(most) + ")");
   } else if (!reader_.prefix_valid()) {
     fail(Code::internal, "Received a message with unknown flags");
   } else if (reader_.compressed() && !encoding_) {

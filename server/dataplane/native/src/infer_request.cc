@@ -155,6 +155,13 @@ void put_dims(std::string& target, const List& dims) {
 
 }  // namespace
 
+Rope PlainRequest::take_message() {
+  Rope taken = std::move(message);
+  message = Rope();
+  taken.shorten(arrived_bytes);
+  return taken;
+}
+
 void PlainRequest::compact() {
   message = message.compact();
   for (InputData& input : inputs) input.mark = Mark{0, input.position};
@@ -163,7 +170,9 @@ void PlainRequest::compact() {
 void PlainRequest::clear() {
   route.reset();
   message = Rope();
+  arrived_bytes = 0;
   id.clear();
+  version.clear();
   inputs.clear();
   outputs.clear();
   shape.clear();
@@ -185,10 +194,12 @@ bool decode_plain(Rope& message, const Routes& routes, PlainRequest& made) {
   if (!fit_inputs(message, request, **route, made, typed) || !fit_outputs(request, **route, made)) return false;
   made.route = *route;
   made.id.assign(request.id);
+  made.version.assign(request.version);
   made.timeout_us = request.timeout_us;
   made.priority = request.priority;
   made.timing = request.timing;
   made.shape = shape_of(made.mask, made.inputs);
+  made.arrived_bytes = message.size();
   made.message = std::move(message);
   message = Rope();
   for (const Made& part : typed) {

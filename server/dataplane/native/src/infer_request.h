@@ -49,11 +49,14 @@ struct InputData {
 
 // A request that fits its version. `inputs` by the route's index, meaningful where `mask` has the bit; `outputs`: indices into
 // the route's outputs in the order asked for, empty: all of them, in the route's order. `shape`: see Ticket.
-// `message` may be longer than what arrived: elements that came one by one are behind it, put together.
+// `message` may be longer than what arrived: elements that came one by one are behind it, put together. `version` is as its caller
+// wrote it.
 struct PlainRequest {
   std::shared_ptr<const Route> route;
   Rope message;
+  size_t arrived_bytes = 0;
   std::string id;
+  std::string version;
   std::vector<InputData> inputs;
   uint64_t mask = 0;
   std::vector<uint16_t> outputs;
@@ -63,6 +66,8 @@ struct PlainRequest {
   int64_t priority = 0;    // 0: none stated
   bool timing = false;
 
+  // Gives away the message as it arrived: for another to decode. The rest is of no use then.
+  Rope take_message();
   // Copies the message into one fresh piece, see Rope::compact.
   void compact();
   // As new, but what it has allocated is kept for the next request.

@@ -46,6 +46,19 @@ struct Entries {
   void add(std::string_view name, int64_t value) { at[count++] = Entry{name, value}; }
 };
 
+// The entry of `parameters` by which a stream says that a request gets no more answers: field 4, its key, and true.
+constexpr std::string_view final_entry =
+    "\x22\x1b"
+    "\x0a\x15"
+    "triton_final_response"
+    "\x12\x02\x08\x01";
+
+// A field with an empty text is left out, as proto3 has it.
+size_t text_size(std::string_view text) { return text.empty() ? 0 : field_size(text.size()); }
+uint8_t* put_text(uint8_t* at, uint32_t field, std::string_view text) {
+  return text.empty() ? at : put_field(at, tag(field, Type::length), text);
+}
+
 // An InferParameter with an int64, and the map entry that it is the value of.
 size_t value_size(const Entry& entry) { return 1 + number_size(static_cast<uint64_t>(entry.value)); }
 size_t entry_size(const Entry& entry) { return field_size(entry.name.size()) + field_size(value_size(entry)); }
@@ -104,13 +117,13 @@ ResponseTemplate response_template(const Route& route) {
 }
 
 Bytes encode_response(const Route& route, std::string_view id, const std::vector<OutputData>& outputs, const Timing& timing,
-                      size_t* size) {
+                      size_t* size, bool streamed) {
   ResponseTemplate fresh;
   bool ready = !route.answer.head.empty() && route.answer.tensors.size() == route.outputs.size();
   if (!ready) fresh = response_template(route);
   const ResponseTemplate& shared = ready ? route.answer : fresh;
 
-  size_t content = 0, rest = shared.head.size() + (id.empty() ? 0 : field_size(id.size())), lengths = 0, times = 0;
+  size_t content = 0, rest = shared.head.size() + text_size(id), lengths = 0, times = 0;
   for (const OutputData& output : outputs) {
     content += output.size;
     lengths += 1 + number_size(output.size);
@@ -121,18 +134,39 @@ Bytes encode_response(const Route& route, std::string_view id, const std::vector
   // as Python reckons, so that both refuse the same answers with the same words
   *size = content + rest + 6 * outputs.size();
   if (content > surely_small_bytes && *size > wire::max_message_bytes) return Bytes();
-  *size = content + lengths + rest + times;
-  if (*size > wire::max_message_bytes) return Bytes();
+  *size = content + lengths + rest + times + (streamed ? final_entry.size() : 0);
+  size_t whole = streamed ? field_size(*size) : *size;
+  if (whole > wire::max_message_bytes) return Bytes();
 
-  Bytes made = with_prefix(*size);
-  uint8_t* at = put_bytes(made.data.get() + prefix_bytes, shared.head.data(), shared.head.size());
-  if (!id.empty()) at = put_field(at, tag(3, Type::length), id);
+  Bytes made = with_prefix(whole);
+  uint8_t* at = made.data.get() + prefix_bytes;
+  if (streamed) {
+    *at++ = tag(2, Type::length);
+    at = put_number(at, *size);
+  }
+  at = put_bytes(at, shared.head.data(), shared.head.size());
+  at = put_text(at, 3, id);
+  if (streamed) at = put_bytes(at, final_entry.data(), final_entry.size());
   for (size_t i = 0; i < entries.count; ++i) at = put_entry(at, entries.at[i]);
   for (const OutputData& output : outputs) at = put_tensor(at, shared.tensors[output.output], output);
   for (const OutputData& output : outputs) {
     *at++ = tag(6, Type::length);
     at = put_bytes(put_number(at, output.size), output.data, output.size);
   }
+  return made;
+}
+
+Bytes encode_error(std::string_view text, std::string_view id, std::string_view model, std::string_view version) {
+  bool admitted = !model.empty();
+  size_t inner = text_size(model) + text_size(version) + text_size(id) + (admitted ? final_entry.size() : 0);
+  Bytes made = with_prefix(text_size(text) + field_size(inner));
+  uint8_t* at = put_text(made.data.get() + prefix_bytes, 1, text);
+  *at++ = tag(2, Type::length);
+  at = put_number(at, inner);
+  at = put_text(at, 1, model);
+  at = put_text(at, 2, version);
+  at = put_text(at, 3, id);
+  if (admitted) put_bytes(at, final_entry.data(), final_entry.size());
   return made;
 }
 

@@ -33,7 +33,11 @@ ResponseTemplate response_template(const Route& route);
 // The whole gRPC message: five bytes of prefix, then the response. Byte for byte what server/transport/codec.py serialises, but
 // for the order of map entries. Empty `Bytes` where that refuses it as larger than 2**31 - 1 bytes. `size` is that of the
 // response, of a refused one as the reference reckons it.
+// `streamed`: as a ModelStreamInferResponse, and said to be the last answer to its request (server/transport/streamed.py).
 Bytes encode_response(const Route& route, std::string_view id, const std::vector<OutputData>& outputs, const Timing& timing,
-                      size_t* size);
+                      size_t* size, bool streamed = false);
+
+// An error as a stream has it. `model` empty: of a request that was not admitted. `version` is the one asked for.
+Bytes encode_error(std::string_view text, std::string_view id, std::string_view model, std::string_view version);
 
 }  // namespace podium

@@ -122,9 +122,12 @@ Entered Plane::enter(const Ref<Ticket>& ticket, int64_t now) {
   Device* its = device_of(ticket->queue_id);
   if (!its || its->plan.queue(ticket->queue_id)->closed) return {Outcome::closed};
   switch (limit_.enter(ticket->nbytes)) {
-    case Entry::entered: break;
-    case Entry::too_many_requests: return {Outcome::too_many_requests, 0, limit_.requests()};
-    case Entry::too_many_bytes: return {Outcome::too_many_bytes, 0, limit_.bytes()};
+    case Entry::entered:
+      break;
+    case Entry::too_many_requests:
+      return {Outcome::too_many_requests, 0, limit_.requests()};
+    case Entry::too_many_bytes:
+      return {Outcome::too_many_bytes, 0, limit_.bytes()};
   }
   Admitted admitted;
   try {
@@ -136,9 +139,12 @@ Entered Plane::enter(const Ref<Ticket>& ticket, int64_t now) {
   if (admitted.outcome != Admission::admitted) {
     limit_.leave(ticket->nbytes);
     switch (admitted.outcome) {
-      case Admission::queue_full: return {Outcome::queue_full, admitted.ns};
-      case Admission::passed: return {Outcome::passed};
-      default: return {Outcome::predicted, admitted.ns};
+      case Admission::queue_full:
+        return {Outcome::queue_full, admitted.ns};
+      case Admission::passed:
+        return {Outcome::passed};
+      default:
+        return {Outcome::predicted, admitted.ns};
     }
   }
   if (ticket->deadline_ns < no_deadline_ns) watch(ticket);
@@ -163,18 +169,30 @@ void Plane::submit_all(const std::vector<Ref<NativeTicket>>& tickets, const std:
   for (size_t index = 0; index < tickets.size(); ++index) {
     const Ref<NativeTicket>& ticket = tickets[index];
     if (ticket->state == State::ended) continue;  // its caller left within the round
+    if (ticket->turned_away && *ticket->turned_away) {
+      outcomes[index] = {Outcome::closed};  // none of a stream's messages overtakes another
+      continue;
+    }
     Entered entered = outcomes[index] = enter(Ref<Ticket>(*ticket), now);
     switch (entered.outcome) {
       case Outcome::queue_full:
       case Outcome::too_many_requests:
-      case Outcome::too_many_bytes: refusals_[ticket->queue_id].queue_full++; break;
+      case Outcome::too_many_bytes:
+        refusals_[ticket->queue_id].queue_full++;
+        break;
       case Outcome::passed:
-      case Outcome::predicted: refusals_[ticket->queue_id].expired++; break;
-      default: break;
+      case Outcome::predicted:
+        refusals_[ticket->queue_id].expired++;
+        break;
+      default:
+        break;
     }
-    if (entered.outcome == Outcome::closed || entered.outcome == Outcome::stopped) continue;
+    if (entered.outcome == Outcome::closed || entered.outcome == Outcome::stopped) {
+      if (ticket->turned_away) *ticket->turned_away = true;
+      continue;
+    }
     count_use(ticket->queue_id, consumers[index]);
-    traffic_.fast++;
+    traffic_.fast += ticket->place < 0;
     traffic_.tensor_bytes_in += ticket->nbytes;
     traffic_.received += ticket->request.message.copied();
   }
@@ -350,37 +368,19 @@ void Plane::expire_forever() {
 }
 
 void Plane::end_late(Ref<Ticket> ticket, Late& late) {
-  Late::Entry entry{ticket, Ref<Stream>(), ticket->state == State::taken, ticket->state == State::taken && !ticket->staged};
+  Late::Entry entry{ticket, Ref<Stream>(), ticket->state == State::taken, ticket->state == State::taken && !ticket->staged, {}};
   if (ticket->native) {
-    entry.stream = std::move(static_cast<NativeTicket&>(*ticket).stream);
+    NativeTicket& native = static_cast<NativeTicket&>(*ticket);
+    entry.stream = std::move(native.stream);
+    if (native.place >= 0) {
+      entry.answer = error_of(native, (late.why == Ended::expired ? endings_.passed() : endings_.server_stops()).text);
+    }
     // one that is being executed is counted with its batch
     if (late.why == Ended::expired && !entry.executing) refusals_[ticket->queue_id].expired++;
   }
   ticket->refused = late.why == Ended::expired ? Refused::expired : Refused::stopping;
   end(*ticket);
   late.entries.push_back(std::move(entry));
-}
-
-void Plane::tell(const Late& late) {
-  if (late.entries.empty()) return;
-  std::vector<std::pair<uint64_t, bool>> numbers;
-  std::map<Loop*, std::vector<Command>> commands;
-  Ending ending = late.why == Ended::expired ? endings_.passed() : endings_.server_stops();
-  for (const Late::Entry& entry : late.entries) {
-    if (!entry.ticket->native) {
-      numbers.emplace_back(static_cast<PythonTicket&>(*entry.ticket).python_number, entry.in_batch);
-      continue;
-    }
-    Command command;
-    command.stream = entry.stream;
-    command.code = entry.executing ? Code::deadline_exceeded : ending.code;
-    command.text = entry.executing ? "Deadline Exceeded" : ending.text;
-    if (!entry.executing) command.trailing = ending.trailing;
-    commands[&entry.stream->loop()].push_back(std::move(command));
-    if (!entry.in_batch) static_cast<NativeTicket&>(*entry.ticket).forget();
-  }
-  for (auto& [loop, its] : commands) loop->post(std::move(its));
-  if (!numbers.empty() && on_ended_) on_ended_(numbers, late.why);
 }
 
 }  // namespace podium

@@ -106,6 +106,9 @@ constexpr size_t most_consumers = 4000;
 constexpr const char* other_consumers = "other";
 using Uses = std::unordered_map<std::string, uint64_t>;
 
+// The answer to an admitted message of a stream that failed.
+Bytes error_of(const NativeTicket& ticket, std::string_view text);
+
 // Thread-safe.
 class Plane {
  public:
@@ -142,8 +145,8 @@ class Plane {
   int64_t enter_device(Taken& taken);
   void leave_device(const Taken& taken);
   // Ends every ticket. `answered[i]`: whether its caller was still there. Answers of native tickets leave from here.
-  void finish(Taken& taken, const std::vector<PartResult>& parts, const Execution& execution, int64_t ran_rows,
-              int64_t took_ns, std::vector<uint8_t>& answered);
+  void finish(Taken& taken, const std::vector<PartResult>& parts, const Execution& execution, int64_t ran_rows, int64_t took_ns,
+              std::vector<uint8_t>& answered);
 
   // what the fast lane looks at, from any thread
   void publish(std::shared_ptr<const Routes> routes);
@@ -176,6 +179,7 @@ class Plane {
       Ref<Stream> stream;
       bool in_batch;
       bool executing;
+      Bytes answer;  // of a stream's message, made while nobody else can let go of its request
     };
     std::vector<Entry> entries;
     Ended why;
@@ -191,7 +195,7 @@ class Plane {
   bool may_expire(const Ticket& ticket) const;
   bool is_watched(const Ticket& ticket) const;
   void expire_forever();
-  void tell(const Late& late);
+  void tell(Late& late);
   void count_use(uint64_t queue_id, const std::string& consumer);
   void wait(Lock& lock, std::condition_variable& changed, int64_t until_ns);
 

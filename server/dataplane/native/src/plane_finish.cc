@@ -1,4 +1,5 @@
-// The end of a batch: every ticket ended, its answer written and handed to its connection's loop.
+// The end of a batch: every ticket ended, its answer written and handed to its connection's loop. And the end of those that no
+// batch answers.
 #include <algorithm>
 #include <map>
 #include <new>
@@ -31,9 +32,14 @@ struct Writer {
   Timing timing(const NativeTicket& ticket) const;
 };
 
-Command failed(Ref<Stream> stream, const Ending& ending) {
+Command failed(NativeTicket& ticket, const Ending& ending) {
   Command command;
-  command.stream = std::move(stream);
+  command.stream = std::move(ticket.stream);
+  if (ticket.place >= 0) {
+    command.answers = ticket.place;
+    command.message = error_of(ticket, ending.text);
+    return command;
+  }
   command.code = ending.code;
   command.text = ending.text;
   command.trailing = ending.trailing;
@@ -86,7 +92,7 @@ Command Writer::answer(NativeTicket& ticket, int64_t first_row) {
     return encoded(ticket, first_row);
   } catch (const std::bad_alloc&) {
     // its neighbours may be smaller
-    return failed(std::move(ticket.stream), Ending{Code::internal, "no memory for the answer", {}});
+    return failed(ticket, Ending{Code::internal, "no memory for the answer", {}});
   }
 }
 
@@ -99,7 +105,7 @@ Command Writer::encoded(NativeTicket& ticket, int64_t first_row) {
     uint16_t index = ticket.request.outputs.empty() ? static_cast<uint16_t>(place) : ticket.request.outputs[place];
     if (!select(index, ticket, first_row)) {
       std::string text = "model '" + route.model + "' gave no output '" + route.outputs[index].name + "'";
-      return failed(std::move(ticket.stream), Ending{Code::internal, std::move(text), {}});
+      return failed(ticket, Ending{Code::internal, std::move(text), {}});
     }
   }
   const int64_t* at = dims.data();
@@ -108,19 +114,24 @@ Command Writer::encoded(NativeTicket& ticket, int64_t first_row) {
     at += output.dims_count;
   }
   size_t size = 0;
-  Bytes message = encode_response(route, ticket.request.id, outputs, timing(ticket), &size);
+  Bytes message = encode_response(route, ticket.request.id, outputs, timing(ticket), &size, ticket.place >= 0);
   if (!message.data) {
     std::string text = "Response has byte size " + std::to_string(size) + " which exceeds gRPC's byte size limit " +
                        std::to_string(max_response_bytes) + ".";
-    return failed(std::move(ticket.stream), Ending{Code::invalid_argument, std::move(text), {}});
+    return failed(ticket, Ending{Code::invalid_argument, std::move(text), {}});
   }
   Command command;
   command.stream = std::move(ticket.stream);
+  command.answers = ticket.place;
   command.message = std::move(message);
   return command;
 }
 
 }  // namespace
+
+Bytes error_of(const NativeTicket& ticket, std::string_view text) {
+  return encode_error(text, ticket.request.id, ticket.request.route->model, ticket.request.version);
+}
 
 void Plane::finish(Taken& taken, const std::vector<PartResult>& parts, const Execution& execution, int64_t ran_rows,
                    int64_t took_ns, std::vector<uint8_t>& answered) {
@@ -153,8 +164,7 @@ void Plane::finish(Taken& taken, const std::vector<PartResult>& parts, const Exe
         NativeTicket& native = static_cast<NativeTicket&>(ticket);
         if (answered[index]) {
           Loop* loop = &native.stream->loop();
-          commands[loop].push_back(part.executed ? writer.answer(native, row)
-                                                   : failed(std::move(native.stream), part.error));
+          commands[loop].push_back(part.executed ? writer.answer(native, row) : failed(native, part.error));
         }
         native.forget();
       }
@@ -167,8 +177,33 @@ void Plane::finish(Taken& taken, const std::vector<PartResult>& parts, const Exe
     auto [loop, its] = std::move(*last);
     bool all = ++last == commands.end();
     // how long answers take to leave: told by the last loop that has any
-    loop->post(std::move(its), all ? std::function<void()>([this, ended_ns] { observe_delivery(now_ns() - ended_ns); }) : nullptr);
+    loop->post(std::move(its),
+               all ? std::function<void()>([this, ended_ns] { observe_delivery(now_ns() - ended_ns); }) : nullptr);
   }
+}
+
+void Plane::tell(Late& late) {
+  if (late.entries.empty()) return;
+  std::vector<std::pair<uint64_t, bool>> numbers;
+  std::map<Loop*, std::vector<Command>> commands;
+  Ending ending = late.why == Ended::expired ? endings_.passed() : endings_.server_stops();
+  for (Late::Entry& entry : late.entries) {
+    if (!entry.ticket->native) {
+      numbers.emplace_back(static_cast<PythonTicket&>(*entry.ticket).python_number, entry.in_batch);
+      continue;
+    }
+    Command command;
+    command.stream = entry.stream;
+    command.answers = static_cast<NativeTicket&>(*entry.ticket).place;
+    command.message = std::move(entry.answer);
+    command.code = entry.executing ? Code::deadline_exceeded : ending.code;
+    command.text = entry.executing ? "Deadline Exceeded" : ending.text;
+    if (!entry.executing) command.trailing = ending.trailing;
+    commands[&entry.stream->loop()].push_back(std::move(command));
+    if (!entry.in_batch) static_cast<NativeTicket&>(*entry.ticket).forget();
+  }
+  for (auto& [loop, its] : commands) loop->post(std::move(its));
+  if (!numbers.empty() && on_ended_) on_ended_(numbers, late.why);
 }
 
 }  // namespace podium

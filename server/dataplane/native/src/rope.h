@@ -56,6 +56,17 @@ class Rope {
     }
   }
 
+  // Keeps the first `size` bytes, which must be within.
+  void shorten(size_t size) {
+    while (size_ - size) {
+      Piece& last = pieces_.back();
+      size_t part = size_ - size < last.size ? size_ - size : last.size;
+      last.size -= part;
+      size_ -= part;
+      if (!last.size) pieces_.pop_back();
+    }
+  }
+
   // As `append`, of bytes that were copied to where they lie.
   void append_copied(const Ref<Slab>& slab, const uint8_t* data, size_t size) {
     append(slab, data, size);

@@ -17,8 +17,11 @@ class NativeTicket final : public Ticket {
   PlainRequest request;
   Ref<Stream> stream;
   int64_t call_deadline_ns = no_deadline_ns;  // of its call, after which nobody hears its answer, whatever is being executed
-  bool submitted = false;  // its loop's thread alone
+  bool submitted = false;                     // its loop's thread alone
   bool has_message = false;
+  // Of a message of a stream: which one it is, and whether one before it was turned away, which is its loop's alone to look at.
+  int64_t place = -1;
+  bool* turned_away = nullptr;
 
   // Lets go of what the request holds: a ticket stays in the heap of deadlines until its own has passed.
   void forget() {

@@ -93,7 +93,10 @@ class Wire:
 
     def decode(self, pieces: Sequence[bytes], compact: bool = False) -> object: ...
 
-    def encode(self, model: str, version: str, id: str, outputs: Sequence[tuple[int, Sequence[int], object]], times: tuple[int, int, int | None, int, int] | None = None) -> bytes: ...
+    def encode(self, model: str, version: str, id: str, outputs: Sequence[tuple[int, Sequence[int], object]], times: tuple[int, int, int | None, int, int] | None = None, streamed: bool = False) -> bytes: ...
+
+    @staticmethod
+    def error(arg0: str, arg1: str, arg2: str, arg3: str, /) -> bytes: ...
 
 @overload
 def shape_of(arg0: int, arg1: Sequence[Sequence[int]], /) -> bytes: ...
@@ -244,7 +247,7 @@ class Server:
     An HTTP/2 server whose calls come as events. One thread of Python drives it.
     """
 
-    def __init__(self, plane: object | None, config: dict, io_threads: int, subjects: bool = False) -> None:
+    def __init__(self, plane: object | None, config: dict, io_threads: int, subjects: bool = False, max_stream_requests: int = 1000, max_stream_bytes: int = 67108864) -> None:
         """
         `plane` None: every call becomes an event. `subjects`: callers have certificates that say who they are.
         """

@@ -37,9 +37,9 @@ void check_equal(const A& found, const B& wanted, const char* file, int line, co
 
 }  // namespace podium::units
 
-#define TEST(name)                                                          \
-  static void name();                                                       \
-  static const podium::units::Registered registered_##name(#name, name);    \
+#define TEST(name)                                                       \
+  static void name();                                                    \
+  static const podium::units::Registered registered_##name(#name, name); \
   static void name()
 #define CHECK(...) podium::units::check((__VA_ARGS__), __FILE__, __LINE__, #__VA_ARGS__)
 #define CHECK_EQUAL(found, wanted) podium::units::check_equal((found), (wanted), __FILE__, __LINE__, #found)

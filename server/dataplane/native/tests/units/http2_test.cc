@@ -67,8 +67,8 @@ struct Fired final : Timer {
 }  // namespace
 
 TEST(messages_are_the_same_however_they_are_cut) {
-  const std::vector<std::vector<uint8_t>> messages = {{},           counted(1),      counted(5),   {},
-                                                      counted(4095), counted(70'000), counted(4097)};
+  const std::vector<std::vector<uint8_t>> messages = {{},           counted(1), counted(5), {}, counted(4095), counted(70'000),
+                                                      counted(4097)};
   std::vector<uint8_t> sent;
   for (const auto& message : messages) {
     std::vector<uint8_t> one = framed(message);

@@ -1,112 +1,24 @@
 // Everything at once that a plane is for, and the law: whatever was admitted ends exactly once, and nothing is kept.
 #include <chrono>
-#include <cstring>
 #include <deque>
 #include <memory>
 #include <random>
 #include <thread>
 
-#include "calls.h"
 #include "check.h"
-#include "door.h"
-#include "fake_calls.h"
-#include "infer_response.h"
-#include "plane.h"
+#include "plane_stage.h"
 
-namespace podium {
+namespace podium::units {
 namespace {
-
-using units::FakeLoop;
-using units::FakeStream;
-
-constexpr int width = 2;
-constexpr int64_t hour_ns = 3600 * ns_per_s;
-
-void put_field(std::string& target, int field, const std::string& content) {
-  target += static_cast<char>(field << 3 | 2);
-  target += static_cast<char>(content.size());
-  target += content;
-}
-
-std::string bytes_of(const std::vector<int64_t>& numbers) {
-  return {reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof numbers[0]};
-}
-
-// A ModelInferRequest to "m" with the input X, INT64 [rows, 2]; shorter than 128 bytes in each field.
-Rope request_of(const std::vector<int64_t>& numbers) {
-  std::string tensor, message;
-  put_field(tensor, 1, "X");
-  put_field(tensor, 2, "INT64");
-  put_field(tensor, 3, {static_cast<char>(numbers.size() / width), static_cast<char>(width)});
-  put_field(message, 1, "m");
-  put_field(message, 5, tensor);
-  put_field(message, 7, bytes_of(numbers));
-  Ref<Slab> slab = Slab::make(message.size());
-  std::memcpy(slab->data(), message.data(), message.size());
-  Rope rope;
-  rope.append(slab, slab->data(), message.size());
-  return rope;
-}
-
-std::shared_ptr<const Route> route_of(uint64_t queue_id) {
-  Route route{};
-  route.queue_id = queue_id;
-  route.model = "m";
-  route.version = "1";
-  route.inputs = {TensorSpec{"X", Datatype::INT64, {-1}, false}};
-  route.outputs = {TensorSpec{"Y", Datatype::INT64, {-1}, false}};
-  route.max_batch = 4;
-  route.masks = {1};
-  route.allow_timeout_override = true;
-  route.priority_levels = 1;
-  route.answer = response_template(route);
-  return std::make_shared<const Route>(std::move(route));
-}
-
-struct Stage {
-  Plane plane{200, 1 << 20, false};
-  Calls calls;
-  std::vector<std::unique_ptr<FakeLoop>> loops;
-  std::unique_ptr<Door> door;
-  std::atomic<bool> over{false};
-  std::atomic<uint64_t> queue_id{0};
-  // of Python's tickets, by their numbers: how often each has ended
-  std::vector<std::atomic<int>> ends = std::vector<std::atomic<int>>(100'000);
-  std::atomic<uint64_t> numbers{0}, executed{0}, doubled{0}, unanswered{0}, wrong{0}, callers{0};
-
-  Stage() {
-    for (int index = 0; index < 2; ++index) loops.push_back(std::make_unique<FakeLoop>(index));
-    door = make_door(plane, calls, 2, false);
-    plane.set_fast(true);
-    plane.on_ended([this](const std::vector<std::pair<uint64_t, bool>>& tickets, Ended) {
-      for (const auto& ticket : tickets) ++ends[ticket.first];
-    });
-  }
-
-  void open(uint64_t id) {
-    Rules rules;
-    rules.queue_id = id;
-    rules.buckets = {1, 2, 4};
-    rules.costs_ns = {0, 0, 0};
-    rules.max_batch = 4;
-    rules.max_requests = 100;
-    rules.queue_delay_ns = id % 2 ? 0 : 100 * ns_per_us;
-    rules.early_drop = id % 3 == 0;
-    rules.instances = 2;
-    plane.threads_for("cpu", 2, 2);
-    plane.open("cpu", rules);
-    auto routes = std::make_shared<Routes>();
-    routes->add("m", "", route_of(id));
-    plane.publish(std::move(routes));
-    queue_id = id;
-  }
-};
 
 int64_t some_deadline(std::minstd_rand& random, int64_t now) {
   switch (random() % 4) {
-    case 0: return no_deadline_ns;
-    case 1: return now + hour_ns;  // what is cancelled must not be kept until then
-    default: return now + static_cast<int64_t>(random() % 2000) * ns_per_us;
+    case 0:
+      return no_deadline_ns;
+    case 1:
+      return now + hour_ns;  // what is cancelled must not be kept until then
+    default:
+      return now + static_cast<int64_t>(random() % 2000) * ns_per_us;
   }
 }
 
@@ -230,42 +142,6 @@ void answer_slowly(Stage& stage, const std::atomic<bool>& done) {
 
 }  // namespace
 
-TEST(a_call_that_is_left_while_it_waits_is_not_kept_until_its_deadline) {
-  Stage stage;
-  stage.open(1);
-  FakeLoop& loop = *stage.loops[0];
-  Ref<FakeStream> stream = Ref<FakeStream>::take(new FakeStream(loop, {1, 2}));
-  stream->path = "/inference.GRPCInferenceService/ModelInfer";
-  stream->arrival_ns = now_ns();
-  stream->deadline_ns = stream->arrival_ns + hour_ns;
-  stage.door->started(*stream);
-  stage.door->message(*stream, request_of(stream->sent));
-  stage.door->half_closed(*stream);
-  stage.door->round_ended(loop);
-  CHECK_EQUAL(stage.plane.snapshot(1)->waiting, 1u);
-  stage.door->gone(*stream);
-  CHECK_EQUAL(stage.plane.snapshot(1)->open, 0u);
-  CHECK(stream->alone());
-}
-
-TEST(consumers_that_name_themselves_anew_are_counted_as_others) {
-  Stage stage;
-  stage.open(1);
-  std::vector<Entered> outcomes;
-  uint64_t count = 0;
-  for (size_t each = 0; each < most_consumers + 10; ++each) {
-    Ref<NativeTicket> ticket = Ref<NativeTicket>::take(new NativeTicket);
-    ticket->queue_id = 1;
-    ticket->set_deadline(0, 1);  // it has passed: refused, and counted as use
-    stage.plane.submit_all({ticket}, {std::to_string(each)}, outcomes);
-  }
-  Uses uses = stage.plane.take_uses()[1];
-  for (const auto& [consumer, requests] : uses) count += requests;
-  CHECK_EQUAL(count, most_consumers + 10);
-  CHECK_EQUAL(uses.size(), most_consumers + 1);
-  CHECK_EQUAL(uses[other_consumers], 10u);
-}
-
 TEST(what_is_admitted_ends_once_and_nothing_is_kept) {
   Stage stage;
   stage.open(1);
@@ -307,4 +183,4 @@ TEST(what_is_admitted_ends_once_and_nothing_is_kept) {
   CHECK(stage.executed > 500 && stage.callers > 1000);
 }
 
-}  // namespace podium
+}  // namespace podium::units

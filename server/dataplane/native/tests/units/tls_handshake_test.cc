@@ -132,9 +132,15 @@ TEST(certificates_that_nobody_asked_for_say_nothing) {
 }
 
 TEST(names_of_a_certificate_are_grpcs) {
-  Names names{"bill, ing", {{GEN_URI, "spiffe://example/a"}, {GEN_DNS, "One.example"}, {GEN_DNS, "two.example"},
-                            {GEN_EMAIL, "a@example"}, {GEN_IPADD, std::string("\x7f\0\0\x01", 4)},
-                            {GEN_IPADD, std::string(15, 0) + "\x01"}, {GEN_IPADD, "odd"}, {GEN_RID, "1.2.3"}}};
+  Names names{"bill, ing",
+              {{GEN_URI, "spiffe://example/a"},
+               {GEN_DNS, "One.example"},
+               {GEN_DNS, "two.example"},
+               {GEN_EMAIL, "a@example"},
+               {GEN_IPADD, std::string("\x7f\0\0\x01", 4)},
+               {GEN_IPADD, std::string(15, 0) + "\x01"},
+               {GEN_IPADD, "odd"},
+               {GEN_RID, "1.2.3"}}};
   Wishes wishes;
   wishes.own = authority().issue(names);
   Metadata found = outcome_of(mutual_context(), wishes).properties;
