@@ -4,8 +4,6 @@
 // Input: one byte that says how the rest is cut (0: not at all), then the message. Routes: model "m" has inputs of every
 // datatype, all optional; "e" has one without batches.
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <iterator>
 #include <string>
 #include <vector>
@@ -13,16 +11,11 @@
 #include "infer_request.h"
 #include "infer_response.h"
 #include "protobuf_wire.h"
+#include "require.h"
 
 namespace {
 
 using namespace podium;
-
-void require(bool holds, const char* what) {
-  if (holds) return;
-  std::fprintf(stderr, "broken: %s\n", what);
-  std::abort();
-}
 
 void add_route(Routes& routes, const char* model, std::vector<TensorSpec> specs, int64_t max_batch) {
   auto route = std::make_shared<Route>();

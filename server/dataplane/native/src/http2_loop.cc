@@ -188,15 +188,17 @@ void HttpLoop::stop() {
   for (HttpConnection* connection : all) connection->stop();
 }
 
+void HttpLoop::round() {
+  wait();
+  run_posted();
+  contain([this] { timers_.fire(look_at_clock()); });
+  contain([this] { door_.round_ended(*this); });
+  flush();
+  buried_.clear();
+}
+
 void HttpLoop::run() {
-  while (!stopping_) {
-    wait();
-    run_posted();
-    contain([this] { timers_.fire(look_at_clock()); });
-    contain([this] { door_.round_ended(*this); });
-    flush();
-    buried_.clear();
-  }
+  while (!stopping_) round();
   // what was posted since is for calls that have ended
   run_posted();
   flush();

@@ -64,6 +64,8 @@ class HttpLoop final : public Loop {
   // Any thread, once.
   void start();
   void join();
+  // What the thread does again and again. Instead of `start`: fuzzers run rounds themselves.
+  void round();
 
   // The loop's thread.
   const HttpConfig& config() const { return config_; }

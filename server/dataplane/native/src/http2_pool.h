@@ -6,6 +6,15 @@
 #include <array>
 #include <cstddef>
 
+// gcc defines a macro, clang has a question
+#if defined(__SANITIZE_ADDRESS__)
+#define PODIUM_ADDRESS_SANITIZER
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define PODIUM_ADDRESS_SANITIZER
+#endif
+#endif
+
 namespace podium {
 
 // One thread's. Every piece must be back before it dies. Holds at most `kept` free pieces of each size.
@@ -20,7 +29,7 @@ class Pool {
  private:
   struct Piece;
   static constexpr size_t step = 64, sizes = 17;
-#ifdef __SANITIZE_ADDRESS__
+#ifdef PODIUM_ADDRESS_SANITIZER
   static constexpr size_t kept = 0;  // what is used after it was given back is to be seen
 #else
   static constexpr size_t kept = 4096;
