@@ -260,7 +260,23 @@ def test_the_readme_says_what_was_measured() -> None:
         assert not row["share"] or f"| {row['p99_ratio']:.2f} |" in readme
     for row in many["slots"]:
         assert f"{row['of_device'] * 100:.0f} %" in readme
+    _native_as_measured(readme)
     _features_as_measured(readme)
+
+
+def _native_as_measured(readme: str) -> None:
+    rows = json.loads((ROOT / "bench/results/native_plane.json").read_text("utf-8"))["rows"]
+    for row in (row for row in rows if row["part"] == "rates"):
+        turns = [row["servers"][name] for name in ("native", "python", "bare")]
+        cells = " | ".join(f"{turn['rate']:,.0f}/s, {turn['p50_us'] / 1000:.2f} ms" for turn in turns)
+        assert f"| {row['in_flight']} | {cells} | {row['compared'][0]['rate_ratio']:.1f} |" in readme
+    alone, half = (row["servers"]["native"] for row in rows if row["part"] == "latency")
+    assert f"{alone['p50_us']:.0f} µs (p50)" in readme
+    assert f"p99 is {half['p99_us'] / 1000:.2f} ms" in readme
+    for row in (row for row in rows if row["part"] == "bodies"):
+        assert f"{row['compared'][0]['rate_ratio']:.1f} times" in readme
+    (verified,) = (row for row in rows if row["part"] == "verify")
+    assert f"Of {verified['requests']:,} answers that were compared {verified['wrong']} were wrong" in readme
 
 
 def _features_as_measured(readme: str) -> None:
