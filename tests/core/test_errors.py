@@ -3,13 +3,13 @@ import inspect
 import pytest
 
 from server.core import errors
-from server.core.errors import BackendDead, BackendFailed, PodiumError
+from server.core.errors import BackendDead, BackendFailed, InputsUnfit, PodiumError
 
 CLOSED = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
 
 
 def test_the_list_is_closed_and_has_one_base() -> None:
-    assert len(CLOSED) == 19
+    assert len(CLOSED) == 20
     assert all(issubclass(kind, PodiumError) for kind in CLOSED)
     assert not issubclass(PodiumError, ValueError | OSError | RuntimeError)
 
@@ -20,5 +20,6 @@ def test_an_error_says_exactly_its_text(kind: type[PodiumError]) -> None:
     assert kind.__doc__
 
 
-def test_a_dead_backend_is_a_failed_one() -> None:
+def test_a_dead_backend_and_unfit_inputs_are_failures_of_a_batch() -> None:
     assert issubclass(BackendDead, BackendFailed)
+    assert issubclass(InputsUnfit, BackendFailed)
