@@ -128,7 +128,10 @@ class Caller:
                     self.frames.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             self.events += events
             if not self.closed:
-                self.flush()
+                try:
+                    self.flush()
+                except (ConnectionResetError, BrokenPipeError):
+                    self.closed = True
 
     def of(self, kind: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]
