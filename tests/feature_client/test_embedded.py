@@ -20,8 +20,10 @@ from tests.feature_client.rows_for_stores import row
 
 ROOT = Path(__file__).parents[2]
 STARTS = """
-import sys, time
+import signal, sys
 from feature_client.embedded import start_embedded
+# a shell may have started the tests with interrupts ignored, and so this
+signal.signal(signal.SIGINT, signal.default_int_handler)
 server = start_embedded()
 print(server.pid, server.url.removeprefix("unix://"), flush=True)
 sys.stdin.read(1)
