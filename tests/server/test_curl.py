@@ -7,7 +7,7 @@ import pytest
 
 from protos import grpc_service_pb2 as pb
 from tests.server.frames import INFER, message
-from tests.server.serving import Serving
+from tests.server.serving import Serving, counts, until
 from tests.server.targets import own, question
 
 CONTENT = ("content-type: application/grpc", "te: trailers")
@@ -84,5 +84,9 @@ def test_every_unit_of_a_deadline(serving: Serving, tmp_path: Path, timeout: str
 
 def test_a_deadline_that_passes_is_told_by_the_server(serving: Serving, tmp_path: Path) -> None:
     """curl has none of its own: only the server can end the call, and the model takes longer."""
-    _, trailers, body = curl(serving, tmp_path, message(question(9, "slow").SerializeToString()), "grpc-timeout: 100m")
-    assert (trailers["grpc-status"], body) == ("4", b"")
+    with serving.stub() as stub:
+        executed = counts(stub, "slow")[3]
+        _, trailers, body = curl(serving, tmp_path, message(question(9, "slow").SerializeToString()), "grpc-timeout: 100m")
+        assert (trailers["grpc-status"], body) == ("4", b"")
+        # its batch goes on for nobody, and would be counted among those of a test that follows
+        until(lambda: counts(stub, "slow")[3] > executed, "the batch is counted")
