@@ -63,7 +63,8 @@ def test_streams_answer_each_message(channel: Any) -> None:
     assert list(channel.stream_stream("/echo/stream")(iter(messages), timeout=PATIENCE_S)) == messages
 
 
-def test_a_stream_whose_caller_has_not_ended_is_answered(channel: Any) -> None:
+def in_two_parts(channel: Any) -> tuple[Flag, Any]:
+    """A stream that sends "second" once the flag is set, and its answers."""
     over = Flag()
 
     def messages() -> Iterator[bytes]:
@@ -71,7 +72,11 @@ def test_a_stream_whose_caller_has_not_ended_is_answered(channel: Any) -> None:
         over.wait(PATIENCE_S)
         yield b"second"
 
-    answers = channel.stream_stream("/echo/stream")(messages(), timeout=PATIENCE_S)
+    return over, channel.stream_stream("/echo/stream")(messages(), timeout=PATIENCE_S)
+
+
+def test_a_stream_whose_caller_has_not_ended_is_answered(channel: Any) -> None:
+    over, answers = in_two_parts(channel)
     assert next(answers) == b"first"
     over.set()
     assert list(answers) == [b"second"]
@@ -159,39 +164,25 @@ def test_its_peer_is_told_as_grpc_tells_it(channel: Any) -> None:
 
 def test_a_drain_lets_calls_end_and_takes_no_more() -> None:
     with echo() as server, dial(server.address) as channel:
-        over = Flag()
-
-        def messages() -> Iterator[bytes]:
-            yield b"before"
-            over.wait(PATIENCE_S)
-            yield b"after"
-
-        answers = channel.stream_stream("/echo/stream")(messages(), timeout=PATIENCE_S)
-        assert next(answers) == b"before"
+        over, answers = in_two_parts(channel)
+        assert next(answers) == b"first"
         server.drain()
         with pytest.raises(grpc.RpcError) as raised:
             [unary(channel, "/echo/unary", b"late") for _ in iter(int, 1)]  # those before the drain are answered
         assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
         over.set()
-        assert list(answers) == [b"after"]
+        assert list(answers) == [b"second"]
         assert server.ended()["drained"] == 1
 
 
 def test_an_old_connection_finishes_what_it_has() -> None:
     with echo(max_connection_age_ms=50) as server, dial(server.address) as channel:
-        over = Flag()
-
-        def messages() -> Iterator[bytes]:
-            yield b"before"
-            over.wait(PATIENCE_S)
-            yield b"after"
-
-        answers = channel.stream_stream("/echo/stream")(messages(), timeout=PATIENCE_S)
-        assert next(answers) == b"before"
+        over, answers = in_two_parts(channel)
+        assert next(answers) == b"first"
         while server.counters()["connections_accepted"] == 1:
             unary(channel, "/echo/unary")  # none of these is lost to a connection that is let go
         over.set()
-        assert list(answers) == [b"after"]
+        assert list(answers) == [b"second"]
 
 
 def test_calls_that_do_not_end_are_told_that_the_server_stops() -> None:

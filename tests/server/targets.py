@@ -1,11 +1,14 @@
 """Podium as the target of an attack: a fake model that gives its rows back, each call with rows of its own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from protos import grpc_service_pb2 as pb
 from tests.server.attacks import Target
+from tests.server.models import put_fake
 from tests.server.serving import Serving, infer_message, until
 
 GRPC_WORDS = {
@@ -49,3 +52,18 @@ def nothing_is_left(server: Serving) -> None:
     until(lambda: gauge(server, "podium_inflight_requests") <= 1, "only the neighbour is in flight")
     descriptors = Path(f"/proc/{server.process.pid}/fd")
     until(lambda: len(list(descriptors.iterdir())) < 100, "connections are closed")
+
+
+@contextmanager
+def attacked_server(home: Path, plane: str, **slow: float) -> Iterator[Serving]:
+    """A server of its own for what may harm it: the model `echo`, and others by how many us they take."""
+    repository = home / "repository"
+    repository.mkdir()
+    put_fake(repository, "echo", 500.0, max_batch=16)
+    for name, took_us in slow.items():
+        put_fake(repository, name, took_us, max_batch=16, queue="early_drop = false")
+    server = Serving(repository, home, data_plane=plane, max_message_bytes=4_000_000)
+    try:
+        yield server
+    finally:
+        server.stop(errors=GRPC_WORDS[plane])

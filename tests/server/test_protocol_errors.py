@@ -6,9 +6,7 @@ import pytest
 
 from tests.server.attacks import Neighbour, Target, verdict
 from tests.server.frames import Peer, message
-from tests.server.models import put_fake
-from tests.server.serving import Serving
-from tests.server.targets import GRPC_WORDS, inference, question
+from tests.server.targets import attacked_server, inference, question
 from tests.server.violations import LAX, NO_HTTP2, PASSED_OVER, Violations
 
 VIOLATIONS = Violations(message(question(1).SerializeToString()))
@@ -18,15 +16,8 @@ RANDOM = 150
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Target]:
-    home = tmp_path_factory.mktemp("offended")
-    repository = home / "repository"
-    repository.mkdir()
-    put_fake(repository, "echo", 500.0, max_batch=16)
-    server = Serving(repository, home, data_plane=plane, max_message_bytes=4_000_000)
-    try:
+    with attacked_server(tmp_path_factory.mktemp("offended"), plane) as server:
         yield inference(server)
-    finally:
-        server.stop(errors=GRPC_WORDS[plane])
 
 
 @pytest.fixture(scope="module")

@@ -12,23 +12,14 @@ import pytest
 
 from tests.server.attacks import Neighbour, Target
 from tests.server.frames import Peer, data_frames, message
-from tests.server.models import put_fake
 from tests.server.serving import Serving, counts, until
-from tests.server.targets import GRPC_WORDS, gauge, inference, nothing_is_left, own, question
+from tests.server.targets import attacked_server, gauge, inference, nothing_is_left, own, question
 
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Serving]:
-    home = tmp_path_factory.mktemp("left")
-    repository = home / "repository"
-    repository.mkdir()
-    put_fake(repository, "echo", 500.0, max_batch=16)
-    put_fake(repository, "slow", 300_000.0, max_batch=16, queue="early_drop = false")
-    server = Serving(repository, home, data_plane=plane, max_message_bytes=4_000_000)
-    try:
+    with attacked_server(tmp_path_factory.mktemp("left"), plane, slow=300_000.0) as server:
         yield server
-    finally:
-        server.stop(errors=GRPC_WORDS[plane])
 
 
 @pytest.fixture(scope="module")
