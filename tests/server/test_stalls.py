@@ -91,13 +91,14 @@ def test_answers_that_nobody_reads_are_bounded_and_freed(
     neighbour.answered_again()
     nothing_is_left(slow)
     middle = target.memory_bytes()
-    for _ in range(3):
+    for _ in range(6):
         with Peer(target.address, window=0) as peer:
             peer.send(b"".join(Peer.opening(stream) + data_frames(stream, WIDE) for stream in range(1, 2 * STREAMS, 2)))
             until(lambda: gauge(slow, "podium_inflight_requests") <= 1, "all have run")
         nothing_is_left(slow)
-    # what was freed is used again
-    assert target.memory_bytes() - middle < STREAMS * WIDE_BYTES * 2
+    # What was freed is used again: one copy kept of each round's answers would be three times as much.
+    # C-core drops the answers of a closed connection some time after the call has ended for us.
+    until(lambda: target.memory_bytes() - middle < STREAMS * WIDE_BYTES * 2, "what nobody read is freed")
 
 
 def test_headers_and_bodies_that_drip_hold_nobody_up(slow: Serving, target: Target, neighbour: Neighbour) -> None:
