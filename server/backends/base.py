@@ -6,7 +6,9 @@ A backend holds one version on one device. It is used by one engine thread at a 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from server.core.settings import ModelSettings
 from server.core.signature import Signature
@@ -51,6 +53,40 @@ class DecoupledBackend(Backend, Protocol):
         """The answers to one request, as they come. Closed early when the caller leaves.
 
         Shapes and Raises: as `run`, but each answer has as many rows as it likes.
+        """
+        ...
+
+
+class Pending(Protocol):
+    """A batch that is on its way through a device.
+
+    `wait`, then `outputs`, once each and by the thread that began it. Dropping it instead is allowed.
+    """
+
+    def wait(self) -> None:
+        """Block until the device is free for what follows. Raises: as `Backend.run`."""
+        ...
+
+    def outputs(self) -> dict[str, Array]:
+        """Block until the answers are in host memory. Ownership: the caller's. Raises: as `Backend.run`."""
+        ...
+
+
+class PipelinedBackend(Backend, Protocol):
+    """A loaded version on a device that works by itself: its next batch is handed over while one executes.
+
+    `run` is `begin`, `wait` and `outputs` at once. `begin` may be called from several threads, one batch of each being open.
+    """
+
+    def arrays(self, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, Array]:
+        """Unfilled arrays for the inputs of a batch, in memory that the device reads fastest. What comes back may be given to
+        `begin` as it is, once; so may any other arrays. From any thread."""
+        ...
+
+    def begin(self, inputs: Mapping[str, Array]) -> Pending:
+        """Hand a batch to the device, behind those that it was given before; returns before it has been executed.
+
+        Shapes and Raises: as `run`. Ownership: `inputs` must stay unchanged until the answers are there.
         """
         ...
 

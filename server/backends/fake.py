@@ -11,6 +11,7 @@ The answer of a row depends on that row alone:
 - any other output holds the row's checksum in all its elements, see `row_checksums` and `from_checksum`.
 
 A decoupled version gives that answer as often as its request or its settings say, each after the calibrated time.
+With `device = "accelerator"` versions share a device that works by itself, as a GPU does: see `fake_accelerator`.
 """
 
 import json
@@ -19,12 +20,14 @@ import time
 import zlib
 from collections.abc import Callable, Generator, Mapping
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.backends.base import LoadTask
+from server.backends.fake_accelerator import NAME, Work, accelerator
 from server.core.clock import NS_PER_S, NS_PER_US, Clock, monotonic_ns
 from server.core.errors import BackendFailed, LoadFailed
 from server.core.settings import DEFAULT_MAX_BATCH, FakeSettings, ModelSettings, TensorSettings
@@ -53,6 +56,8 @@ def open_backend(task: LoadTask) -> "FakeBackend":
     counting = settings.responses_input
     if counting and (counting not in signature.input_names or signature.input_names[counting].datatype not in _COUNTING):
         raise LoadFailed(f"fake.responses_input is '{counting}', which is no input of datatype {' or '.join(_COUNTING)}")
+    if settings.device == "accelerator":
+        return AcceleratedFake(signature, settings)
     return FakeBackend(signature, settings)
 
 
@@ -82,8 +87,18 @@ class FakeBackend:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See `Backend.run`. Returns when the calibrated time has passed since the call, or as soon as it has its answers."""
         begun = self._clock()
+        outputs = self.answers(inputs)
+        self.rest(begun + round(tau_us(self.rows(inputs), self._settings) * NS_PER_US))
+        return outputs
+
+    def rows(self, inputs: Mapping[str, Array]) -> int:
+        """How many rows a batch has; 1 without batching."""
+        return next(iter(inputs.values())).shape[0] if self.signature.max_batch and inputs else 1
+
+    def answers(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """What a batch is answered with, as soon as that is computed."""
         batching = self.signature.max_batch > 0
-        rows = next(iter(inputs.values())).shape[0] if batching and inputs else 1
+        rows = self.rows(inputs)
         checksums = row_checksums(self.signature, inputs, rows)
         outputs: dict[str, Array] = {}
         for spec in self.signature.outputs:
@@ -95,7 +110,6 @@ class FakeBackend:
             column = from_checksum(spec.datatype, checksums).reshape(rows, *(1 for _ in shape))
             answer = np.broadcast_to(column, (rows, *shape)).copy()
             outputs[spec.name] = answer if batching else answer[0]
-        self._rest(begun + round(tau_us(rows, self._settings) * NS_PER_US))
         return outputs
 
     def stream(self, inputs: Mapping[str, Array]) -> Generator[dict[str, Array], None, None]:
@@ -121,7 +135,7 @@ class FakeBackend:
             )
         return int(numbers.pop())
 
-    def _rest(self, until_ns: int) -> None:
+    def rest(self, until_ns: int) -> None:
         """Sleep, then spin, until a moment.
 
         The spin must let go of the interpreter's lock, as a real backend does: a select that waits for nothing does so in
@@ -132,6 +146,42 @@ class FakeBackend:
             self._sleep_s((left_ns - _SPIN_NS) / NS_PER_S)
         while self._clock() < until_ns:
             select.select((), (), (), 0)
+
+
+class AcceleratedFake(FakeBackend):
+    """A version on a device that works by itself; see `fake_accelerator.Accelerator`."""
+
+    def __init__(self, signature: Signature, settings: FakeSettings) -> None:
+        super().__init__(signature, settings)
+        self.device = f"{NAME}:{settings.device_id}"
+        self._accelerator = accelerator(settings.device_id, settings.device_bytes)
+        self._accelerator.load(settings.weights_bytes)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Backend.run`."""
+        pending = self.begin(inputs)
+        pending.wait()
+        return pending.outputs()
+
+    def arrays(self, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, Array]:
+        """See `PipelinedBackend.arrays`: any memory will do."""
+        return {name: np.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
+
+    def begin(self, inputs: Mapping[str, Array]) -> Work:
+        """See `PipelinedBackend.begin`."""
+        rows, settings = self.rows(inputs), self._settings
+        kills = bool(np.any(inputs[settings.kills_input])) if settings.kills_input in inputs else False
+        answers = self.answers(inputs)
+        took_ns = round(tau_us(rows, settings) * NS_PER_US)
+        return self._accelerator.begin(answers, took_ns, rows * settings.row_bytes, self.rest, kills=kills)
+
+    def memory_bytes(self) -> int:
+        """What it was told to hold."""
+        return self._settings.weights_bytes
+
+    def close(self) -> None:
+        """Give the device its memory back."""
+        self._accelerator.unload(self._settings.weights_bytes)
 
 
 def tau_us(rows: int, settings: FakeSettings) -> float:

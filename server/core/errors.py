@@ -74,8 +74,16 @@ class InputsUnfit(BackendFailed):
     execution can find."""
 
 
+class OutOfDeviceMemory(BackendFailed):
+    """The device had too little memory for this batch; a smaller one may fit."""
+
+
 class BackendDead(BackendFailed):
     """The backend can execute nothing any more: its version must leave READY."""
+
+
+class DeviceLost(BackendDead):
+    """The device can execute nothing any more in this process, for whatever version: only a new process can use it again."""
 
 
 class SharedMemoryFailed(PodiumError):

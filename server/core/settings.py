@@ -129,7 +129,8 @@ class FakeSettings(_Table):
     """The calibrated fake backend: a batch of b rows takes `t0_us + row_us * b`, or its entry in `table_us`.
 
     A decoupled version takes that long for each answer. It gives as many as the input `responses_input` says, `responses`
-    without one.
+    without one. On an "accelerator" with `device_bytes` of memory a version holds `weights_bytes`, and `row_bytes` for each row
+    that executes; a request whose input `kills_input` is not 0 breaks the device for good.
     """
 
     t0_us: float = Field(1000.0, ge=0)
@@ -137,6 +138,12 @@ class FakeSettings(_Table):
     table_us: dict[Annotated[int, Field(gt=0)], Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     responses: int = Field(1, ge=0)
     responses_input: str = ""
+    device: Literal["cpu", "accelerator"] = "cpu"
+    device_id: int = Field(0, ge=0)
+    device_bytes: int = Field(16 * 2**30, gt=0)
+    weights_bytes: int = Field(0, ge=0)
+    row_bytes: int = Field(0, ge=0)
+    kills_input: str = ""
 
 
 class ModelSettings(_Table):

@@ -6,7 +6,7 @@ requests from its own sockets. The engine's side is this file, and one conforman
 Law: a ticket that was admitted ends exactly once, with outputs, an error, expiry or cancellation.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,16 @@ from server.core.errors import BackendFailed, NotReady, PodiumError
 from server.core.signature import Signature
 from server.core.tensors import Array
 from server.core.versions import VersionKey
+
+Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+"""The whole shape and the dtype of every array of a batch, by name."""
+Allocate = Callable[[Shapes], dict[str, Array]]
+"""Makes the arrays of a batch, unfilled. What it returns goes to the backend as it is."""
+
+
+def plain_arrays(shapes: Shapes) -> dict[str, Array]:
+    """Arrays in ordinary memory."""
+    return {name: np.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
 
 
 class QueueClosed(NotReady):
@@ -31,7 +41,7 @@ class QueueRules:
     per bucket, 0 where it was not measured. `queue_id` names this queue alone: while a version is being reloaded, its old
     and its new replica have a queue each. `instances` batches may run at once; `share` is the part of the device's time that
     the version may claim before others, 0 none. `handle` is the engine's own reference, handed back with every batch and never
-    looked into.
+    looked into. `allocate` makes the arrays that batches are gathered into: where its device reads them fastest.
     """
 
     queue_id: int
@@ -48,6 +58,7 @@ class QueueRules:
     decoupled: bool = False
     instances: int = 1
     share: float = 0.0
+    allocate: Allocate = plain_arrays
 
     def padded(self, rows: int) -> int:
         """How many rows are executed for so many."""
@@ -58,7 +69,8 @@ class QueueRules:
 class Execution:
     """When a batch was taken and executed, for those of its callers who want to know. Units: monotonic ns; rows.
 
-    One for all requests of a batch. `features_ns`: how long its features took, before `started_ns`.
+    One for all requests of a batch. `features_ns`: how long its features took, before `started_ns`. `lead_ns`: the part of the
+    time before `started_ns` in which another batch may be executing.
     Ownership: the engine writes it before `finish`, nobody afterwards.
     """
 
@@ -67,6 +79,7 @@ class Execution:
     ran_ns: int = 0
     rows: int = 0
     features_ns: int = 0
+    lead_ns: int = 0
 
 
 @dataclass(slots=True)

@@ -6,25 +6,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.core.tensors import Array
+from server.dataplane.interface import Allocate, plain_arrays
 
 
-def gather(parts: Sequence[Mapping[str, Array]], rows: int, padded_rows: int) -> dict[str, Array]:
+def gather(
+    parts: Sequence[Mapping[str, Array]], rows: int, padded_rows: int, allocate: Allocate = plain_arrays
+) -> dict[str, Array]:
     """Concatenate the inputs of several requests, row-wise, and pad to `padded_rows`.
 
     Shapes: every part has the same names and, but for the first dimension, the same shapes.
-    Ownership: the result is fresh memory, except for a single unpadded part, which is passed on as it is.
+    Ownership: the result is fresh memory, except for a single unpadded part, which is passed on as it is unless `allocate`
+    says where to.
 
     Padding repeats the first row rather than writing zeros: a row that was valid is valid again, whatever the model does with
     empty strings or zeros.
     """
-    if len(parts) == 1 and rows == padded_rows:
+    if len(parts) == 1 and rows == padded_rows and allocate is plain_arrays:
         return dict(parts[0])
-    gathered: dict[str, Array] = {}
-    for name, first in parts[0].items():
-        whole = np.empty((padded_rows, *first.shape[1:]), dtype=first.dtype)
+    gathered = allocate({name: ((padded_rows, *first.shape[1:]), first.dtype) for name, first in parts[0].items()})
+    for name, whole in gathered.items():
         np.concatenate([part[name] for part in parts], out=whole[:rows])
         whole[rows:] = whole[0]
-        gathered[name] = whole
     return gathered
 
 

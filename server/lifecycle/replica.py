@@ -12,7 +12,7 @@ from server.core.clock import NS_PER_US
 from server.core.settings import ModelSettings
 from server.core.signature import Signature
 from server.core.versions import VersionKey
-from server.dataplane.interface import QueueRules
+from server.dataplane.interface import QueueRules, plain_arrays
 from server.features.interface import Features
 from server.lifecycle.cache import AnswerCache
 from server.lifecycle.found import Lease
@@ -99,4 +99,5 @@ def queue_rules(replica: Replica) -> QueueRules:
         decoupled=settings.decoupled,
         instances=settings.instances,
         share=settings.queue.share,
+        allocate=getattr(replica.backend, "arrays", plain_arrays),
     )

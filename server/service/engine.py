@@ -19,6 +19,7 @@ from server.core.feature_settings import FeatureStoreSettings
 from server.dataplane.interface import Batch, DataPlane, Part
 from server.features.interface import Features
 from server.lifecycle.replica import Replica
+from server.service.ahead import Ahead
 from server.service.execute import execute
 from server.service.join import Piece, join
 from server.service.refuse import answered
@@ -66,12 +67,14 @@ class Engine(threading.Thread):
         replica: Replica = batch.rules.handle
         execution = batch.execution
         pieces = () if replica.features is None else self._join(replica.features, replica, batch)
+        ahead = self._begin(replica, batch, pieces)
         self._plane.enter_device(batch)
         execution.started_ns = self._clock()
-        parts = self._execute(replica, batch, pieces)
-        execution.ran_ns = ran_ns = self._clock()
-        # before the answers are dealt out: they take the interpreter, not the device
-        self._plane.leave_device(batch)
+        execution.lead_ns = execution.features_ns if ahead is None else execution.started_ns - execution.taken_ns
+        parts = self._execute(replica, batch, pieces, ahead)
+        if not execution.ran_ns:
+            self._leave(batch)
+        ran_ns = execution.ran_ns
         # what was isolated by running parts again says nothing about the cost of one execution
         whole = len(parts) == 1 and parts[0].outputs is not None
         if replica.features is not None and pieces:
@@ -96,6 +99,23 @@ class Engine(threading.Thread):
             failed=failed,
         )
 
+    def _begin(self, replica: Replica, batch: Batch, pieces: Sequence[Piece]) -> Ahead | None:
+        """Give a batch to a backend that takes it while another one executes."""
+        begin = getattr(replica.backend, "begin", None)
+        if begin is None or batch.fault is not None or batch.rules.decoupled or len(pieces) > 1:
+            return None
+        inputs = batch.inputs
+        if pieces:
+            if pieces[0].joined is None or not pieces[0].worth_running:
+                return None
+            inputs = pieces[0].joined.inputs
+        return Ahead(begin, inputs, lambda: self._leave(batch))
+
+    def _leave(self, batch: Batch) -> None:
+        """The batch has run. Its answers are dealt out afterwards: they take the interpreter, not the device."""
+        batch.execution.ran_ns = self._clock()
+        self._plane.leave_device(batch)
+
     def _join(self, features: Features, replica: Replica, batch: Batch) -> Sequence[Piece]:
         """A batch with its features, looked up before it enters the device: another one may be executing there."""
         if batch.fault is not None or batch.rules.decoupled:
@@ -111,7 +131,7 @@ class Engine(threading.Thread):
         replica.recorder.features(took_ns)
         return pieces
 
-    def _execute(self, replica: Replica, batch: Batch, pieces: Sequence[Piece]) -> list[Part]:
+    def _execute(self, replica: Replica, batch: Batch, pieces: Sequence[Piece], ahead: Ahead | None) -> list[Part]:
         """The result of every request of a batch, whatever happens: a taken ticket must end."""
         error: BackendFailed
         try:
@@ -120,7 +140,7 @@ class Engine(threading.Thread):
             elif batch.rules.decoupled:
                 return self._stream(replica, batch)
             else:
-                return execute(replica.backend, batch, pieces)
+                return execute(replica.backend, batch, pieces, ahead)
         except BackendDead as dead:
             _log.error("backend is dead", extra={"model": str(replica.key), "reason": str(dead)})
             self._on_dead(replica, dead)

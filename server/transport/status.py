@@ -27,6 +27,8 @@ CODES: dict[type[BaseException], StatusCode] = {
     errors.Restricted: StatusCode.UNAVAILABLE,
     errors.BackendFailed: StatusCode.INTERNAL,
     errors.InputsUnfit: StatusCode.INVALID_ARGUMENT,
+    errors.OutOfDeviceMemory: StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeviceLost: StatusCode.UNAVAILABLE,
     errors.SharedMemoryFailed: StatusCode.INTERNAL,
     errors.FeaturesUnavailable: StatusCode.UNAVAILABLE,
     errors.LoadFailed: StatusCode.INTERNAL,

@@ -67,12 +67,11 @@ def _gathered(taken: Any, rules: QueueRules, decoded: Decoded, spans: NDArray[np
         start = 1 if signature.max_batch else 0
         shapes = {index: first[spec.name].shape[start:] for index, spec in enumerate(signature.inputs) if spec.name in first}
     lead = (padded_rows,) if signature.max_batch else ()
-    made: dict[str, Array] = {}
+    specs = signature.inputs
+    made = rules.allocate({specs[i].name: ((*lead, *dims), NUMPY_DTYPES[specs[i].datatype]) for i, dims in shapes.items()})
     numbers: list[tuple[int, Array]] = []
-    for index, dims in shapes.items():
-        spec = signature.inputs[index]
-        whole: Array = np.empty((*lead, *dims), dtype=NUMPY_DTYPES[spec.datatype])
-        made[spec.name] = whole
+    for index in shapes:
+        whole = made[specs[index].name]
         if whole.dtype == _OBJECTS:
             for row, count, elements in taken.elements(index):
                 part: Any = whole[row : row + count] if lead else whole

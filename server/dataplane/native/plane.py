@@ -219,7 +219,15 @@ class NativePlane:
         results = results_of(parts, batch.rules, self._ending, batch.spans)
         ended_ns = self._clock()
         said = self.native.finish(
-            taken, results, execution.taken_ns, execution.ran_ns, execution.features_ns, execution.rows, ran_rows, ran_ns
+            taken,
+            results,
+            execution.taken_ns,
+            execution.ran_ns,
+            execution.features_ns,
+            execution.lead_ns,
+            execution.rows,
+            ran_rows,
+            ran_ns,
         )
         answered = np.frombuffer(said, dtype=np.bool_)
         numbers = taken.numbers()

@@ -23,7 +23,7 @@ def batch_of(release: Release, parts: Sequence[Mapping[str, Array]], taken_ns: i
     inputs: dict[str, Array] = {}
     fault: BackendFailed | None = None
     try:
-        inputs = gather(parts, release.rows, padded_rows)
+        inputs = gather(parts, release.rows, padded_rows, rules.allocate)
     except Exception as error:  # noqa: BLE001 - whatever it was (no memory, say), these tickets are taken and must be answered
         _log.exception("a batch could not be gathered", extra={"model": str(rules.key), "rows": release.rows})
         fault = BackendFailed(f"the batch could not be gathered: {type(error).__name__}")

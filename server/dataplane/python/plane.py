@@ -243,7 +243,7 @@ class PythonPlane:
             plan = self._plans[rules.device]
             self._leave_device(batch)
             if ran_rows:
-                plan.observe(rules.queue_id, ran_rows, ran_ns, batch.execution.features_ns, ended_ns)
+                plan.observe(rules.queue_id, ran_rows, ran_ns, batch.execution.lead_ns, ended_ns)
             for index, ticket in enumerate(tickets):
                 if ticket.state is TicketState.TAKEN:
                     ticket.execution = batch.execution

@@ -191,7 +191,7 @@ PartOutput output_of(nb::handle given, std::vector<Buffer>& held) {
 }  // namespace
 
 nb::bytes finish_batch(BoundPlane& plane, Taken& taken, nb::list parts, int64_t taken_ns, int64_t ran_ns, int64_t features_ns,
-                       int64_t rows, int64_t ran_rows, int64_t took_ns) {
+                       int64_t lead_ns, int64_t rows, int64_t ran_rows, int64_t took_ns) {
   std::vector<PartResult> results;
   std::vector<Buffer> held;
   for (nb::handle part : parts) {
@@ -210,7 +210,7 @@ nb::bytes finish_batch(BoundPlane& plane, Taken& taken, nb::list parts, int64_t 
     }
     results.push_back(std::move(made));
   }
-  Execution execution{taken_ns, ran_ns, features_ns, rows};
+  Execution execution{taken_ns, ran_ns, features_ns, lead_ns, rows};
   std::vector<uint8_t> answered;
   {
     WithoutInterpreter interpreter;

@@ -171,7 +171,7 @@ void bind_plane(nb::module_& module) {
           nb::rv_policy::take_ownership, Free())
       .def("enter_device", &BoundPlane::enter_device, "taken"_a, Free())
       .def("leave_device", &BoundPlane::leave_device, "taken"_a, Free())
-      .def("finish", &finish_batch, "taken"_a, "parts"_a, "taken_ns"_a, "ran_ns"_a, "features_ns"_a, "rows"_a, "ran_rows"_a,
+      .def("finish", &finish_batch, "taken"_a, "parts"_a, "taken_ns"_a, "ran_ns"_a, "features_ns"_a, "lead_ns"_a, "rows"_a, "ran_rows"_a,
            "took_ns"_a)
       .def("publish", &publish, "entries"_a)
       .def("set_fast", &BoundPlane::set_fast, "fast"_a)

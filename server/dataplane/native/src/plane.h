@@ -41,6 +41,7 @@ struct Execution {
   int64_t taken_ns = 0;
   int64_t ran_ns = 0;
   int64_t features_ns = 0;
+  int64_t lead_ns = 0;
   int64_t rows = 0;
 };
 
