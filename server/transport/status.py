@@ -27,7 +27,7 @@ CODES: dict[type[BaseException], StatusCode] = {
     errors.Restricted: StatusCode.UNAVAILABLE,
     errors.BackendFailed: StatusCode.INTERNAL,
     errors.InputsUnfit: StatusCode.INVALID_ARGUMENT,
-    errors.OutOfDeviceMemory: StatusCode.RESOURCE_EXHAUSTED,
+    errors.OutOfDeviceMemory: StatusCode.UNAVAILABLE,
     errors.DeviceLost: StatusCode.UNAVAILABLE,
     errors.SharedMemoryFailed: StatusCode.INTERNAL,
     errors.FeaturesUnavailable: StatusCode.UNAVAILABLE,
@@ -42,6 +42,7 @@ Source: triton-inference-server/server, src/grpc/grpc_utils.cc, 2026-08.
 STRICT: dict[type[BaseException], StatusCode] = {
     **CODES,
     errors.Overloaded: StatusCode.RESOURCE_EXHAUSTED,
+    errors.OutOfDeviceMemory: StatusCode.RESOURCE_EXHAUSTED,
     errors.Expired: StatusCode.DEADLINE_EXCEEDED,
 }
 """Codes that tell "full" and "too late" from "not there", for clients that do not expect Triton's."""
