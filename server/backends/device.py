@@ -1,6 +1,6 @@
 """What a device that works by itself offers to the pipeline that feeds it. Pure: names, no behaviour. Floor 2.
 
-Work is put on streams, which execute in order, each by itself; an event on one orders another behind it. `cuda_device` is the
+Work is put on streams, which execute in order, each by itself; an event on one orders another behind it. `torch_cuda` is the
 real one. Tensors are torch's, and opaque here.
 """
 

@@ -19,13 +19,13 @@ import torch
 
 from server.backends.base import Backend, LoadTask
 from server.backends.batching import check_rows, decide_batching
-from server.backends.cuda_device import line_of
 from server.backends.memory import give_back
 from server.backends.pt2_archive import OWN, PROGRAM, Pt2Archive
 from server.backends.pt2_program import Program, ProgramTensor, read_program
 from server.backends.pt2_signature import free_dims, program_signature
 from server.backends.torch_bound import BoundProgram
 from server.backends.torch_compile import Compiled
+from server.backends.torch_cuda import line_of
 from server.backends.torch_device import DeviceTorchBackend
 from server.backends.torch_errors import failure
 from server.backends.torch_model import Input, Output, TorchModel
