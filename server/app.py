@@ -271,8 +271,11 @@ class Server:
 
     def _slots_of(self, device: str) -> int:
         """On the CPU a second batch at hand would only be formed too early: gathering it takes the same cores. Where one
-        waits for its features those are idle."""
-        return self._settings.device_slots or (2 if device != "cpu" or self._settings.features.definitions else 1)
+        waits for its features those are idle. A device that works by itself needs a thread that waits for it, one that gets
+        the next batch ready and one that deals out the answers of the last."""
+        if self._settings.device_slots or device != "cpu":
+            return self._settings.device_slots or 3
+        return 2 if self._settings.features.definitions else 1
 
     def _features_read(self) -> FeatureReading | None:
         """Without the verdicts on versions that are gone: nobody could do anything about those."""

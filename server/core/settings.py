@@ -226,7 +226,7 @@ class TraceSettings(_Table):
 class ServerSettings(_Table):
     """The server process. Flags of `podium serve` override the file given with `--config`.
 
-    `device_slots` 0: 2 on GPUs, 1 on the CPU.
+    `device_slots` 0: 3 on GPUs, 1 on the CPU.
     """
 
     repository: str
@@ -247,7 +247,7 @@ class ServerSettings(_Table):
     max_stream_requests: int = Field(1000, gt=0)
     max_stream_bytes: int = Field(64 * 2**20, gt=0)
     default_timeout_us: int = Field(0, ge=0)
-    device_slots: int = Field(0, ge=0, le=2)
+    device_slots: int = Field(0, ge=0, le=3)
     overload_order: Literal["deadline", "density"] = "deadline"
     allow_client_shm: bool = False
     usage_dir: str = ""
