@@ -25,6 +25,7 @@ class FakeCudart:
         self.streams: dict[int, list[Callable[[], object]]] = {}
         self.events: dict[int, list[Callable[[], object]]] = {}
         self.copied_from_pageable = 0
+        self.sources: list[int] = []
         self._next = 1
         self._lock = threading.RLock()
 
@@ -94,6 +95,7 @@ class FakeCudart:
             pinned = source if kind == 1 else to
             inside = any(start <= pinned < start + array.nbytes for start, array in self.host.items())
             self.copied_from_pageable += not inside
+            self.sources.append(source)
             self.streams[stream].append(lambda: ctypes.memmove(to, source, nbytes))
             return 0
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from server.backends.onnx_device import SLOTS, Turns
+from server.backends.onnx_device import SLOTS, DeviceBatch, Turns
 from server.core.errors import BackendFailed, DeviceLost, OutOfDeviceMemory
 from server.core.tensors import NUMPY_DTYPES
 from tests.backends.conftest import Save
@@ -42,6 +42,7 @@ def test_a_batch_in_memory_of_the_backend_goes_there_as_it_is(linear: Path, devi
     pending = backend.begin({"x": given_array})
     pending.wait()
     assert pending.outputs()["y"].tolist() == [[4, 5], [10, 11]]
+    assert given_array.ctypes.data in device.library.sources
     # somebody else's memory is copied beside the bus first; every copy over it is of page-locked memory
     assert backend.run({"x": np.ones((2, 3), np.float32)})["y"].tolist() == [[2, 2], [2, 2]]
     assert device.library.copied_from_pageable == 0
@@ -86,6 +87,60 @@ def test_executions_of_a_device_are_in_the_order_they_were_handed_over(linear: P
     assert order == ["one", "other", "other", "one", "other"]
 
 
+def test_two_that_hand_over_at_once_do_not_wait_for_each_other(
+    linear: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn that is taken first is first on the thread, too: else each would wait for the other."""
+    backend = device(max_batch=8)
+    taken, take, lasts = threading.Event(), Turns.take, threading.Lock()
+
+    def slow(turns: Turns) -> object:
+        turn = take(turns)
+        if lasts.acquire(blocking=False):
+            taken.wait(0.3)  # long enough for the other one to come between, if it could
+        else:
+            taken.set()
+        return turn
+
+    monkeypatch.setattr(Turns, "take", slow)
+    begun: list[DeviceBatch] = []
+    threads = [threading.Thread(target=lambda: begun.append(backend.begin({"x": rows(1)}))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    for pending in begun:
+        pending.future.result(30)
+        assert pending.outputs()["y"].tolist() == [[2, 2]]
+    assert len(begun) == 2
+
+
+def test_buffers_are_for_the_largest_batch_from_the_first_on(linear: Path, device: Device) -> None:
+    backend = device(max_batch=8)
+    for _ in range(SLOTS):
+        backend.run({"x": rows(1)})
+    there = set(device.library.device)
+    for count in (8, 2, 8, 3):
+        backend.run({"x": rows(count)})
+    assert set(device.library.device) == there
+
+
+def test_a_buffer_that_moved_for_a_batch_that_was_dropped(save: Save, device: Device) -> None:
+    axes = {"axes": np.array([1], dtype=np.int64)}
+    save([helper.make_node("ReduceSum", ["x", "axes"], ["y"])], [("x", FLOAT, ["N", "T"])], [("y", FLOAT, ["N", 1])], axes)
+    backend = device(max_batch=8)
+    small, large = np.ones((1, 2), np.float32), np.ones((1, 5000), np.float32)
+    for _ in range(SLOTS):
+        assert backend.run({"x": small})["y"].tolist() == [[2]]
+    gate = device.session.gate = threading.Event()
+    held, dropped = backend.begin({"x": small}), backend.begin({"x": large})
+    del dropped
+    gate.set()
+    held.outputs()
+    for _ in range(2 * SLOTS):
+        assert backend.run({"x": small})["y"].tolist() == [[2]]
+
+
 def test_instances_do_not_wait_for_each_other(linear: Path, device: Device) -> None:
     one, other = device(max_batch=8, instances=2), device(max_batch=8, instances=2)
     gate = device.sessions[0].gate = threading.Event()
@@ -112,6 +167,7 @@ def test_a_batch_that_is_dropped_gives_its_slot_back(linear: Path, device: Devic
             gate.set()
             dropped.wait()
         del dropped
+        assert free_slots(backend) == (SLOTS if when == "executed" else SLOTS - 1)
         gate.set()
     assert backend.run({"x": rows(2, 2)})["y"].tolist() == [[4, 4]] * 2
     assert free_slots(backend) == SLOTS
