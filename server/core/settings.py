@@ -107,6 +107,7 @@ class OnnxSettings(_Table):
     """ONNX Runtime session options. Providers are tried in the order given.
 
     `intra_op_threads` 0: one per CPU that this process may run on; `inter_op_threads` 0: ONNX Runtime decides.
+    `cuda_graphs` to `arena_shrinkage` are the CUDA provider's, what follows is TensorRT's.
     """
 
     intra_op_threads: int = Field(0, ge=0, le=1024)
@@ -115,6 +116,19 @@ class OnnxSettings(_Table):
     providers: tuple[Literal["cpu", "cuda", "tensorrt"], ...] = ()
     device_id: int = Field(0, ge=0)
     gpu_memory_limit_bytes: int = Field(0, ge=0)
+    cuda_graphs: bool = False
+    cudnn_conv_search: Literal["exhaustive", "heuristic", "default"] = "exhaustive"
+    arena_extend: Literal["same_as_requested", "next_power_of_two"] = "same_as_requested"
+    arena_shrinkage: bool = False
+    tensorrt_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    tensorrt_workspace_bytes: int = Field(0, ge=0)
+    tensorrt_cache: str = ""
+
+    @model_validator(mode="after")
+    def _memory_stays(self) -> Self:
+        if self.cuda_graphs and self.arena_shrinkage:
+            raise ValueError("arena_shrinkage gives memory away that captured CUDA graphs (cuda_graphs) use")
+        return self
 
 
 class TorchSettings(_Table):
