@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import subprocess
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import onnxruntime
 
 from bench.processes import CLIENT_CORE
+from protos import grpc_service_pb2 as pb
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "server" / "dataplane" / "native" / "client"
@@ -50,25 +52,43 @@ def _run(command: list[str]) -> None:
         raise RuntimeError(f"podium_client could not be built: {done.stderr}")
 
 
-def load(target: str, model: str, *options: str | float | Path, patience_s: float = 60.0) -> dict[str, Any]:
-    """One run on the client's core. `patience_s`: how long it may take beyond its own --seconds before it counts as hanging.
+def load(
+    target: str,
+    model: str,
+    *options: str | float | Path,
+    patience_s: float = 60.0,
+    cores: Collection[int] = (CLIENT_CORE,),
+) -> dict[str, Any]:
+    """One run on the client's cores. `patience_s`: how long it may take beyond its own time before it counts as hanging.
 
     Raises: RuntimeError when the run did not take place.
     """
     command = [str(BUILD / "podium_client"), "--target", target, "--model", model, *map(str, options)]
-    seconds = float(str(options[options.index("--seconds") + 1])) if "--seconds" in options else 0.0
+    seconds = sum(float(str(options[options.index(name) + 1])) for name in ("--seconds", "--settle-s") if name in options)
     done = subprocess.run(
         command,
         capture_output=True,
         text=True,
         check=False,
         timeout=seconds + patience_s,
-        preexec_fn=lambda: os.sched_setaffinity(0, {CLIENT_CORE}),
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
     report: dict[str, Any] = json.loads(done.stdout)
     return report
+
+
+def write_bodies(path: Path, bodies: Sequence[tuple[pb.ModelInferRequest, bytes]]) -> None:
+    """Messages and the raw contents of their answers, in the form that `--bodies` reads: for any model, of any inputs.
+
+    A message brings no name, version, id or parameters: the client writes these. An empty answer is not known.
+    """
+    parts = [b"PDBY", np.array([len(bodies)], "<u4").tobytes()]
+    for message, answer in bodies:
+        body = message.SerializeToString()
+        parts += [np.array([len(body), len(answer)], "<u4").tobytes(), body, answer]
+    path.write_bytes(b"".join(parts))
 
 
 def write_expected(path: Path, model: Path, width: int) -> None:

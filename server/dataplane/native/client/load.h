@@ -66,7 +66,7 @@ class Load : public Connection::Owner {
   Pacer pacer_;
   Report report_;
   size_t cursor_ = 0, connecting_ = 0, in_flight_ = 0;
-  int64_t stop_ns_ = 0, progress_ns_ = 0, last_answer_ns_ = 0;
+  int64_t settled_ns_ = 0, stop_ns_ = 0, progress_ns_ = 0, last_answer_ns_ = 0;
   bool issuing_ = false, full_ = false, finishing_ = false;
 };
 

@@ -10,9 +10,10 @@
 
 namespace podium::client {
 
-// Every request that was sent is in exactly one of: right, late, wrong, errors, unanswered.
+// Every request that was sent is in exactly one of: right, late, wrong, errors, unanswered, settling.
 struct Report {
   uint64_t sent = 0, right = 0, late = 0, unanswered = 0;
+  uint64_t settling = 0;  // due, or sent, before the measured time began, and not answered wrongly
   uint64_t wrong[verdicts] = {};
   // keys: "4" (a grpc-status), "none" (an answer without one), "http:503", "reset:7" (an HTTP/2 code), "refused" (never looked
   // at), "lost" (the connection ended)
@@ -26,7 +27,9 @@ struct Report {
   double cpu_s = 0.0;
 
   uint64_t wrong_answers() const;
-  std::string json(const Values& values) const;
+  // Whether the client itself was so late that its latencies say little of the server.
+  bool is_void() const;
+  std::string json(const Payload& payload) const;
 };
 
 // User and system CPU seconds of this process.
