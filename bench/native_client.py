@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,26 +52,29 @@ def _run(command: list[str]) -> None:
         raise RuntimeError(f"podium_client could not be built: {done.stderr}")
 
 
-def load(
-    target: str,
-    model: str,
-    *options: str | float | Path,
-    patience_s: float = 60.0,
-    cores: Collection[int] = (CLIENT_CORE,),
-) -> dict[str, Any]:
-    """One run on the client's cores. `patience_s`: how long it may take beyond its own time before it counts as hanging.
+def command(target: str, model: str, *options: str | float | Path) -> list[str]:
+    """One run, to be started by whoever asks."""
+    return [str(BUILD / "podium_client"), "--target", target, "--model", model, *map(str, options)]
+
+
+def limit_s(options: Sequence[str | float | Path], patience_s: float) -> float:
+    """How long a run may take: `patience_s` beyond its own time."""
+    own = [float(str(options[options.index(name) + 1])) for name in ("--seconds", "--settle-s") if name in options]
+    return sum(own) + patience_s
+
+
+def load(target: str, model: str, *options: str | float | Path, patience_s: float = 60.0) -> dict[str, Any]:
+    """One run on the client's core. `patience_s`: how long it may take beyond its own time before it counts as hanging.
 
     Raises: RuntimeError when the run did not take place.
     """
-    command = [str(BUILD / "podium_client"), "--target", target, "--model", model, *map(str, options)]
-    seconds = sum(float(str(options[options.index(name) + 1])) for name in ("--seconds", "--settle-s") if name in options)
     done = subprocess.run(
-        command,
+        command(target, model, *options),
         capture_output=True,
         text=True,
         check=False,
-        timeout=seconds + patience_s,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        timeout=limit_s(options, patience_s),
+        preexec_fn=lambda: os.sched_setaffinity(0, {CLIENT_CORE}),
     )
     if done.returncode:
         raise RuntimeError(done.stderr)

@@ -236,6 +236,21 @@ def test_nothing_is_counted_before_the_load_has_settled() -> None:
     assert report["settling"] > 0
     assert report["requests"] == report["settling"] + report["right"] == len(echo.seen)
     assert report["latency_us"]["count"] == report["lateness_us"]["count"] == report["right"] > 0
+    # what was due in half a second; the rate counts until the last answer
+    assert report["goodput"] == pytest.approx(report["right"] / 0.5)
+    assert report["rate"] == pytest.approx(report["right"] / report["seconds"])
+
+
+def test_a_closed_loop_counts_what_is_answered_after_it_has_settled() -> None:
+    def slowly(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        threading.Event().wait(0.4)
+        return response_to(request)
+
+    with serving(Echo(None, slowly)) as (address, _):
+        report = load(address, "identity", "--settle-s", 0.2, "--seconds", 0.1, "--streams", 4)
+    # sent at once, and answered after the load had settled
+    assert (report["settling"], report["right"], report["requests"]) == (0, 4, 4)
+    assert report["goodput"] == report["rate"]
 
 
 @pytest.mark.parametrize("word", ["grpc-timeout", "parameter"])

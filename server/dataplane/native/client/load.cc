@@ -81,6 +81,7 @@ Report Load::run() {
     if (options_.rate_per_s > 0) start_due();
   }
   report_.end_ns = std::max(last_answer_ns_, report_.start_ns);
+  report_.offered_until_ns = options_.rate_per_s > 0 && now >= stop_ns_ ? stop_ns_ : report_.end_ns;
   finish();
   report_.cpu_s = own_cpu_s() - cpu_before_s;
   return report_;
@@ -232,7 +233,7 @@ void Load::call_ended(Connection& connection, Call& call, Ending ending, uint32_
   progress_ns_ = last_answer_ns_ = connection.read_ns();
   full_ = false;
   if (ending == Ending::answered) ++slot.lane->answered;
-  if (ending != Ending::answered && slot.since_ns < settled_ns_) {
+  if (ending != Ending::answered && settling(slot)) {
     ++report_.settling;
     return;
   }
@@ -252,9 +253,15 @@ void Load::call_ended(Connection& connection, Call& call, Ending ending, uint32_
   }
 }
 
+// An open loop counts what was due after the load had settled; a closed one what was answered then, or it would miss at its
+// beginning what it had in flight.
+bool Load::settling(const Slot& slot) const {
+  return (options_.rate_per_s > 0 ? slot.since_ns : slot.lane->connection.read_ns()) < settled_ns_;
+}
+
 void Load::judge(Slot& slot, int64_t took_ns) {
-  const bool settling = slot.since_ns < settled_ns_;
-  if (settling && (slot.http_status != 200 || slot.grpc_status != 0)) {
+  const bool uncounted = settling(slot);
+  if (uncounted && (slot.http_status != 200 || slot.grpc_status != 0)) {
     ++report_.settling;
     return;
   }
@@ -272,7 +279,7 @@ void Load::judge(Slot& slot, int64_t took_ns) {
     ++report_.wrong[static_cast<int>(verdict)];
     return;
   }
-  if (settling) {
+  if (uncounted) {
     ++report_.settling;
     return;
   }

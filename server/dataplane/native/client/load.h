@@ -41,6 +41,7 @@ class Load : public Connection::Owner {
   };
 
   void call_ended(Connection& connection, Call& call, Ending ending, uint32_t code) override;
+  bool settling(const Slot& slot) const;
   void judge(Slot& slot, int64_t took_ns);
   void connect_all();
   void open_closed(int64_t now);

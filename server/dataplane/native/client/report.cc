@@ -87,6 +87,9 @@ std::string Report::json(const Payload& payload) const {
   add("settling", std::to_string(settling));
   add("seconds", number(seconds));
   add("rate", number(static_cast<double>(right) / seconds));
+  // in an open loop: of what was due in a second, how much was answered rightly and in time
+  const double offered_s = static_cast<double>(std::max<int64_t>(offered_until_ns - start_ns, 1)) / 1e9;
+  add("goodput", number(static_cast<double>(right) / offered_s));
   add("latency_us", distribution(latency));
   add("lateness_us", distribution(lateness));
   add("void", is_void() ? "true" : "false");
