@@ -27,8 +27,8 @@ class ModelPlan(_Strict):
     """One model, and the load it is put under.
 
     Exactly one of `recipe` (arguments of Python that write a repository into `--out`) and `fake` (with `max_batch` and the
-    `width` of its one FP32 input) brings it about. Each request has one row. `in_flight` bounds what is open over all `connections`
-    and `clients` (processes). `required` replaces the common numbers of `bench.gpu.ratios`.
+    `width` of its one FP32 input) brings it about. Each request has one row. `in_flight` bounds what is open over all
+    `connections` and `clients` (processes). `required` replaces the common numbers of `bench.gpu.ratios`.
     """
 
     name: str
