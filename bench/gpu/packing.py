@@ -2,7 +2,8 @@
 
 Wheels of what `constraints.txt` pins but of what such a machine has (torch and what comes with it) and of what only checks
 sources; Debian's packages that the native data plane is built with; and, where a Python of that version is here, the built
-module and client, for a machine without a compiler. A file that is larger than a folder comes in parts. Only the standard library.
+module and client, for a machine without a compiler. A file that is larger than a folder comes in parts. Only the
+standard library.
 """
 
 import argparse

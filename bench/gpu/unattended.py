@@ -1,7 +1,8 @@
 """`.ci/gpu`: tests of the device, then the matrix, on a machine with one NVIDIA GPU and without a network, within a time.
 
 Every step has a limit of its own, and its outcome in `gpu.json`, which is written after each: whatever ends the machine
-leaves what was known until then. The exit status is 0 only if the tests passed. Only the standard library: it starts from a bare Python.
+leaves what was known until then. The exit status is 0 only if the tests passed. Only the standard library: it starts from a
+bare Python.
 """
 
 import argparse
@@ -17,8 +18,10 @@ from bench.gpu.packing import ROOT
 from bench.gpu.steps import run
 from bench.gpu.unpacking import build_environment, join, make_venv, unpack_debian
 
-TESTS_S, _INSTALL_S, _BUILD_S, _LAST_S = 180.0, 120.0, 180.0, 25.0
-"""Limits of steps. The last one is what is kept free at the end: to end what runs, and write."""
+_TESTS, _BUILD = 0.35, 0.4
+"""Parts of the whole time that steps may take."""
+_INSTALL_S, _LAST_S, _MATRIX_S = 120.0, 20.0, 40.0
+"""Limits of steps; what is kept free at the end, to end what runs and write; what a matrix may need beside its own time."""
 RESULT = "gpu.json"
 FAKE_TESTS = ("tests/bench/test_gpu_ratios.py", "tests/bench/test_gpu_parts.py", "tests/backends/test_fake.py")
 
@@ -28,7 +31,8 @@ class Unattended:
 
     def __init__(self, chosen: argparse.Namespace) -> None:
         self._chosen = chosen
-        self._end_s = time.monotonic() + chosen.minutes * 60 - _LAST_S
+        self._whole_s = chosen.minutes * 60
+        self._end_s = time.monotonic() + self._whole_s - _LAST_S
         self._work = chosen.work.resolve()
         self._out = chosen.out.resolve()
         self._out.mkdir(parents=True, exist_ok=True)
@@ -98,7 +102,9 @@ class Unattended:
 
     def _native(self) -> str:
         try:
-            return "built: " + self._do(_BUILD_S, self._python, "-m", "server.dataplane.native.install", "--required")
+            return "built: " + self._do(
+                self._whole_s * _BUILD, self._python, "-m", "server.dataplane.native.install", "--required"
+            )
         except RuntimeError as error:
             ready = sorted((self._work / "files" / "prebuilt").glob("podium_native-*.whl"))
             if not ready:
@@ -110,7 +116,7 @@ class Unattended:
     def _client(self) -> str:
         code = "from bench.native_client import executable; print(executable())"
         try:
-            self._do(_BUILD_S, self._python, "-c", code)
+            self._do(self._whole_s * _BUILD, self._python, "-c", code)
             return "built"
         except RuntimeError as error:
             built = ROOT / "build" / "client"
@@ -124,16 +130,23 @@ class Unattended:
     def _tests(self) -> str:
         pytest = (self._python, "-m", "pytest", "-q", "-p", "no:cacheprovider")
         if self._chosen.device == "fake":
-            return self._do(TESTS_S, *pytest, "-m", "not gpu and not soak", *FAKE_TESTS)
+            return self._do(self._whole_s * _TESTS, *pytest, "-m", "not gpu and not soak", *FAKE_TESTS)
         marked = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text("utf-8")]
-        return self._do(TESTS_S, *pytest, "-m", "gpu", *marked)
+        return self._do(self._whole_s * _TESTS, *pytest, "-m", "gpu", *marked)
 
     def _matrix(self) -> str:
-        minutes = (self._end_s - time.monotonic()) / 60
+        left_s = self._end_s - time.monotonic()
         results = self._out / "matrix"
-        words = ("--device", self._chosen.device, "--minutes", f"{minutes * 0.9:.2f}", "--results", str(results))
+        words = (
+            "--device",
+            self._chosen.device,
+            "--minutes",
+            f"{max(left_s - _MATRIX_S, 1.0) / 60:.2f}",
+            "--results",
+            str(results),
+        )
         try:
-            return self._do(minutes * 60, self._python, "-m", "bench.gpu", *words)
+            return self._do(left_s, self._python, "-m", "bench.gpu", *words)
         finally:
             for path in results.glob("*.json"):
                 self.result["matrix"] = json.loads(path.read_text("utf-8"))
