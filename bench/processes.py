@@ -61,7 +61,7 @@ def podium(
                 with urllib.request.urlopen(f"http://{http}/readyz", timeout=1):
                     break
             except OSError:
-                if time.monotonic() > end or not process.is_running():
+                if time.monotonic() > end or not alive(process):
                     raise RuntimeError((folder / "podium.log").read_text()) from None
                 time.sleep(0.1)
         yield address, http, process
@@ -75,6 +75,11 @@ def reference(model: Path, folder: Path) -> Iterator[tuple[str, psutil.Process]]
         with grpc.insecure_channel(address) as channel:
             grpc.channel_ready_future(channel).result(timeout=_START_S)
         yield address, process
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether it runs: a child that has ended and was not waited for yet still has its number."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def cpu_s(process: psutil.Process) -> float:

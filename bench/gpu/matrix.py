@@ -17,7 +17,7 @@ from bench.gpu.environment import devices, environment
 from bench.gpu.measures import MEASURES, WEIGHTS, Job
 from bench.gpu.steps import Outcome, run
 from bench.native_client import command
-from bench.processes import cpu_s, podium
+from bench.processes import alive, cpu_s, podium
 from bench.record import write
 
 ENGINE = "engine"
@@ -93,22 +93,26 @@ class Matrix:
             for measure in MEASURES:
                 self._add(plan, measure, "failed", text="without the engine's rate there is nothing to divide by")
             return
-        waiting = list(MEASURES)
+        waiting, refused = list(MEASURES), 0
         while waiting:
             if time.monotonic() > self._end_s + _GRACE_S:
                 self._add(plan, waiting.pop(0), "not run", text="the time was over")
                 continue
             try:
                 with self._server(plan, repository, until_s) as (address, process):
-                    while waiting and process.is_running():
+                    refused = 0
+                    while waiting and alive(process):
                         before_s = cpu_s(process)
                         row = self._one(plan, waiting.pop(0), address, engine, until_s, len(waiting))
-                        if process.is_running() and row["status"] == "measured":
+                        if alive(process) and row["status"] == "measured":
                             row["server_cpu_s"] = cpu_s(process) - before_s
                             self._save()
             except Exception as error:  # noqa: BLE001 - a server that does not start costs one row, and is tried for the next
-                if waiting:
-                    self._add(plan, waiting.pop(0), "failed", text=f"server: {error}"[-4000:])
+                refused += 1
+                # twice in a row: it would only cost time that other models can use
+                for measure in waiting[:1] if refused == 1 else tuple(waiting):
+                    waiting.remove(measure)
+                    self._add(plan, measure, "failed", text=f"server: {error}"[-4000:])
 
     @contextmanager
     def _server(self, plan: ModelPlan, repository: Path, until_s: float) -> Iterator[tuple[str, Any]]:

@@ -107,7 +107,17 @@ def test_an_environment_borrows_what_no_wheel_brings(tmp_path: Path) -> None:
 
 
 def test_a_run_with_nothing_to_go_on_says_so_step_by_step(tmp_path: Path) -> None:
-    command = [ROOT / ".ci" / "gpu", "--device", "fake", "--pack", tmp_path, "--work", tmp_path / "work", "--minutes", "0.01"]
+    command: list[str | Path] = [
+        ROOT / ".ci" / "gpu",
+        "--device",
+        "fake",
+        "--pack",
+        tmp_path,
+        "--work",
+        tmp_path / "work",
+        "--minutes",
+        "0.01",
+    ]
     environment = {**os.environ, "PYTHON": sys.executable, "OUT": str(tmp_path / "out")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -19,6 +19,7 @@ from bench.gpu.catalogue import FOLDER, ModelPlan, build, catalogue, newest_vers
 from bench.gpu.engine import bodies, measure, open_version, pipelined
 from bench.gpu.environment import FIELDS, devices, parse_devices
 from bench.gpu.steps import run
+from bench.processes import alive, podium
 from server.backends.fake import FakeBackend
 from server.core.settings import FakeSettings
 from server.core.signature import Signature
@@ -83,6 +84,29 @@ def test_devices_are_read_and_never_set(tmp_path: Path, monkeypatch: pytest.Monk
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert devices() == []
     assert parse_devices("") == []
+
+
+def test_a_child_that_has_ended_is_not_alive() -> None:
+    child = subprocess.Popen([PYTHON, "-c", "input()"], stdin=subprocess.PIPE)
+    process = psutil.Process(child.pid)
+    assert alive(process)
+    assert child.stdin is not None
+    child.stdin.close()
+    end = time.monotonic() + 30
+    # nobody waits for it here, so its number stays
+    while alive(process):
+        assert time.monotonic() < end
+    assert process.is_running()
+    child.wait()
+    assert not alive(process)
+
+
+def test_a_server_that_cannot_start_is_not_waited_for(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match="no-such-plane"),
+        podium(tmp_path, tmp_path, "--data-plane", "no-such-plane", start_s=100.0),
+    ):
+        pytest.fail("it started")
 
 
 @pytest.mark.parametrize("name", ["fake", "cuda"])
