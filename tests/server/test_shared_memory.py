@@ -41,7 +41,15 @@ def sharing(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Se
     same = graph([helper.make_node("Identity", ["x"], ["y"])], {"x": ("FP32", ["N", 4])}, {"y": ("FP32", ["N", 4])})
     labelled = "max_batch = 8\n" + QUICK + '[[outputs]]\nname = "y"\nlabels = "animals.txt"\n'
     put(repository, "animals", 1, {"model.onnx": same, "animals.txt": b"cat\ndog\n\nhen\n"}, labelled)
-    server = Serving(repository, home, data_plane=plane, control_mode="explicit", load_models=["*"], allow_client_shm=True)
+    server = Serving(
+        repository,
+        home,
+        data_plane=plane,
+        control_mode="explicit",
+        load_models=["*"],
+        allow_client_shm=True,
+        libcudart="none here",
+    )
     try:
         yield server
         assert held(server) == []
