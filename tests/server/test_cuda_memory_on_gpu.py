@@ -103,15 +103,10 @@ def test_strings(client: Any, exporting: Any) -> None:
 
 
 def test_regions_come_and_go(client: Any, exporting: Any) -> None:
-    """A handle that is closed as often as it is opened can be opened for ever; one that is stale is refused."""
+    """A handle that is closed as often as it is opened can be opened for ever."""
     for turn in range(200):
         region = Exported(client, exporting, f"r{turn % 3}", 128, A, B)
         region.free()
-    gone = Exported(client, exporting, "gone", 128)
-    handle = exporting.get_raw_handle(gone.handle)
-    gone.free()
-    with pytest.raises(InferenceServerException, match="failed to register shared memory region 'gone': invalid args"):
-        client.register_cuda_shared_memory("gone", handle, 0, 128)
     region = Exported(client, exporting, "r", 128, A, B)
     # allocations have the size they were asked for, or the block's that the driver made of it
     with pytest.raises(InferenceServerException, match="failed to register shared memory region 's': invalid args"):
