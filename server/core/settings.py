@@ -264,6 +264,7 @@ class ServerSettings(_Table):
     device_slots: int = Field(0, ge=0, le=3)
     overload_order: Literal["deadline", "density"] = "deadline"
     allow_client_shm: bool = False
+    libcudart: str = ""
     usage_dir: str = ""
     usage_flush_s: float = Field(10.0, gt=0)
     server_name: str = Field("", pattern=r"^(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?$")
