@@ -23,6 +23,7 @@ from server.backends.memory import give_back
 from server.backends.onnx_errors import is_fatal, reason
 from server.backends.onnx_signature import read_signature
 from server.core.errors import BackendDead, BackendFailed, InputsUnfit, LoadFailed
+from server.core.placement import device_of
 from server.core.settings import OnnxSettings
 from server.core.signature import Signature
 from server.core.tensors import Array
@@ -53,7 +54,7 @@ def open_backend(task: LoadTask) -> "OnnxBackend":
     settings = task.settings
     session = _open_session(task.folder, settings.onnx)
     signature = read_signature(task.key.model, session.get_inputs(), session.get_outputs(), settings, FILE)
-    backend = OnnxBackend(session, signature, task.folder, _device(settings.onnx))
+    backend = OnnxBackend(session, signature, task.folder, device_of("onnx", settings))
     decide_batching(backend, task, FILE)
     return backend
 
@@ -189,11 +190,6 @@ def _session_options(settings: OnnxSettings) -> Any:
     options.graph_optimization_level = _OPTIMIZATION[settings.graph_optimization]
     options.log_severity_level = _SILENT
     return options
-
-
-def _device(settings: OnnxSettings) -> str:
-    first = (*settings.providers, "cpu")[0]
-    return "cpu" if first == "cpu" else f"cuda:{settings.device_id}"
 
 
 def _to_text(name: str, array: Array) -> Array:

@@ -384,11 +384,6 @@ def test_session_options_are_those_of_the_settings(linear: Path, opened: Open) -
     assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
 
 
-def test_devices_have_names() -> None:
-    assert onnx_session._device(OnnxSettings(providers=("tensorrt", "cuda"), device_id=2)) == "cuda:2"
-    assert onnx_session._device(OnnxSettings(providers=("cpu", "cuda"))) == "cpu"
-
-
 CYCLES = """
 import sys, threading
 from pathlib import Path
