@@ -56,8 +56,9 @@ def _toml(wanted: Sequence[Measured], kinds: Sequence[str]) -> str:
 
 def _text(measured: Measured, model: FoundModel, found: FoundVersion) -> str:
     held = "not told by the device" if measured.memory_bytes is None else size_text(measured.memory_bytes)
+    copies = f", {measured.instances} instances" if measured.instances > 1 else ""
     lines = [
-        ("version", f"{measured.model}:{measured.version}, {measured.instances} instances"),
+        ("version", f"{measured.model}:{measured.version}{copies}"),
         ("measured", f"{measured.measured_at:%Y-%m-%d %H:%M %Z} on {measured.device_kind} by {measured.platform}"),
         ("libraries", ", ".join(f"{name} {version}" for name, version in sorted(measured.libraries.items())) or "-"),
         ("memory", held),

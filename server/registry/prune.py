@@ -8,7 +8,7 @@ folder, which the next prune of the model removes. Never removes what it cannot 
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,8 +123,9 @@ def _hide(model: FoundModel, version: int) -> Path:
     path = model.folder / f"{PRUNED_PREFIX}{version}-{secrets.token_hex(8)}"
     found.folder.rename(path)
     sync_folder(model.folder)
-    # what was measured of it says nothing of another version
-    shutil.rmtree(model.folder / MEASURED_FOLDER / str(version), ignore_errors=True)
+    # what was measured of it says nothing of another version: it goes with its files
+    with suppress(OSError):
+        (model.folder / MEASURED_FOLDER / str(version)).rename(path / MEASURED_FOLDER)
     return path
 
 

@@ -147,7 +147,7 @@ class LedgerReading(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NoLedger:
-    """Of a server on whose devices nothing was ever reserved."""
+    """The books of a server on whose devices nothing was ever reserved: empty ones."""
 
     holdings: tuple[MemoryHolding, ...] = ()
     budgets: tuple[MemoryBudget, ...] = ()

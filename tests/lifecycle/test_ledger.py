@@ -110,7 +110,7 @@ def test_what_was_reserved_and_not_taken_yet_is_nobody_elses() -> None:
 
 def test_a_reload_needs_room_for_both() -> None:
     scene = Scene()
-    _, give_back = scene.hold(A, 300)
+    scene.hold(A, 300)
     needs_both = "; a reload needs room for both: it would fit once the a:1 that is in memory has been unloaded"
     assert scene.refusal(A, 400).endswith(needs_both)
     assert "reload" not in scene.refusal(A, 501), "unloading would not help"
