@@ -11,7 +11,10 @@ import pytest
 from server import device_memory
 from server.backends.fake_accelerator import accelerator
 from server.core.errors import Unsupported
+from server.core.versions import VersionKey
 from server.device_memory import Machine
+from server.lifecycle.estimate import Estimate
+from server.lifecycle.ledger import Ledger
 
 DEVICES = "server.telemetry.device_metrics"
 
@@ -82,3 +85,31 @@ def test_what_executes_is_told_by_name_and_version() -> None:
     assert {"python", "podium"} < libraries.keys()
     assert libraries.keys().isdisjoint({"torch", "onnxruntime-gpu", "driver"})
     assert Machine({}).libraries("fake", "cpu").keys() == {"python", "podium"}
+
+
+@pytest.mark.gpu
+def test_the_ledger_of_a_gpu_follows_what_is_taken_there() -> None:
+    """Its twins without a GPU are in tests/lifecycle/test_ledger.py and tests/telemetry/test_device_metrics.py."""
+    torch = importlib.import_module("torch")
+    machine, nbytes = Machine(), 2**29
+    torch.zeros(1, device="cuda:0")  # this process's context is there, and no part of what follows
+    torch.cuda.synchronize()
+    reading = machine.memory("cuda:0")
+    assert reading is not None
+    # the driver keeps a part for itself, which CUDA leaves out of its own number
+    assert reading[1] == pytest.approx(torch.cuda.mem_get_info(0)[1], rel=0.05)
+    assert machine.kind("cuda:0") == torch.cuda.get_device_name(0)
+    ledger = Ledger(machine.memory, 0.95)
+    reservation = ledger.reserve(VersionKey("m", 1), "cuda:0", Estimate(nbytes, "a test"))
+    assert reservation is not None
+    held = [torch.empty(nbytes, dtype=torch.uint8, device="cuda:0")]
+    torch.cuda.synchronize()
+    assert reservation.measure() == nbytes
+    reservation.check()
+
+    def close() -> None:
+        held.clear()
+        torch.cuda.empty_cache()
+
+    assert reservation.release(close) == 0
+    assert ledger.reading.holdings == ()

@@ -6,6 +6,7 @@ hidden folder; a prune takes a version's part of it along. Everything here is be
 is an ordinary one.
 """
 
+import errno
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -52,6 +53,9 @@ class MeasuredFiles:
         folder = self._folders(found)[0]
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if self._folder is None and (folder.is_symlink() or folder.parent.is_symlink()):
+                # whoever may put files into the repository must not choose where a server writes
+                raise OSError(errno.ELOOP, "it is a link")
             write_atomically(folder / document_name(measured.device_kind, measured.backend), measured_bytes(measured))
         except OSError as error:
             if not self._told:

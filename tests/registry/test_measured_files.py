@@ -118,6 +118,17 @@ def test_a_repository_that_cannot_be_written_is_said_once(root: Path, caplog: py
     assert list(files.all(found)) == []
 
 
+@pytest.mark.parametrize("link", [MEASURED_FOLDER, f"{MEASURED_FOLDER}/1"])
+def test_nothing_is_written_through_a_link(root: Path, tmp_path: Path, link: str) -> None:
+    found, target = scan(root), tmp_path / "target"
+    target.mkdir()
+    place = root / "demo" / link
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(target)
+    assert not MeasuredFiles().write(found, document(found))
+    assert [path for path in target.rglob("*") if path.is_file()] == []
+
+
 def test_documents_may_be_kept_elsewhere(root: Path, tmp_path: Path) -> None:
     found, beside, elsewhere = scan(root), MeasuredFiles(), MeasuredFiles(tmp_path / "kept")
     beside.write(found, document(found))
