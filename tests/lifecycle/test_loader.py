@@ -432,16 +432,17 @@ def test_all_instances_are_one_reservation() -> None:
     assert loaded.reservation.measured_bytes == 90 * MIB
 
 
-def test_a_load_that_fails_returns_its_memory(caplog: pytest.LogCaptureFixture) -> None:
-    device = OnDevice(30 * MIB)
+@pytest.mark.parametrize("left", [0, 30 * MIB])
+def test_a_load_that_fails_returns_its_memory(left: int, caplog: pytest.LogCaptureFixture) -> None:
+    device = OnDevice(left)
     device.scene.warm_fault = BackendFailed("no")
     with pytest.raises(LoadFailed, match=r"^warm up: no"):
         device.load()
     # the double gives nothing back when it is closed
     assert device.scene.backends.opened[0].closed
-    assert f"its failed load left {30 * MIB} bytes of cuda:0 in use" in caplog.text
+    assert (f"its failed load left {30 * MIB} bytes of cuda:0 in use" in caplog.text) == bool(left)
     assert device.books.ledger.reading.holdings == ()
-    assert device.books.ledger.reading.budgets[0].unreturned_bytes == 30 * MIB
+    assert device.books.ledger.reading.budgets[0].unreturned_bytes == left
     assert device.books.documents == {}
 
 
