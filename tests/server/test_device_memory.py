@@ -175,8 +175,7 @@ def test_what_was_measured_is_known_to_the_next_server(home: Path, plane: str) -
     put_heavy(home / "repository", "wide", 300, 50)
 
     def serve(ratio: float) -> Serving:
-        settings: dict[str, Any] = {"data_plane": plane, "control_mode": "explicit", "device_memory_budget_ratio": ratio}
-        return Serving(home / "repository", home, **settings)
+        return Serving(home / "repository", home, data_plane=plane, control_mode="explicit", device_memory_budget_ratio=ratio)
 
     server = serve(0.6)
     try:
