@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version as distribution_version
 from pathlib import Path
@@ -28,9 +29,12 @@ from server.core.versions import VersionKey
 from server.dataplane.interface import QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.answers import Answer, settle
+from server.device_memory import Machine
 from server.features.readings import FeatureReading
 from server.features.without import NoFeatures
+from server.lifecycle.accounts import Accounts
 from server.lifecycle.cache import AnswerCache
+from server.lifecycle.ledger import Ledger
 from server.lifecycle.manager import Manager
 from server.optional import (
     InstalledFeatures,
@@ -45,6 +49,7 @@ from server.optional import (
     open_trace_sink,
 )
 from server.registry.lease import lease
+from server.registry.measured_files import MeasuredFiles, files_digest
 from server.registry.source import LocalDirectory
 from server.registry.watch import changes
 from server.service.control import Control
@@ -117,12 +122,14 @@ class Server:
         self._usage = UsageFile(
             self._consumers, Path(settings.usage_dir) if settings.usage_dir else None, settings.usage_flush_s
         )
+        self._machine = Machine()
+        self._ledger = Ledger(self._machine.memory, settings.device_memory_budget_ratio)
         self._metrics = self._measured(settle)
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
         watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
         self._manager = Manager(
             source=source,
-            loader=loader_over(source.verify, lease, features.bind),
+            loader=loader_over(source.verify, lease, features.bind, self._accounts()),
             plane=self._plane,
             metrics=self._metrics,
             mode=settings.control_mode,
@@ -148,8 +155,15 @@ class Server:
             refusals=lambda: refusals(self._access, self._callers),
             features=self._features_read,
             door=self._door_read,
+            ledger=lambda: self._ledger.reading,
             settle=settle,
         )
+
+    def _accounts(self) -> Accounts:
+        """The books of loads."""
+        folder = self._settings.measured_dir
+        store = MeasuredFiles(Path(folder) if folder else None)
+        return Accounts(self._ledger, store, files_digest, self._machine, partial(datetime.now, UTC))
 
     def _fast_lane(self) -> FastLane:
         """What the native plane answers without the door's handlers."""

@@ -14,6 +14,7 @@ FLOORS = {
             "server",
             "server.app",
             "server.optional",
+            "server.device_memory",
             "server.__main__",
             "server.commands",
             "server.consumers_command",

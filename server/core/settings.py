@@ -147,7 +147,8 @@ class TorchSettings(_Table):
 
 
 class FakeSettings(_Table):
-    """The calibrated fake backend: a batch of b rows takes `t0_us + row_us * b`, or its entry in `table_us`.
+    """The calibrated fake backend: a batch of b rows takes `t0_us + row_us * b`, or its entry in `table_us`,
+    or in the table of the document `measured`, which a load has written.
 
     A decoupled version takes that long for each answer. It gives as many as the input `responses_input` says, `responses`
     without one. On an "accelerator" with `device_bytes` of memory a version holds `weights_bytes`, and `row_bytes` for each row
@@ -157,6 +158,7 @@ class FakeSettings(_Table):
     t0_us: float = Field(1000.0, ge=0)
     row_us: float = Field(10.0, ge=0)
     table_us: dict[Annotated[int, Field(gt=0)], Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    measured: str = ""
     responses: int = Field(1, ge=0)
     responses_input: str = ""
     device: Literal["cpu", "accelerator"] = "cpu"
@@ -165,6 +167,12 @@ class FakeSettings(_Table):
     weights_bytes: int = Field(0, ge=0)
     row_bytes: int = Field(0, ge=0)
     kills_input: str = ""
+
+    @model_validator(mode="after")
+    def _one_table(self) -> Self:
+        if self.measured and self.table_us:
+            raise ValueError("'measured' names a table that would replace 'table_us': state one of them")
+        return self
 
 
 class ModelSettings(_Table):
@@ -262,6 +270,8 @@ class ServerSettings(_Table):
     max_stream_bytes: int = Field(64 * 2**20, gt=0)
     default_timeout_us: int = Field(0, ge=0)
     device_slots: int = Field(0, ge=0, le=3)
+    device_memory_budget_ratio: float = Field(0.95, gt=0, le=1)
+    measured_dir: str = ""
     overload_order: Literal["deadline", "density"] = "deadline"
     allow_client_shm: bool = False
     libcudart: str = ""

@@ -22,6 +22,7 @@ from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
 from server.core.versions import VersionKey
 from server.features.interface import Features
+from server.lifecycle.accounts import Account, Accounts
 from server.lifecycle.found import FoundVersion, GoldenRef, Lease
 from server.lifecycle.replica import Loaded
 
@@ -80,6 +81,7 @@ class _Progress:
     step: str = "lease"
     lease: Lease | None = field(default=None)
     opened: list[Backend] = field(default_factory=list)
+    account: Account | None = field(default=None)
 
 
 class Loader:
@@ -88,6 +90,7 @@ class Loader:
     `backends` has a factory per name of `ModelSettings.backend`. `lease` keeps a folder from being pruned before anything of
     it is read, for as long as the version is in memory; without it nothing does. `bind_features` finds a version's features;
     without it versions are loaded as bare models, whatever they were trained on: what proves their files needs no store.
+    `accounts` reserves memory and keeps what was measured; without it neither is done.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Loader:
         clock: Clock,
         lease: Callable[[Path], Lease] | None = None,
         bind_features: BindFeatures | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         self._verify = verify
         self._backends = backends
@@ -112,9 +116,11 @@ class Loader:
         self._clock = clock
         self._lease = lease
         self._bind_features = bind_features
+        self._accounts = accounts
 
     def load(self, found: FoundVersion, settings: ModelSettings) -> Loaded:
-        """Lease, verify, open, bind features, read labels, warm every batch bucket, compare golden examples.
+        """Lease, verify, reserve memory, open, bind features, read labels, warm every batch bucket, compare golden examples,
+        measure.
 
         Warm-up and golden examples are of the model itself, with its own inputs.
 
@@ -124,8 +130,7 @@ class Loader:
         try:
             return self._load(found, settings, progress)
         except Exception as error:
-            for backend in progress.opened:
-                _close(found, backend)
+            _give_back(found, progress)
             if progress.lease is not None:
                 progress.lease.release()
             # what is not in the words of the domain is at least named by its type
@@ -138,7 +143,10 @@ class Loader:
         progress.step = "verify digests"
         self._verify(found)
         progress.step = "choose backend"
-        open_backend = self._backend_for(found.folder, settings)
+        name, open_backend = self._backend_for(found.folder, settings)
+        progress.step = "reserve memory"
+        if self._accounts is not None:
+            progress.account = self._accounts.open(found, settings, name)
         progress.step = "open"
         task = LoadTask(found.key, found.folder, settings)
         for _ in range(settings.instances):
@@ -163,9 +171,14 @@ class Loader:
             for member in tried:
                 self._prove(member, found.folder, golden)
         backend = progress.opened[0] if settings.instances == 1 else instances_of(progress.opened)
-        return Loaded(backend, buckets, costs_ns, labels, progress.lease, features)
+        progress.step = "measure"
+        account = progress.account
+        if self._accounts is not None and account is not None:
+            self._accounts.settle(account, backend, buckets, costs_ns)
+        reservation = None if account is None else account.reservation
+        return Loaded(backend, buckets, costs_ns, labels, progress.lease, features, reservation)
 
-    def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
+    def _backend_for(self, folder: Path, settings: ModelSettings) -> tuple[str, BackendFactory]:
         name: str | None = settings.backend
         if name is None:
             present = [file for file in MODEL_FILES if (folder / file).is_file()]
@@ -175,7 +188,7 @@ class Loader:
             name = MODEL_FILES[present[0]]
         if name not in self._backends:
             raise LoadFailed(f"backend '{name}' is not part of this installation")
-        return self._backends[name]
+        return name, self._backends[name]
 
     def _prove(self, backend: Backend, folder: Path, golden: GoldenRef) -> None:
         examples = self._load_golden(folder / golden.file)
@@ -196,6 +209,22 @@ def _as_one_answer(backend: Backend, settings: ModelSettings) -> Backend:
 
 def _nothing(buckets: Sequence[int]) -> None:
     """What most backends get ready with."""
+
+
+def _give_back(found: FoundVersion, progress: _Progress) -> None:
+    """Close what a load that failed has opened, and return its memory."""
+
+    def close() -> None:
+        for backend in progress.opened:
+            _close(found, backend)
+
+    account = progress.account
+    if account is None or account.reservation is None:
+        close()
+        return
+    unreturned = account.reservation.release(close)
+    if unreturned:
+        _log.warning("%s: its failed load left %d bytes of %s in use", found.key, unreturned, account.device)
 
 
 def _close(found: FoundVersion, backend: Backend) -> None:

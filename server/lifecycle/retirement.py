@@ -56,10 +56,7 @@ class Retirement:
                 self._close(replica)
 
     def _close(self, replica: Replica) -> None:
-        try:
-            replica.backend.close()
-        except Exception:  # noqa: BLE001 - one backend that cannot be closed must not stop the others
-            _log.exception("%s: closing its backend failed", replica.key)
+        unreturned = self._close_backend(replica)
         if replica.lease is not None:
             replica.lease.release()
         key = replica.key
@@ -69,5 +66,25 @@ class Retirement:
                 return  # the version is still in memory, as another replica
             state = self._table.actual().get(key)
             if state is not None and state.state is State.UNLOADING:
-                self._table.unloaded(key)
+                self._table.unloaded(key, f"; {unreturned} bytes of {replica.device} were not given back" if unreturned else "")
             self._metrics.remove(key)
+
+    def _close_backend(self, replica: Replica) -> int:
+        """Returns the bytes that its device did not get back."""
+
+        def close() -> None:
+            try:
+                replica.backend.close()
+            except Exception:  # noqa: BLE001 - one backend that cannot be closed must not stop the others
+                _log.exception("%s: closing its backend failed", replica.key)
+
+        reservation = replica.reservation
+        if reservation is None:
+            close()
+            return 0
+        unreturned = reservation.release(close)
+        if unreturned:
+            _log.warning(
+                "%s: %d of %d bytes of %s were not given back", replica.key, unreturned, reservation.nbytes, replica.device
+            )
+        return unreturned

@@ -97,11 +97,11 @@ class Table:
                 self._publish()
             return replica
 
-    def unloaded(self, key: VersionKey) -> None:
-        """The replica that left is closed, its memory given back."""
+    def unloaded(self, key: VersionKey, remark: str = "") -> None:
+        """The replica that left is closed, its memory given back, or as much of it as `remark` says."""
         with self._lock:
             state = self._actual[key]
-            self._actual[key] = replace(state, state=advance(state.state, State.UNAVAILABLE), reason="unloaded")
+            self._actual[key] = replace(state, state=advance(state.state, State.UNAVAILABLE), reason=f"unloaded{remark}")
             self._publish()
 
     def dead(self, replica: Replica, reason: str) -> bool:

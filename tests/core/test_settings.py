@@ -60,6 +60,7 @@ def test_a_model_needs_no_settings_and_a_server_only_its_repository() -> None:
         ({"batching": {"buckets": [0, 2]}}, "greater than 0"),
         ({"queue": {"priority_levels": 2, "default_priority": 3}}, "default_priority must"),
         ({"versions": {"policy": "specific"}}, "'specific' lists versions exactly when policy is"),
+        ({"fake": {"measured": "m.json", "table_us": {"1": 2.0}}}, "'measured' names a table that would replace 'table_us'"),
         ({"versions": {"policy": "all", "specific": [1]}}, "'specific' lists versions exactly when policy is"),
         ({"fake": {"t0_us": math.inf}}, "finite number"),
         ({"fake": {"table_us": {1: math.nan}}}, "finite number"),
