@@ -185,6 +185,11 @@ class DataPlane(Protocol):
         """Admit nothing more to a queue; what is open still runs. Idempotent."""
         ...
 
+    def fail(self, queue_id: int, error: PodiumError) -> None:
+        """Close a queue, and end everything of it that has yet to reach its device with `error`: nothing waits for a device
+        that will never answer. What executes ends with its batch. Idempotent."""
+        ...
+
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
         """Wait until a closed queue has no open ticket, then forget it; False if the time ran out first."""
         ...

@@ -262,6 +262,21 @@ class PythonPlane:
             if device is not None:
                 self._plans[device].queues[queue_id].closed = True
 
+    def fail(self, queue_id: int, error: PodiumError) -> None:
+        """See `DataPlane.fail`."""
+        with self._lock:
+            device = self._devices.get(queue_id)
+            if device is None:
+                return
+            plan = self._plans[device]
+            plan.queues[queue_id].closed = True
+            doomed = [ticket for lane in plan.queues[queue_id].lanes.values() for ticket in lane.tickets]
+            for ticket in doomed:
+                plan.withdraw(ticket)
+            doomed += [ticket for ticket in self._staged if ticket.queue_id == queue_id and ticket.state is TicketState.TAKEN]
+            answers = self._end_all(doomed, error)
+        self._deliver(answers, None)
+
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
         """See `DataPlane.wait_idle`."""
         with self._lock:
