@@ -23,6 +23,7 @@ from server.telemetry.families import (
     consumer_family,
     feature_families,
     load_families,
+    restart_family,
     trace_families,
     version_families,
 )
@@ -53,7 +54,7 @@ class Metrics:
     (`device_metrics.open_devices`), `caches` tells a version's response cache, `consumers` who asked which version, `traces`
     what became of traced requests (`Tracer.reading`), `features` what the feature store has to say, None where there is none,
     and `door` what the native one does, None for grpcio's; all are called on the thread that renders. `settle`: see
-    `VersionRecorder`. `build` is the program's version.
+    `VersionRecorder`. `build` is the program's version, `device_restarts` how often this process has begun anew.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Metrics:
         features: Callable[[], FeatureReading | None] = lambda: None,
         door: Callable[[], DoorReading | None] = lambda: None,
         settle: Callable[[], None] = lambda: None,
+        device_restarts: int = 0,
     ) -> None:
         self._queues = queues
         self._devices = devices
@@ -88,6 +90,7 @@ class Metrics:
         self._loads: OrderedDict[tuple[VersionKey, str], tuple[int, float]] = OrderedDict()
         self._process = ProcessCollector(registry=None)
         self._build = build_family(build, platform.python_version())
+        self._restarts = restart_family(device_restarts)
 
     def add(self, key: VersionKey) -> VersionRecorder:
         """Begin, or go on, to record a version; it is not ready yet. The same recorder while the version is there."""
@@ -153,6 +156,7 @@ class Metrics:
         if (door := self._door()) is not None:
             yield from door_families(door)
         yield self._build
+        yield self._restarts
         yield from self._process.collect()
 
     def _read(self) -> list[VersionReading]:

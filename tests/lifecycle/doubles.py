@@ -11,6 +11,7 @@ import numpy as np
 from server.backends.base import LoadTask
 from server.core.clock import NS_PER_S
 from server.core.errors import LoadFailed, PodiumError, RegistryError
+from server.core.placement import device_of
 from server.core.settings import ModelSettings
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
@@ -167,6 +168,7 @@ class Backends:
         if task.key in self.faults:
             raise LoadFailed(self.faults[task.key])
         backend = Backend(task.key)
+        backend.device = device_of("fake", task.settings)
         self.opened.append(backend)
         return backend
 
