@@ -142,6 +142,7 @@ class Server:
             metrics=self._metrics,
             mode=settings.control_mode,
             initial=settings.load_models,
+            again=self._restart.loads,
             settle_s=settings.settle_s,
             changes=watched if settings.control_mode == "poll" else None,
             on_change=self._readiness_may_have_changed,
@@ -279,6 +280,8 @@ class Server:
         """A device is lost. Called on the event loop, once everything on it is out of service."""
         if self._settings.restart_on_device_loss and not self._leaving.is_set():
             self.lost = reason
+            if self._settings.control_mode == "explicit":
+                self._restart.hand_on(self._manager.asked)
             self._restart.watch(reason)
             self._leaving.set()
 

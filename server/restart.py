@@ -18,6 +18,7 @@ from pathlib import Path
 from server.core.clock import NS_PER_S, Clock, monotonic_ns
 from server.core.restarts import VARIABLE, Restarts
 from server.core.settings import ServerSettings
+from server.handed_on import NOTHING, Loads, hand_on, handed_on
 
 TOO_MANY = 3
 """The exit status of a process whose devices are lost again and again."""
@@ -76,11 +77,18 @@ class Restart:
         self._one = threading.Lock()
         self.before = Restarts.of(begun.environment.get(VARIABLE), os.getpid())
         """Those that there were."""
+        self.loads: Loads | None = handed_on(self.before.handed)
+        """What the life before had loaded because callers asked for it, if this one begins anew."""
+        self._handing: Loads | None = None
 
     def tell(self) -> None:
         """Say so, if this is one."""
         if self.before.total:
             _log.warning("begun anew after a lost device", extra={"reason": self.before.reason, "restarts": self.before.total})
+
+    def hand_on(self, loads: Loads | None) -> None:
+        """What the next life is to load, whatever its settings say."""
+        self._handing = loads
 
     def watch(self, reason: str, latest_s: float = _LATEST_S) -> None:
         """Begin anew after `latest_s` though the process has not come to leave in order."""
@@ -113,10 +121,11 @@ class Restart:
             _flush()
             self._exit(TOO_MANY)
             return
-        after = self.before.another(now_ns, reason)
+        handed = NOTHING if self._handing is None else hand_on(self._handing)
+        after = self.before.another(now_ns, reason, handed)
         _log.warning("beginning anew in the same process", extra={"reason": reason, "restarts": after.total})
         _flush()
-        _close_at_exec(self._begun.files)
+        _close_at_exec(self._begun.files - {self.before.handed} | {handed})
         if threading.current_thread() is threading.main_thread():
             for number in self._begun.ignored:
                 signal.signal(number, signal.SIG_IGN)

@@ -15,6 +15,7 @@ FLOORS = {
             "server.app",
             "server.process",
             "server.restart",
+            "server.handed_on",
             "server.optional",
             "server.__main__",
             "server.commands",

@@ -21,22 +21,26 @@ class _Text(BaseModel):
     total: Annotated[int, Field(ge=0)]
     at_ns: Annotated[list[int], Field(max_length=_KEPT)]
     reason: str
+    handed: Annotated[int, Field(ge=-1)]
 
 
 @dataclass(frozen=True, slots=True)
 class Restarts:
-    """`process` is the number of the process they are of. Units: monotonic ns, oldest first; `reason` of the last one."""
+    """`process` is the number of the process they are of. Units: monotonic ns, oldest first; `reason` of the last one.
+    `handed`: the open file with what the life before has handed on; -1 where that is nothing.
+    """
 
     process: int
     total: int = 0
     at_ns: tuple[int, ...] = ()
     reason: str = ""
+    handed: int = -1
 
     @classmethod
     def of(cls, text: str | None, process: int) -> Self:
         """What a variable says of this process; nothing where it is not there, damaged, or inherited from another process.
 
-        >>> Restarts.of('{"process": 7, "total": 2, "at_ns": [5, 9], "reason": "cuda:0"}', 7).total
+        >>> Restarts.of('{"process": 7, "total": 2, "at_ns": [5, 9], "reason": "cuda:0", "handed": -1}', 7).total
         2
         """
         try:
@@ -45,15 +49,16 @@ class Restarts:
             return cls(process)
         if found.process != process:
             return cls(process)
-        return cls(process, found.total, tuple(found.at_ns), found.reason)
+        return cls(process, found.total, tuple(found.at_ns), found.reason, found.handed)
 
     def text(self) -> str:
         """What the variable is set to."""
-        return _Text(process=self.process, total=self.total, at_ns=list(self.at_ns), reason=self.reason).model_dump_json()
+        made = _Text(process=self.process, total=self.total, at_ns=list(self.at_ns), reason=self.reason, handed=self.handed)
+        return made.model_dump_json()
 
-    def another(self, now_ns: int, reason: str) -> Self:
+    def another(self, now_ns: int, reason: str, handed: int = -1) -> Self:
         """One more."""
-        return type(self)(self.process, self.total + 1, (*self.at_ns, now_ns)[-_KEPT:], reason)
+        return type(self)(self.process, self.total + 1, (*self.at_ns, now_ns)[-_KEPT:], reason, handed)
 
     def within(self, now_ns: int, window_ns: int) -> int:
         """How many there were in the last `window_ns`. Instants yet to come are of another boot of the machine."""

@@ -45,8 +45,6 @@ from server.lifecycle.table import Table
 from server.lifecycle.watching import watch
 from server.lifecycle.wishes import Wishes
 
-ALL_MODELS = "*"
-
 _QUIESCE_S = 5.0
 """How long an unload waits for running requests before the loop turns to other work, to come back every `_REVISIT_S`."""
 _REVISIT_S = 0.1
@@ -57,8 +55,9 @@ _log = logging.getLogger(__name__)
 class Manager:
     """Owns every version of every model. Public methods may be called from any thread.
 
-    `initial` names the models that `explicit` mode loads at start ("*": all). `changes` yields whenever files may have
-    changed, until the event is set; without it only `wake` makes the manager look.
+    `initial` names the models that `explicit` mode loads at start ("*": all); with `again` it loads these instead, as `asked`
+    said in the life of the process before. `changes` yields whenever files may have changed, until the event is set; without it
+    only `wake` makes the manager look.
     """
 
     def __init__(
@@ -70,6 +69,7 @@ class Manager:
         metrics: Metrics,
         mode: ControlMode = "poll",
         initial: Sequence[str] = (),
+        again: Mapping[str, ModelSettings | None] | None = None,
         settle_s: float = 1.0,
         clock: Clock = monotonic_ns,
         changes: Callable[[threading.Event], Iterator[None]] | None = None,
@@ -81,7 +81,6 @@ class Manager:
         self._plane = plane
         self._metrics = metrics
         self._mode: ControlMode = mode
-        self._initial = tuple(initial)
         self._scans = Scans(source, int(settle_s * NS_PER_S), clock)
         self._clock = clock
         self._on_change = on_change
@@ -102,9 +101,8 @@ class Manager:
         self._missing: Mapping[str, str] = {}
         self._initial_done = False
         # the manager's thread alone
-        self._wishes = Wishes()
+        self._wishes = Wishes(initial, again)
         self._pending: list[Command] = []
-        self._asked_initial = False
         self._stop_event = threading.Event()
         self._threads = [threading.Thread(target=self._run, name="podium-lifecycle", daemon=True)]
         if changes is not None:
@@ -193,6 +191,11 @@ class Manager:
         """Devices that nothing can be executed on any more, and why."""
         return self._table.lost
 
+    @property
+    def asked(self) -> Mapping[str, ModelSettings | None]:
+        """What Loads stand that are from the repository, and the settings that replace the model's own."""
+        return self._wishes.from_repository
+
     def ready_problems(self) -> list[str]:
         """Why this server should not be sent requests; empty when it should."""
         closed = [self._closed_because] if self._closed_because else []
@@ -277,10 +280,8 @@ class Manager:
     def _scan(self) -> None:
         if not self._scans.scan(wait_for_files=self._mode == "poll"):
             return
-        if self._mode == "explicit" and not self._asked_initial:
-            self._asked_initial = True
-            names = self._scans.found if ALL_MODELS in self._initial else self._initial
-            self._missing = self._wishes.ask_all(names, self._scans.found)
+        if self._mode == "explicit" and not self._wishes.begun:
+            self._missing = self._wishes.begin(self._scans.found)
             for problem in self._missing.values():
                 _log.error("%s", problem)
         self._tell_table()

@@ -214,7 +214,7 @@ def test_one_that_is_lost_while_a_version_is_warmed_on_it(repository: Path, tmp_
 
             reason = until(failed, "its load has failed")
             assert "fake:0 is broken" in reason
-            assert breaking.exception(60).code() is grpc.StatusCode.UNAVAILABLE
+            unavailable(breaking.exception(60))
         assert server.http("/readyz")[0] == 503
         assert not stub.ModelReady(pb.ModelReadyRequest(name="gpu2")).ready
 
