@@ -185,9 +185,9 @@ class DataPlane(Protocol):
         """Admit nothing more to a queue; what is open still runs. Idempotent."""
         ...
 
-    def fail(self, queue_id: int, error: PodiumError) -> None:
-        """Close a queue, and end everything of it that has yet to reach its device with `error`: nothing waits for a device
-        that will never answer. What executes ends with its batch. Idempotent."""
+    def fail(self, queue_id: int, reason: str) -> None:
+        """Close a queue whose device is lost, and end what has yet to reach it: with NotReady what waits, with DeviceLost what
+        is staged, which is counted with its batch. What executes ends with that. Idempotent."""
         ...
 
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 
 from server.core.clock import NS_PER_S, Clock
-from server.core.errors import NotReady
 from server.core.versions import State
 from server.dataplane.interface import DataPlane
 from server.lifecycle.metrics import Metrics
@@ -62,7 +61,7 @@ class Retirement:
 
     def _fail(self, replica: Replica) -> None:
         reason = self._table.lost[replica.device]
-        self._plane.fail(replica.queue_id, NotReady(f"'{replica.key.model}' is not at ready state: {reason}"))
+        self._plane.fail(replica.queue_id, f"'{replica.key.model}' is not at ready state: {reason}")
 
     def leave(self, replica: Replica) -> None:
         """Admit nothing more to a replica that was reported away or replaced."""

@@ -2,28 +2,27 @@
 
 import pytest
 
-from server.core.errors import Expired, NotReady, Overloaded, PodiumError, ShuttingDown
+from server.core.errors import DeviceLost, Expired, NotReady, Overloaded, PodiumError, ShuttingDown
 from server.dataplane.interface import QueueClosed
 from server.dataplane.native.endings import not_admitted, unexecuted
 
-LOST = NotReady("its device is lost")
+LOST = "its device is lost"
 
 
 @pytest.mark.parametrize(
-    ("refused", "failed", "kind", "text"),
+    ("refused", "staged", "kind", "text"),
     [
-        (1, None, Expired, "Request timeout expired"),
-        (1, LOST, Expired, "Request timeout expired"),  # before its queue failed
-        (2, None, ShuttingDown, "Server is stopping"),
-        (3, LOST, NotReady, "its device is lost"),
+        (1, False, Expired, "Request timeout expired"),
+        (1, True, Expired, "Request timeout expired"),
+        (2, False, ShuttingDown, "Server is stopping"),
+        (3, False, NotReady, LOST),
+        (3, True, DeviceLost, LOST),
     ],
 )
-def test_what_was_admitted_and_not_executed(
-    refused: int, failed: PodiumError | None, kind: type[PodiumError], text: str
-) -> None:
-    error = unexecuted(refused, failed)
+def test_what_was_admitted_and_not_executed(refused: int, staged: bool, kind: type[PodiumError], text: str) -> None:
+    error = unexecuted(refused, LOST, staged=staged)
     assert (type(error), str(error)) == (kind, text)
-    assert error is not failed
+    assert unexecuted(refused, LOST, staged=staged) is not error
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from server.core.clock import monotonic_ns
-from server.core.errors import BackendFailed, Expired, NotReady, Overloaded, ShuttingDown
+from server.core.errors import BackendFailed, DeviceLost, Expired, NotReady, Overloaded, ShuttingDown
 from server.dataplane.interface import Batch, Part, QueueClosed
 from server.dataplane.ticket import Ticket, TicketState
 from tests.dataplane.histories import CountingReply, rows_of, rules
@@ -197,7 +197,7 @@ def test_a_closed_queue_says_choose_again_and_serves_what_it_admitted(plane: Any
         plane.open(rules(1))
 
 
-GONE = NotReady("its device is lost")
+GONE = "its device is lost"
 
 
 def test_a_queue_that_fails_ends_what_waits_and_what_is_staged_but_not_what_runs(new: New) -> None:
@@ -214,11 +214,11 @@ def test_a_queue_that_fails_ends_what_waits_and_what_is_staged_but_not_what_runs
         plane.fail(1, GONE)
         plane.fail(1, GONE)
         plane.fail(99, GONE)
-        for ticket, reply in (staged, *waiting):
+        for (ticket, reply), kind in ((staged, DeviceLost), (waiting[0], NotReady), (waiting[1], NotReady)):
             error = reply.exception(10)
-            assert (type(error), str(error)) == (NotReady, "its device is lost")
+            assert (type(error), str(error)) == (kind, GONE)
             assert ticket.state is TicketState.ENDED
-            assert (type(ticket.refusal), str(ticket.refusal)) == (NotReady, "its device is lost")
+            assert (type(ticket.refusal), str(ticket.refusal)) == (kind, GONE)
             assert ticket.refusal is not error
             assert plane.cancel(ticket) is TicketState.ENDED
         assert not running[1].done()

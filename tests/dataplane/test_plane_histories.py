@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.core.clock import monotonic_ns
-from server.core.errors import BackendFailed, Expired, NotReady, Overloaded, PodiumError, ShuttingDown
+from server.core.errors import BackendFailed, DeviceLost, Expired, NotReady, Overloaded, PodiumError, ShuttingDown
 from server.dataplane.interface import Batch, Part
 from server.dataplane.ticket import Ticket, TicketState
 from tests.dataplane.histories import CountingReply, rows_of, rules
@@ -24,7 +24,7 @@ def new(request: pytest.FixtureRequest) -> New:
 PLACES = 50
 """More than a history has requests, so that no limit is in its way."""
 LARGEST_BYTES = 128
-LOST = NotReady("its device is lost")
+LOST = "its device is lost"
 
 
 def all_places_are_free(plane: Any) -> None:
@@ -137,5 +137,5 @@ def test_every_admitted_ticket_ends_exactly_once(
                 assert (answer["Y"] == rows_of(tag, rows).arrays["X"] * 10).all()
             else:
                 assert isinstance(answer, BackendFailed | Expired | NotReady | ShuttingDown)
-                assert not isinstance(answer, NotReady) or str(answer) == str(LOST)
+                assert not isinstance(answer, NotReady | DeviceLost) or str(answer) == LOST
                 assert not isinstance(answer, ShuttingDown) or stop_early

@@ -10,7 +10,7 @@ import numpy as np
 
 from server.backends.base import LoadTask
 from server.core.clock import NS_PER_S
-from server.core.errors import LoadFailed, PodiumError, RegistryError
+from server.core.errors import LoadFailed, RegistryError
 from server.core.placement import device_of
 from server.core.settings import ModelSettings
 from server.core.signature import Signature
@@ -201,10 +201,10 @@ class Plane:
             self.closed.add(queue_id)
             self.story.append(("close", self.rules[queue_id].key))
 
-    def fail(self, queue_id: int, error: PodiumError) -> None:
+    def fail(self, queue_id: int, reason: str) -> None:
         if queue_id in self.rules:
             self.closed.add(queue_id)
-            self.story.append((f"fail: {type(error).__name__}: {error}", self.rules[queue_id].key))
+            self.story.append((f"fail: {reason}", self.rules[queue_id].key))
 
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
         assert queue_id in self.closed, "what is open is never idle"

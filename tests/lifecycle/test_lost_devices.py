@@ -39,8 +39,8 @@ def test_everything_on_it_leaves_at_once_and_the_rest_goes_on() -> None:
     assert scene.metrics.ready == {VersionKey("c", 1), VersionKey("d", 1)}
     failed = {key: story for story, key in scene.plane.story if story.startswith("fail")}
     assert failed == {
-        VersionKey("a", 1): f"fail: NotReady: 'a' is not at ready state: {LOST}",
-        VersionKey("b", 2): f"fail: NotReady: 'b' is not at ready state: {LOST}",
+        VersionKey("a", 1): f"fail: 'a' is not at ready state: {LOST}",
+        VersionKey("b", 2): f"fail: 'b' is not at ready state: {LOST}",
     }
     assert scene.plane.closed == {queues[key] for key in failed}
     assert refused(scene, "a") == f"Request for unknown model: 'a' is not at ready state: {LOST}"
@@ -150,7 +150,7 @@ def test_one_that_is_lost_while_a_version_leaves_it(monkeypatch: pytest.MonkeyPa
     scene.repository.remove("a")
     scene.settle()
     lose(scene)
-    assert (f"fail: NotReady: 'a' is not at ready state: {LOST}", mine.key) in scene.plane.story
+    assert (f"fail: 'a' is not at ready state: {LOST}", mine.key) in scene.plane.story
     assert scene.manager.index() == [IndexRow("a", "1", "UNLOADING", ""), IndexRow("c", "1", "READY", "")]
     scene.plane.end(mine.queue_id)
     scene.carry_on()
@@ -169,7 +169,7 @@ def test_one_that_leaves_as_its_device_is_lost_is_failed_whoever_comes_first() -
     lose(scene)
     assert not any(story.startswith("fail") for story, _ in scene.plane.story)
     scene.manager._retirement.leave(mine)
-    assert scene.plane.story[-1] == (f"fail: NotReady: 'a' is not at ready state: {LOST}", mine.key)
+    assert scene.plane.story[-1] == (f"fail: 'a' is not at ready state: {LOST}", mine.key)
 
 
 def test_until_the_initial_load_is_over_nobody_is_told_that_a_model_is_not_there() -> None:

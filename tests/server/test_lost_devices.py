@@ -232,6 +232,46 @@ def test_who_is_told_to_leave_meanwhile_does_not_come_back(repository: Path, tmp
         assert begun(server) == 1
 
 
+def test_every_request_that_was_admitted_is_counted_once(repository: Path, tmp_path: Path, plane: str) -> None:
+    with serving(repository, tmp_path, data_plane=plane, restart_on_device_loss=False) as server:
+
+        async def main() -> Counter[str]:
+            ends: Counter[str] = Counter()
+            async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+                stub = GRPCInferenceServiceStub(channel)
+                calls = [stub.ModelInfer(ask("gpu", tag, breaks=tag == 30), timeout=60) for tag in range(90)]
+                for answer in await asyncio.gather(*calls, return_exceptions=True):
+                    if not isinstance(answer, grpc.aio.AioRpcError):
+                        ends["ok"] += 1
+                        continue
+                    text = unavailable(answer)
+                    if text.startswith("Request for unknown model"):
+                        ends["came too late"] += 1
+                    else:
+                        ends["failed" if text.startswith("fake:0 is broken") else "refused"] += 1
+            return ends
+
+        ends = asyncio.run(main())
+        assert ends.total() == 90
+        assert ends["failed"] > 0
+        assert ends["refused"] > 0
+
+        def counted() -> dict[str, int]:
+            page = scrape(server)
+            kinds = ("ok", "failed", "refused", "abandoned")
+            return {end: value(page, "podium_requests_total", model="gpu", version="1", outcome=end) for end in kinds}
+
+        # what was staged behind the one that broke it is told as what waited is, and counted with its batch once that ends
+        asked = 90 - ends["came too late"]
+        until(lambda: sum(counted().values()) == asked, "everybody is counted")
+        found = counted()
+        assert (found["ok"], found["abandoned"]) == (ends["ok"], 0)
+        assert found["failed"] >= ends["failed"]
+        assert (
+            value(scrape(server), "podium_refused_total", model="gpu", version="1", reason="not_ready") == found["refused"] > 0
+        )
+
+
 def test_messages_of_a_stream_are_answered_each(repository: Path, tmp_path: Path, plane: str) -> None:
     with serving(repository, tmp_path, data_plane=plane, restart_on_device_loss=False) as server, server.stub() as stub:
         messages = [ask("gpu", tag, breaks=tag == 5) for tag in range(40)]

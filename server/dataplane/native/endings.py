@@ -1,18 +1,18 @@
 """How requests that Python decoded end in the native plane, by the names and numbers it has for that. **Pure.**"""
 
 from server.core.clock import NS_PER_S
-from server.core.errors import Expired, Overloaded, PodiumError, ShuttingDown
+from server.core.errors import DeviceLost, Expired, NotReady, Overloaded, PodiumError, ShuttingDown
 from server.dataplane.interface import QueueClosed
 
 _STOPPING, _FAILED = 2, 3
 
 
-def unexecuted(refused: int, failed: PodiumError | None) -> PodiumError:
-    """Why a ticket ended that was admitted and not executed. `refused` is a Refused of ticket.h, `failed` what its queue failed
-    with. A new one each time: whoever raises it adds a traceback, which leads to its request.
+def unexecuted(refused: int, reason: str, *, staged: bool) -> PodiumError:
+    """Why a ticket ended that was admitted and not executed. `refused` is a Refused of ticket.h, `reason` why its queue failed,
+    if it did; `staged`: a batch has it. A new one each time: whoever raises it adds a traceback, which leads to its request.
     """
-    if refused == _FAILED and failed is not None:
-        return type(failed)(*failed.args)
+    if refused == _FAILED:
+        return DeviceLost(reason) if staged else NotReady(reason)
     return ShuttingDown("Server is stopping") if refused == _STOPPING else Expired("Request timeout expired")
 
 

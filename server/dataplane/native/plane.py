@@ -15,7 +15,7 @@ import podium_native
 from numpy.typing import NDArray
 
 from server.core.clock import Clock
-from server.core.errors import Expired, Overloaded, PodiumError, ShuttingDown
+from server.core.errors import Expired, NotReady, Overloaded, PodiumError, ShuttingDown
 from server.core.signature import Signature
 from server.core.tensors import Array
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
@@ -78,7 +78,7 @@ class NativePlane:
         self._numbers: dict[Ticket, int] = {}
         self._number = 0
         self._rules: dict[int, QueueRules] = {}
-        self._failed: dict[int, PodiumError] = {}  # of queues that are gone too: who left as they failed may ask later
+        self._failed: dict[int, str] = {}  # of queues that are gone too: who left as they failed may ask later
         self.native = podium_native.Plane(limit.max_requests, limit.max_bytes, density)
         self.native.on_ended(_weakly(self._ended))
         self.follow()
@@ -143,7 +143,9 @@ class NativePlane:
             before = _STATES[state]
             if before is TicketState.ENDED:
                 if refused:  # before its caller left, who is the one to count it
-                    ticket.refusal = unexecuted(refused, self._failed.get(ticket.queue_id))
+                    ticket.refusal = unexecuted(
+                        refused, self._failed.get(ticket.queue_id, ""), staged=ticket.state is TicketState.TAKEN
+                    )
                 return before  # its answer is on its way
             ticket.end()
             del self._numbers[ticket]
@@ -270,10 +272,10 @@ class NativePlane:
         """See `DataPlane.close`."""
         self.native.close(queue_id)
 
-    def fail(self, queue_id: int, error: PodiumError) -> None:
+    def fail(self, queue_id: int, reason: str) -> None:
         """See `DataPlane.fail`."""
-        self._failed[queue_id] = error
-        code, text, trailing = self._ending(error)
+        self._failed[queue_id] = reason
+        code, text, trailing = self._ending(NotReady(reason))  # DeviceLost has the same
         self.native.fail(queue_id, code, text, list(trailing))
 
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
@@ -325,7 +327,6 @@ class NativePlane:
     def _ended(self, tickets: Sequence[tuple[int, bool]], why: int) -> None:
         """Tickets that ended without an execution, of one queue if they failed: numbers, and whether a batch has them. Called
         from any thread."""
-        error: PodiumError | None = None
         answers: list[tuple[Reply, Any]] = []
         with self._lock:
             for number, staged in tickets:
@@ -336,12 +337,10 @@ class NativePlane:
                 if entry.ticket not in self._numbers:
                     continue  # its caller left just before
                 del self._numbers[entry.ticket]
-                if error is None:
-                    failed = self._failed.get(entry.ticket.queue_id)
-                    # one of their own, which nobody raises: the traceback of the raised one leads to its caller's request
-                    error, refusal = unexecuted(why, failed), unexecuted(why, failed)
-                entry.ticket.refusal = refusal
-                answers.append((entry.ticket.end(), error))
+                reason = self._failed.get(entry.ticket.queue_id, "")
+                # one of its own, which nobody raises: the traceback of the raised one leads to its caller's request
+                entry.ticket.refusal = unexecuted(why, reason, staged=staged)
+                answers.append((entry.ticket.end(), unexecuted(why, reason, staged=staged)))
         self._deliver(answers, None)
 
 

@@ -363,7 +363,8 @@ void Plane::end_late(Ref<Ticket> ticket, Late& late) {
     }
     // one that is being executed is counted with its batch
     if (late.why == Ended::expired && !entry.executing) refusals_[ticket->queue_id].expired++;
-    if (late.why == Ended::failed) refusals_[ticket->queue_id].not_ready++;
+    // one that is staged is counted with its batch
+    if (late.why == Ended::failed && !entry.in_batch) refusals_[ticket->queue_id].not_ready++;
   }
   ticket->refused = refused_as(late.why);
   end(*ticket);
