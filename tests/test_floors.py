@@ -13,6 +13,9 @@ FLOORS = {
         (
             "server",
             "server.app",
+            "server.process",
+            "server.restart",
+            "server.handed_on",
             "server.optional",
             "server.device_memory",
             "server.__main__",

@@ -263,6 +263,9 @@ class ServerSettings(_Table):
     settle_s: float = Field(1.0, ge=0)
     drain_delay_s: float = Field(5.0, ge=0)
     drain_grace_s: float = Field(30.0, ge=0)
+    restart_on_device_loss: bool = True
+    max_device_restarts: int = Field(3, ge=0, le=100)
+    device_restarts_window_s: float = Field(600.0, gt=0)
     max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31)
     max_inflight_bytes: int = Field(2**30, gt=0)
     max_inflight_requests: int = Field(100_000, gt=0)

@@ -185,6 +185,11 @@ class DataPlane(Protocol):
         """Admit nothing more to a queue; what is open still runs. Idempotent."""
         ...
 
+    def fail(self, queue_id: int, reason: str) -> None:
+        """Close a queue whose device is lost, and end what has yet to reach it: with NotReady what waits, with DeviceLost what
+        is staged, which is counted with its batch. What executes ends with that. Idempotent."""
+        ...
+
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
         """Wait until a closed queue has no open ticket, then forget it; False if the time ran out first."""
         ...

@@ -72,7 +72,7 @@ class Plan:
     """
 
     def __init__(self, delivery: Estimate, slots: int = 1, *, density: bool = False) -> None:
-        """`slots` 2: the next batch is gathered while one runs; 3: and the answers of the one before are dealt out meanwhile."""
+        """`slots` 2: the next batch is gathered while one runs; 3: and the answers of the one before are dealt out as well."""
         self.queues: dict[int, Queue] = {}
         self.executors = 1
         self._slots = slots

@@ -16,7 +16,8 @@ from server.backends.base import Backend, BackendFactory, DecoupledBackend, Load
 from server.backends.first_answer import FirstAnswer
 from server.backends.instances import instances_of
 from server.core.clock import Clock
-from server.core.errors import LoadFailed, PodiumError
+from server.core.errors import DeviceLost, LoadFailed, PodiumError
+from server.core.placement import device_of
 from server.core.settings import ModelSettings, buckets_for
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
@@ -32,6 +33,8 @@ MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "program.pt2": "torch", 
 BindFeatures = Callable[[VersionKey, Path, ModelSettings, Signature], Features | None]
 """The features of a version, by its folder, its settings and its model's own signature; None where it was trained on none.
 Raises: LoadFailed where it was, and cannot have them."""
+
+_NONE_LOST: Mapping[str, str] = {}
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +85,7 @@ class _Progress:
     lease: Lease | None = field(default=None)
     opened: list[Backend] = field(default_factory=list)
     account: Account | None = field(default=None)
+    device: str = ""
 
 
 class Loader:
@@ -117,33 +121,44 @@ class Loader:
         self._lease = lease
         self._bind_features = bind_features
         self._accounts = accounts
+        self._abandoned: list[Backend] = []
 
-    def load(self, found: FoundVersion, settings: ModelSettings) -> Loaded:
+    def load(self, found: FoundVersion, settings: ModelSettings, lost: Mapping[str, str] = _NONE_LOST) -> Loaded:
         """Lease, verify, reserve memory, open, bind features, read labels, warm every batch bucket, compare golden examples,
         measure.
 
         Warm-up and golden examples are of the model itself, with its own inputs.
 
-        Raises: LoadFailed with the step that failed and why; nothing stays open or leased.
+        `lost`: devices that nothing can be loaded on in this process, and why. They are not touched.
+
+        Raises: LoadFailed with the step that failed and why; nothing stays open or leased, except what is on a lost device:
+        freeing it could hang or end the process, whose end frees it.
         """
         progress = _Progress()
         try:
-            return self._load(found, settings, progress)
+            return self._load(found, settings, progress, lost)
         except Exception as error:
-            _give_back(found, progress)
+            device_lost = progress.device if isinstance(error, DeviceLost) else ""
+            if device_lost:
+                self._abandoned += progress.opened
+            else:
+                _give_back(found, progress)
             if progress.lease is not None:
                 progress.lease.release()
             # what is not in the words of the domain is at least named by its type
             why = str(error) if isinstance(error, PodiumError) else f"{type(error).__name__}: {error}"
-            raise LoadFailed(f"{progress.step}: {why}") from error
+            raise LoadFailed(f"{progress.step}: {why}", device_lost) from error
 
-    def _load(self, found: FoundVersion, settings: ModelSettings, progress: _Progress) -> Loaded:
+    def _load(self, found: FoundVersion, settings: ModelSettings, progress: _Progress, lost: Mapping[str, str]) -> Loaded:
         if self._lease is not None:
             progress.lease = self._lease(found.folder)
         progress.step = "verify digests"
         self._verify(found)
         progress.step = "choose backend"
         name, open_backend = self._backend_for(found.folder, settings)
+        progress.device = device_of(name, settings)
+        if progress.device in lost:
+            raise DeviceLost(f"{lost[progress.device]}: only a new process can use it again")
         progress.step = "reserve memory"
         if self._accounts is not None:
             progress.account = self._accounts.open(found, settings, name)

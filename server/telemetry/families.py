@@ -105,6 +105,11 @@ def build_family(version: str, python: str) -> Metric:
     return family
 
 
+def restart_family(restarts: int) -> Metric:
+    """How often this process has begun anew since it was created; the one number that goes on over that."""
+    return CounterMetricFamily("podium_device_restarts", "New beginnings after a lost device", value=restarts)
+
+
 def _histograms(readings: Sequence[VersionReading]) -> Iterator[Metric]:
     seconds = HistogramMetricFamily(
         "podium_request_seconds", "Time of answered requests, by phase", labels=(*_VERSION, "phase")

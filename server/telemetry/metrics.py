@@ -24,6 +24,7 @@ from server.telemetry.families import (
     feature_families,
     ledger_families,
     load_families,
+    restart_family,
     trace_families,
     version_families,
 )
@@ -56,7 +57,8 @@ class Metrics:
     (`device_metrics.open_devices`), `caches` tells a version's response cache, `consumers` who asked which version, `traces`
     what became of traced requests (`Tracer.reading`), `features` what the feature store has to say, None where there is none,
     `door` what the native one does, None for grpcio's, and `ledger` who holds which device's memory; all are called on the
-    thread that renders. `settle`: see `VersionRecorder`. `build` is the program's version.
+    thread that renders. `settle`: see `VersionRecorder`. `build` is the program's version, `device_restarts` how often this
+    process has begun anew.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Metrics:
         door: Callable[[], DoorReading | None] = lambda: None,
         ledger: Callable[[], LedgerReading] = NoLedger,
         settle: Callable[[], None] = lambda: None,
+        device_restarts: int = 0,
     ) -> None:
         self._queues = queues
         self._devices = devices
@@ -93,6 +96,7 @@ class Metrics:
         self._loads: OrderedDict[tuple[VersionKey, str], tuple[int, float]] = OrderedDict()
         self._process = ProcessCollector(registry=None)
         self._build = build_family(build, platform.python_version())
+        self._restarts = restart_family(device_restarts)
 
     def add(self, key: VersionKey) -> VersionRecorder:
         """Begin, or go on, to record a version; it is not ready yet. The same recorder while the version is there."""
@@ -159,6 +163,7 @@ class Metrics:
         if (door := self._door()) is not None:
             yield from door_families(door)
         yield self._build
+        yield self._restarts
         yield from self._process.collect()
 
     def _read(self) -> list[VersionReading]:

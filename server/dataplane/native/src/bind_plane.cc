@@ -34,7 +34,7 @@ OnEnded telling(nb::object callback) {
     // not by a guard: at the interpreter's end this thread may be ended in here, and has nothing to give back then
     PyGILState_STATE before = PyGILState_Ensure();
     try {
-      callback(tickets, why == Ended::stopping);
+      callback(tickets, static_cast<int>(refused_as(why)));
     } catch (abi::__forced_unwind&) {
       throw;
     } catch (nb::python_error& error) {
@@ -99,7 +99,7 @@ nb::list take_uses(BoundPlane& plane) {
 nb::list take_refusals(BoundPlane& plane) {
   nb::list made;
   for (const auto& [queue_id, counts] : plane.take_refusals()) {
-    made.append(nb::make_tuple(queue_id, counts.queue_full, counts.expired, counts.cancelled));
+    made.append(nb::make_tuple(queue_id, counts.queue_full, counts.expired, counts.cancelled, counts.not_ready));
   }
   return made;
 }
@@ -145,6 +145,12 @@ void bind_plane(nb::module_& module) {
       .def("open", &open_queue, "device"_a, "queue_id"_a, "buckets"_a, "costs_ns"_a, "max_batch"_a, "max_requests"_a,
            "queue_delay_ns"_a, "padding"_a, "early_drop"_a, "decoupled"_a, "instances"_a, "share"_a)
       .def("close", &BoundPlane::close, "queue_id"_a)
+      .def(
+          "fail",
+          [](BoundPlane& plane, uint64_t queue_id, int code, const std::string& text, const Metadata& trailing) {
+            plane.fail(queue_id, Ending{static_cast<Code>(code), text, trailing});
+          },
+          "queue_id"_a, "code"_a, "text"_a, "trailing"_a, Free())
       .def("wait_idle", &BoundPlane::wait_idle, "queue_id"_a, "timeout_s"_a, Free())
       .def(
           "snapshot",
@@ -171,8 +177,8 @@ void bind_plane(nb::module_& module) {
           nb::rv_policy::take_ownership, Free())
       .def("enter_device", &BoundPlane::enter_device, "taken"_a, Free())
       .def("leave_device", &BoundPlane::leave_device, "taken"_a, Free())
-      .def("finish", &finish_batch, "taken"_a, "parts"_a, "taken_ns"_a, "ran_ns"_a, "features_ns"_a, "lead_ns"_a, "rows"_a, "ran_rows"_a,
-           "took_ns"_a)
+      .def("finish", &finish_batch, "taken"_a, "parts"_a, "taken_ns"_a, "ran_ns"_a, "features_ns"_a, "lead_ns"_a, "rows"_a,
+           "ran_rows"_a, "took_ns"_a)
       .def("publish", &publish, "entries"_a)
       .def("set_fast", &BoundPlane::set_fast, "fast"_a)
       .def("take_uses", &take_uses)

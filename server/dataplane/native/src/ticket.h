@@ -16,7 +16,7 @@ constexpr int64_t patience_ns = 10 * ns_per_s;
 enum class State : uint8_t { waiting = 0, taken = 1, ended = 2 };
 
 // Why a ticket ended without an execution though its caller was there.
-enum class Refused : uint8_t { no = 0, expired = 1, stopping = 2 };
+enum class Refused : uint8_t { no = 0, expired = 1, stopping = 2, failed = 3 };
 
 struct Lane;
 
