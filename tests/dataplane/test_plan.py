@@ -175,7 +175,7 @@ def test_early_drop_refuses_what_the_full_batch_would_make_late_and_refills() ->
 
 def test_small_batches_that_run_do_not_keep_a_large_one_refused_for_ever() -> None:
     plan = plan_of(rules(costs_ns=(100, 100, 100, 5_000)))  # 8 rows were slow once
-    costs = plan.queues[1].costs
+    costs = plan.queues[1].costs[0]
     large = None
     for now_ns in range(0, 3 * TRIAL_AFTER_NS, TRIAL_AFTER_NS // 10):
         plan.admit(ticket(rows=1, deadline_ns=now_ns + 1_000), now_ns)
@@ -225,7 +225,7 @@ def test_a_prediction_that_refuses_everything_is_tried() -> None:
     trial = ticket(deadline_ns=later + 1_000)
     plan.admit(trial, later)
     assert release(plan, later) == [trial]
-    plan.queues[1].costs.observe(1, 10**9, later + 10**9)  # the prediction was right
+    plan.queues[1].costs[0].observe(1, 10**9, later + 10**9)  # the prediction was right
     with pytest.raises(Expired):
         plan.admit(ticket(deadline_ns=later + 1_000), later)
 

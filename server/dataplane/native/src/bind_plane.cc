@@ -67,11 +67,12 @@ void open_queue(BoundPlane& plane, const std::string& device, uint64_t queue_id,
 }
 
 nb::tuple submit(BoundPlane& plane, uint64_t number, uint64_t queue_id, nb::bytes shape, uint32_t rows, uint64_t nbytes,
-                 uint64_t id_hash, int64_t arrival_ns, int64_t deadline_ns, int32_t priority, bool wake) {
+                 uint64_t id_hash, int64_t arrival_ns, int64_t deadline_ns, int32_t priority, bool wake, uint32_t size_class) {
   Ref<Ticket> ticket = Ref<Ticket>::take(new PythonTicket(number));
   ticket->queue_id = queue_id;
   ticket->shape.assign(shape.c_str(), shape.size());
   ticket->rows = rows;
+  ticket->size_class = size_class;
   ticket->nbytes = nbytes;
   ticket->id_hash = id_hash;
   ticket->priority = priority;
@@ -156,7 +157,7 @@ void bind_plane(nb::module_& module) {
           "queue_id"_a)
       .def("stop", &BoundPlane::stop, Free())
       .def("submit", &submit, "number"_a, "queue_id"_a, "shape"_a, "rows"_a, "nbytes"_a, "id_hash"_a, "arrival_ns"_a,
-           "deadline_ns"_a, "priority"_a, "wake"_a)
+           "deadline_ns"_a, "priority"_a, "wake"_a, "size_class"_a = 0)
       .def(
           "cancel",
           [](BoundPlane& plane, Handle& handle) {
@@ -171,8 +172,8 @@ void bind_plane(nb::module_& module) {
           nb::rv_policy::take_ownership, Free())
       .def("enter_device", &BoundPlane::enter_device, "taken"_a, Free())
       .def("leave_device", &BoundPlane::leave_device, "taken"_a, Free())
-      .def("finish", &finish_batch, "taken"_a, "parts"_a, "taken_ns"_a, "ran_ns"_a, "features_ns"_a, "lead_ns"_a, "rows"_a, "ran_rows"_a,
-           "took_ns"_a)
+      .def("finish", &finish_batch, "taken"_a, "parts"_a, "taken_ns"_a, "ran_ns"_a, "features_ns"_a, "lead_ns"_a, "rows"_a,
+           "ran_rows"_a, "took_ns"_a)
       .def("publish", &publish, "entries"_a)
       .def("set_fast", &BoundPlane::set_fast, "fast"_a)
       .def("take_uses", &take_uses)

@@ -14,6 +14,7 @@
 #include "bindings.h"
 #include "infer_request.h"
 #include "infer_response.h"
+#include "padding.h"
 
 namespace nb = nanobind;
 
@@ -21,17 +22,17 @@ namespace podium {
 
 namespace {
 
-// name, datatype, dims without the batch dimension
-using Spec = std::tuple<std::string, std::string, std::vector<int64_t>>;
+// name, datatype, dims without the batch dimension, and the sizes that its free ones are padded to
+using Spec = std::tuple<std::string, std::string, std::vector<int64_t>, std::vector<int64_t>>;
 // queue, execute, features (or none), rows, total: as Timing
 using Times = std::tuple<int64_t, int64_t, std::optional<int64_t>, int64_t, int64_t>;
 
 std::vector<TensorSpec> specs_of(const std::vector<Spec>& specs) {
   std::vector<TensorSpec> made;
-  for (const auto& [name, datatype, dims] : specs) {
+  for (const auto& [name, datatype, dims, pad_to] : specs) {
     auto found = std::find(std::begin(datatype_names), std::end(datatype_names), datatype);
     if (found == std::end(datatype_names)) throw std::invalid_argument("no such datatype: " + datatype);
-    made.push_back(TensorSpec{name, static_cast<Datatype>(found - std::begin(datatype_names)), dims, false});
+    made.push_back(TensorSpec{name, static_cast<Datatype>(found - std::begin(datatype_names)), dims, false, pad_to});
   }
   return made;
 }
@@ -46,6 +47,7 @@ class Wire {
     route->model = model;
     route->version = number;
     route->inputs = specs_of(inputs);
+    route->pad_sizes = pad_sizes(route->inputs);
     route->outputs = specs_of(outputs);
     route->max_batch = max_batch;
     route->masks = masks;
@@ -135,6 +137,7 @@ class Wire {
     made["priority"] = made_.priority;
     made["timing"] = made_.timing;
     made["shape"] = bytes_of(made_.shape);
+    made["size_class"] = made_.size_class;
     return made;
   }
 
