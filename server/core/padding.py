@@ -45,7 +45,7 @@ def _padded(spec: TensorSpec, stated: TensorSettings | None) -> TensorSpec:
     made = replace(spec, pad_to=stated.pad_to, pad_value=stated.pad_value)
     try:
         fits = _says(pad_element(made), spec.datatype, stated.pad_value)
-    except (OverflowError, ValueError):
+    except OverflowError:
         fits = False
     if not fits:
         raise LoadFailed(f"pad_value {stated.pad_value} of input '{spec.name}' is no {spec.datatype}")
@@ -53,7 +53,7 @@ def _padded(spec: TensorSpec, stated: TensorSettings | None) -> TensorSpec:
 
 
 def pad_element(spec: TensorSpec) -> np.generic:
-    """`pad_value` as an element of the input. Raises: OverflowError or ValueError for a number that its type cannot hold.
+    """`pad_value` as an element of the input. Raises: OverflowError for a number that an integer type cannot hold.
 
     >>> hex(pad_element(TensorSpec("x", "BF16", (-1,), pad_to=(4,), pad_value=1.0)))
     '0x3f80'
@@ -63,9 +63,8 @@ def pad_element(spec: TensorSpec) -> np.generic:
         element: np.generic = scalar(spec.pad_value)
     if spec.datatype != "BF16":
         return element
-    # the nearest one, ties to even; infinities and NaN stay what they are
     bits = int(element.view(np.uint32))
-    return np.uint16((bits + 0x7FFF + (bits >> 16 & 1) if np.isfinite(element) else bits) >> 16)
+    return np.uint16((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)  # the nearest one, ties to even
 
 
 def _says(element: np.generic, datatype: str, value: float) -> bool:
@@ -73,5 +72,5 @@ def _says(element: np.generic, datatype: str, value: float) -> bool:
     if datatype == "BF16":
         element = (np.uint32(element) << np.uint32(16)).view(np.float32)
     if datatype == "BF16" or datatype.startswith("FP"):
-        return bool(np.isfinite(element)) or not np.isfinite(value)
+        return bool(np.isfinite(element))
     return bool(element == value)
