@@ -1,6 +1,7 @@
 """Rows of many requests into one array, and back by each request's own span. **Pure.**"""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,9 @@ def place(array: Array, whole: Array, spec: TensorSpec | None) -> None:
     """Write an array where its dimensions begin; what is left of larger ones is the padding of `spec`."""
     if spec is not None and array.shape != whole.shape:
         whole[...] = pad_element(spec)
-    whole[tuple(map(slice, array.shape))] = array
+    # with dots: a text that has no dimensions would become the array itself
+    front: Any = (*map(slice, array.shape), ...)
+    whole[front] = array
 
 
 def brought(parts: Sequence[Mapping[str, Array]], signature: Signature) -> int:

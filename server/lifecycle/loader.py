@@ -144,7 +144,6 @@ class Loader:
         task = LoadTask(found.key, found.folder, settings)
         for _ in range(settings.instances):
             progress.opened.append(open_backend(task))
-        progress.step = "pad sizes"
         for member in progress.opened:
             member.signature = with_pad_sizes(member.signature, settings.inputs)
         tried = [_as_one_answer(member, settings) for member in progress.opened]

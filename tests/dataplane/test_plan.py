@@ -338,3 +338,22 @@ def test_books_balance_over_any_history(history: list[tuple[object, ...]]) -> No
                 assert lane.keys == sorted(lane.keys)
                 assert len(lane.keys) == len(lane.tickets) > 0
     assert len(set(map(id, world.ended))) == len(world.ended)
+
+
+def test_a_lane_has_the_costs_of_its_size_class() -> None:
+    """The same rows of a larger size take ten times as long, and what is learnt of one size says nothing of the other."""
+    plan = plan_of(rules(costs_ns=(10, 20, 30, 40, 100, 200, 300, 400)))
+    plan.admit(ticket(rows=8, deadline_ns=50), 0)
+    with pytest.raises(Expired, match="predicted to finish"):
+        plan.admit(ticket(rows=8, width=3, size_class=1, deadline_ns=50), 0)
+    large = ticket(rows=4, width=3, size_class=1, deadline_ns=340)
+    plan.admit(large, 0)  # behind the others: 40 + 300
+    taken = plan.decide(0).release
+    assert taken is not None
+    plan.executed(taken.token, 40)
+    plan.observe(1, 8, 30, 0, 40)
+    plan.observe(1, 4, 500, 0, 40, size_class=1)
+    assert [costs.predict_ns(8) for costs in plan.queues[1].costs] == [41, 400]
+    assert plan.queues[1].costs[1].predict_ns(4) > 300
+    decision = plan.decide(40)  # what took longer than was measured makes it late
+    assert (decision.late, decision.release) == ([large], None)

@@ -114,11 +114,12 @@ def test_padded_rows_are_what_a_naive_gathering_makes(
     assert half["ids"][:-1].tolist() == gathered["ids"][middle:rows].tolist()
 
 
+def allocate(shapes: Shapes) -> dict[str, Array]:
+    return {name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()}
+
+
 def test_a_model_without_batching_gets_its_one_request_padded() -> None:
     signature = Signature("m", (TensorSpec("ids", "INT64", (-1, 2), pad_to=(4, 8), pad_value=9),), (), 0)
-
-    def allocate(shapes: Shapes) -> dict[str, Array]:
-        return {name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
     for place in ({}, {"allocate": allocate}):
         made = gather([{"ids": np.ones((3, 2), np.int64)}], 1, 1, signature=signature, **place)
@@ -126,3 +127,11 @@ def test_a_model_without_batching_gets_its_one_request_padded() -> None:
     whole = np.ones((8, 2), np.int64)
     assert gather([{"ids": whole}], 1, 1, signature=signature)["ids"] is whole
     assert gather([{"ids": whole}], 1, 1, allocate, signature)["ids"].tolist() == whole.tolist()
+
+
+def test_a_single_text_is_placed_as_it_is() -> None:
+    signature = Signature("m", (TensorSpec("text", "BYTES", ()),), (), 0)
+
+    made = gather([{"text": np.array(b"word", dtype=object)}], 1, 1, allocate, signature)
+    assert made["text"].shape == ()
+    assert made["text"].item() == b"word"
