@@ -32,7 +32,7 @@ class TensorSettings(_Table):
     optional: bool = False
     labels: str | None = None
     pad_to: tuple[Annotated[int, Field(gt=0, lt=2**31)], ...] = ()
-    pad_value: int | float = 0
+    pad_value: float | int = 0
 
     @model_validator(mode="after")
     def _known(self) -> Self:

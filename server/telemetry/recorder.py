@@ -144,8 +144,7 @@ class VersionRecorder:
         """Record one executed batch, after its last answer has been handed over.
 
         Shapes: `spans` `[B + 1]` as in `Batch`, the other arrays `[B]`. `answered` is what `DataPlane.finish` returned, and
-        `failed` marks the requests that were given an error. `padded_rows` is P: rows executed, padding included.
-        `elements` and `padding_elements`: as in `Batch`.
+        `failed` marks the requests that were given an error. `padded_rows` is P: rows executed; `elements`, too, as in `Batch`.
         Units: `taken_ns`, `finished_ns`, `arrival_ns`, `deadline_ns` monotonic; `input_ns`, `infer_ns`, `output_ns`
         durations of the whole batch.
         Raises: ValueError when P is less than the requests' own rows (a bug in the caller, nothing is recorded).
