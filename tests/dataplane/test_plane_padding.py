@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.core.clock import monotonic_ns
+from server.core.clock import NS_PER_S, monotonic_ns
+from server.core.errors import Expired
 from server.core.requests import InferRequest, WireTensor
 from server.core.signature import Signature, check
 from server.core.tensors import Array, TensorSpec
@@ -130,3 +131,32 @@ def test_a_batch_that_cannot_be_gathered_has_no_elements(plane: Any) -> None:
     assert str(reply.exception(10)) == "the batch could not be gathered: MemoryError"
     assert seen.is_set()
     assert (runner.batches[0].elements, runner.batches[0].padding_elements) == (0, 0)
+
+
+def test_each_size_class_is_predicted_by_its_own_costs(plane: Any) -> None:
+    """What would be late among the smallest is in time among larger ones, until those were seen to take as long."""
+    against = signature()
+    plane.open(rules(signature=against, costs_ns=(20 * NS_PER_S,) * 4 + (1000,) * 8))
+    small, middle, large = (1, 2, 2), (1, 4, 3), (1, 5, 1)
+
+    def soon(shape: tuple[int, ...]) -> Ticket:
+        made = ticket_of(1, shape, against)[0]
+        made.deadline_ns = made.due_ns = monotonic_ns() + 10 * NS_PER_S
+        return made
+
+    def refused(shape: tuple[int, ...]) -> bool:
+        made = soon(shape)
+        try:
+            plane.submit(1, made)
+        except Expired as refusal:
+            return "predicted to finish" in str(refusal)
+        plane.cancel(made)
+        return False
+
+    assert [refused(shape) for shape in (small, middle, large)] == [True, False, False]
+    plane.submit(1, soon(large))
+    batch = plane.take("cpu")
+    assert batch.inputs["ids"].shape == (1, 8, 2)
+    plane.enter_device(batch)
+    plane.finish(batch, sums(batch), ran_rows=1, ran_ns=300 * NS_PER_S)
+    assert [refused(shape) for shape in (middle, large)] == [False, True]
