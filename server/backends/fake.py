@@ -291,6 +291,8 @@ def _read_signature(task: LoadTask) -> Signature:
                 raise LoadFailed(f"model.toml states {kind} '{override.name}', but {FILE} has the {kind}s {names}")
     if any(tensor.labels is not None for tensor in (*stated.inputs, *stated.outputs)):
         raise LoadFailed(f"{FILE}: labels belong into model.toml")
+    if any(tensor.pad_to for tensor in (*stated.inputs, *stated.outputs)):
+        raise LoadFailed(f"{FILE}: pad_to belongs into model.toml")
     max_batch = DEFAULT_MAX_BATCH if settings.max_batch is None else settings.max_batch
     return Signature(
         task.key.model,

@@ -22,6 +22,8 @@ class TensorSettings(_Table):
     """Overrides or states one input or output. `shape` leaves the batch dimension out; -1 is free per request.
 
     `labels`, of outputs only: a file with the names of its classes, one a line, below the version's or the model's folder.
+    `pad_to`, of inputs only: the sizes that free dimensions are padded up to with `pad_value`, so that requests of different
+    sizes share a batch.
     """
 
     name: str
@@ -29,6 +31,8 @@ class TensorSettings(_Table):
     shape: tuple[int, ...] | None = None
     optional: bool = False
     labels: str | None = None
+    pad_to: tuple[Annotated[int, Field(gt=0, lt=2**31)], ...] = ()
+    pad_value: float | int = 0
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -38,6 +42,10 @@ class TensorSettings(_Table):
             raise ValueError(f"dimensions of '{self.name}' must be positive, or -1 for one that varies")
         if self.labels is not None and not {"", ".", ".."}.isdisjoint(self.labels.split("/")):
             raise ValueError(f"labels of '{self.name}' must be a plain relative path, without '.' and '..'")
+        if list(self.pad_to) != sorted(set(self.pad_to)):
+            raise ValueError(f"pad_to of '{self.name}' must be ascending and distinct")
+        if self.pad_value and not self.pad_to:
+            raise ValueError(f"pad_value of '{self.name}' needs pad_to, which is not stated")
         return self
 
 
@@ -203,6 +211,8 @@ class ModelSettings(_Table):
     def _consistent(self) -> Self:
         if any(tensor.labels is not None for tensor in self.inputs):
             raise ValueError("labels are for outputs: an input has no classes")
+        if any(tensor.pad_to for tensor in self.outputs):
+            raise ValueError("pad_to is for inputs: an output is as large as the model makes it")
         largest = DEFAULT_MAX_BATCH if self.max_batch is None else self.max_batch
         if self.batching.buckets and self.batching.buckets[-1] > largest:
             raise ValueError(f"buckets must not exceed max_batch, which is {largest}")

@@ -17,6 +17,7 @@ from server.backends.first_answer import FirstAnswer
 from server.backends.instances import instances_of
 from server.core.clock import Clock
 from server.core.errors import DeviceLost, LoadFailed, PodiumError
+from server.core.padding import with_pad_sizes
 from server.core.placement import device_of
 from server.core.settings import ModelSettings, buckets_for
 from server.core.signature import Signature
@@ -57,7 +58,7 @@ class Warm(Protocol):
     """`server.backends.warm.warm`."""
 
     def __call__(self, backend: Backend, buckets: Sequence[int], runs: int, clock: Clock, /) -> tuple[int, ...]:
-        """Run every bucket; the cost of each in ns, 0 where it could not be measured."""
+        """Run every bucket, of every size class; the cost of each in ns, 0 where it could not be measured."""
         ...
 
 
@@ -166,6 +167,8 @@ class Loader:
         task = LoadTask(found.key, found.folder, settings)
         for _ in range(settings.instances):
             progress.opened.append(open_backend(task))
+        for member in progress.opened:
+            member.signature = with_pad_sizes(member.signature, settings.inputs)
         tried = [_as_one_answer(member, settings) for member in progress.opened]
         progress.step = "features"
         signature = progress.opened[0].signature

@@ -37,8 +37,8 @@ class Loaded:
 class Replica:
     """One version in memory on one device. Compared by identity: a reload of the same version is another replica.
 
-    Units: `buckets` in rows, ascending; `costs_ns` per bucket, 0 where it was not measured. `labels` by output,
-    then by index.
+    Units: `buckets` in rows, ascending; `costs_ns` per bucket, 0 where it was not measured; of each size class in turn.
+    `labels` by output, then by index.
     Ownership: `backend` is the engine thread's until the queue `queue_id` is idle, then the lifecycle closes it.
     `recorder` is the telemetry's recorder of this version, the same before and after a reload. `cache` (None: the model has
     none) is the door's, and goes with the replica: what another load would answer is not known from it. `lease` on the

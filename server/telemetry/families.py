@@ -153,13 +153,20 @@ def _plain_counters(readings: Sequence[VersionReading]) -> Iterator[Metric]:
     rows = CounterMetricFamily("podium_rows", "Rows executed, without padding", labels=_VERSION)
     padding = CounterMetricFamily("podium_padding_rows", "Rows executed only to fill a bucket", labels=_VERSION)
     late = CounterMetricFamily("podium_late", "Requests answered after their deadline", labels=_VERSION)
+    elements = CounterMetricFamily("podium_elements", "Elements executed of padded inputs, without padding", labels=_VERSION)
+    padding_elements = CounterMetricFamily("podium_padding_elements", "Elements executed only as padding", labels=_VERSION)
     for reading in readings:
+        if reading.stats.elements or reading.stats.padding_elements:
+            elements.add_metric(reading.labels, reading.stats.elements)
+            padding_elements.add_metric(reading.labels, reading.stats.padding_elements)
         rows.add_metric(reading.labels, reading.stats.rows)
         padding.add_metric(reading.labels, reading.stats.padding_rows)
         late.add_metric(reading.labels, reading.stats.late)
     yield rows
     yield padding
     yield late
+    yield elements
+    yield padding_elements
 
 
 def _gauges(readings: Sequence[VersionReading]) -> Iterator[Metric]:

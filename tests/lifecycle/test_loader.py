@@ -10,7 +10,7 @@ from server.backends import base
 from server.backends.first_answer import FirstAnswer
 from server.core.clock import Clock
 from server.core.errors import BackendFailed, LoadFailed, RegistryError
-from server.core.settings import ModelSettings
+from server.core.settings import ModelSettings, TensorSettings
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
 from server.core.versions import VersionKey
@@ -452,3 +452,36 @@ def test_a_version_that_took_more_than_there_was_is_closed_again() -> None:
         device.load()
     assert device.scene.backends.opened[0].closed
     assert device.books.ledger.reading.holdings == ()
+
+
+def padded_scene(output: tuple[int, ...]) -> Scene:
+    """A model whose rows have any length, and `output` for an answer."""
+    scene = Scene()
+
+    def open_backend(task: base.LoadTask) -> Backend:
+        backend = scene.backends(task)
+        backend.signature = Signature("m", (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", output),), 4)
+        return backend
+
+    scene.known = {"fake": open_backend}  # type: ignore[dict-item]  # as good a factory as the double
+    return scene
+
+
+PADDED = SETTINGS.model_copy(update={"inputs": (TensorSettings(name="x", pad_to=(8, 16), pad_value=1),)})
+
+
+def test_every_instance_has_the_sizes_that_settings_state() -> None:
+    scene = padded_scene((2,))
+    loaded = scene.load(Version(KEY), PADDED.model_copy(update={"instances": 2}))
+    expected = (TensorSpec("x", "FP32", (-1,), pad_to=(8, 16), pad_value=1),)
+    assert [backend.signature.inputs for backend in scene.backends.opened] == [expected] * 2
+    assert loaded.backend.signature.inputs == expected
+    assert scene.tried is not None
+    assert scene.tried.signature.pad_sizes == (8, 16)
+
+
+def test_sizes_that_do_not_fit_fail_the_load() -> None:
+    scene = padded_scene((-1,))
+    with pytest.raises(LoadFailed, match=r"^open: output 'y' has the shape \[-1\]: with pad_to every dimension"):
+        scene.load(Version(KEY), PADDED)
+    assert [backend.closed for backend in scene.backends.opened] == [1]

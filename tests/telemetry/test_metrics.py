@@ -132,6 +132,8 @@ def _run(recorder: VersionRecorder, *, released: str = "full", failed: bool = Fa
         output_ns=500_000,
         finished_ns=6_000_000,
         padded_rows=4,
+        elements=10,
+        padding_elements=6,
         released=released,
     )
 
@@ -195,6 +197,8 @@ def test_an_answered_batch_is_shown_under_podiums_names() -> None:
     assert _value(metrics, "podium_refused_total", **version, reason="expired") == 3
     assert _value(metrics, "podium_rows_total", **version) == 3
     assert _value(metrics, "podium_padding_rows_total", **version) == 1
+    assert _value(metrics, "podium_elements_total", **version) == 10
+    assert _value(metrics, "podium_padding_elements_total", **version) == 6
     assert _value(metrics, "podium_late_total", **version) == 1
     assert _value(metrics, "podium_queue_requests", **version) == 5
     assert _value(metrics, "podium_queue_rows", **version) == 9
