@@ -41,7 +41,8 @@ class QueueRules:
     per bucket, 0 where it was not measured. `queue_id` names this queue alone: while a version is being reloaded, its old
     and its new replica have a queue each. `instances` batches may run at once; `share` is the part of the device's time that
     the version may claim before others, 0 none. `handle` is the engine's own reference, handed back with every batch and never
-    looked into. `allocate` makes the arrays that batches are gathered into: where its device reads them fastest.
+    looked into. `allocate` makes the arrays that batches are gathered into: where its device reads them fastest. `sibling_of`:
+    the first queue of the version, where it has one on each of several devices; 0: this is the first, or the only one.
     """
 
     queue_id: int
@@ -59,6 +60,12 @@ class QueueRules:
     instances: int = 1
     share: float = 0.0
     allocate: Allocate = plain_arrays
+    sibling_of: int = 0
+
+    @property
+    def entrance(self) -> int:
+        """The number by which requests enter: that of the first of all queues of this version, open still or not."""
+        return self.sibling_of or self.queue_id
 
     def padded(self, rows: int) -> int:
         """How many rows are executed for so many."""
@@ -148,7 +155,10 @@ class DataPlane(Protocol):
     kind: str
 
     def open(self, rules: QueueRules) -> None:
-        """Begin to admit requests for a version. Raises: ValueError if there is a queue of this id."""
+        """Begin to admit requests for a version. A request enters one of the open queues of its entrance.
+
+        Raises: ValueError if there is a queue of this id.
+        """
         ...
 
     def take(self, device: str) -> Batch | None:
@@ -182,7 +192,7 @@ class DataPlane(Protocol):
         ...
 
     def close(self, queue_id: int) -> None:
-        """Admit nothing more to a queue; what is open still runs. Idempotent."""
+        """Admit nothing more to a queue; what is open still runs. Its siblings go on admitting. Idempotent."""
         ...
 
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:

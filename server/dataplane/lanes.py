@@ -28,8 +28,8 @@ class Lane:
 
 @dataclass(slots=True)
 class Queue:
-    """One version's waiting tickets, by lane. `open` counts tickets that are admitted and not ended, `running` its batches
-    that run or are staged. `lead`: how much longer a batch takes that is not prepared while another one executes."""
+    """One version's waiting tickets, by lane. `open` counts tickets that are admitted and not ended, `open_rows` their rows,
+    `running` its batches that run or are staged. `lead`: how much longer a batch takes that is not prepared while another one executes."""
 
     rules: QueueRules
     costs: CostModel
@@ -38,6 +38,7 @@ class Queue:
     lanes: dict[object, Lane] = field(default_factory=dict)
     waiting: int = 0
     open: int = 0
+    open_rows: int = 0
     running: int = 0
     closed: bool = False
     lead: Estimate = field(default_factory=Estimate)

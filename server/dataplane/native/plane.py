@@ -78,6 +78,7 @@ class NativePlane:
         self._numbers: dict[Ticket, int] = {}
         self._number = 0
         self._rules: dict[int, QueueRules] = {}
+        self._entrances: dict[int, Signature] = {}
         self.native = podium_native.Plane(limit.max_requests, limit.max_bytes, density)
         self.native.on_ended(_weakly(self._ended))
         self.follow()
@@ -90,13 +91,13 @@ class NativePlane:
 
     # -- the door's side ------------------------------------------------------------------------------------------------
 
-    def submit(self, queue_id: int, ticket: Ticket, *, wake: bool = True) -> None:
+    def submit(self, entrance: int, ticket: Ticket, *, wake: bool = True) -> None:
         """See `PythonPlane.submit`."""
-        rules = self._rules.get(queue_id)
-        if rules is None or ticket.checked is None:
+        signature = self._entrances.get(entrance)
+        if signature is None or ticket.checked is None:
             raise QueueClosed("the version has just left service")
         entry = _Open(ticket, ticket.checked.arrays)
-        ticket.queue_id = queue_id
+        ticket.queue_id = entrance
         with self._lock:
             self._number += 1
             number = self._number
@@ -107,8 +108,8 @@ class NativePlane:
                 # under the lock: whoever is told of its end finds it whole
                 entry.handle, outcome, ns, count = self.native.submit(
                     number,
-                    queue_id,
-                    _shape(rules.signature, ticket),
+                    entrance,
+                    _shape(signature, ticket),
                     ticket.rows,
                     ticket.nbytes,
                     ticket.id_hash,
@@ -170,8 +171,10 @@ class NativePlane:
             rules.decoupled,
             rules.instances,
             rules.share,
+            rules.entrance,
         )
         self._rules[rules.queue_id] = rules
+        self._entrances[rules.entrance] = rules.signature
 
     def take(self, device: str) -> Batch | None:
         """See `DataPlane.take`."""
@@ -273,7 +276,9 @@ class NativePlane:
         """See `DataPlane.wait_idle`."""
         if not self.native.wait_idle(queue_id, timeout_s):
             return False
-        self._rules.pop(queue_id, None)
+        gone = self._rules.pop(queue_id, None)
+        if gone is not None and all(rules.entrance != gone.entrance for rules in self._rules.values()):
+            del self._entrances[gone.entrance]
         return True
 
     def snapshot(self, queue_id: int) -> QueueSnapshot | None:
@@ -292,10 +297,10 @@ class NativePlane:
         made: dict[int, Any] = {}
         entries = []
         for (model, version), route in routes.items():
-            queue_id = route.rules.queue_id
-            if queue_id not in made:
-                made[queue_id] = _native_route(route)
-            entries.append((model, version, made[queue_id]))
+            entrance = route.rules.entrance
+            if entrance not in made:
+                made[entrance] = _native_route(route)
+            entries.append((model, version, made[entrance]))
         self.native.publish(entries)
 
     def open_lane(self, is_open: bool) -> None:
@@ -367,7 +372,7 @@ def _shape(signature: Signature, ticket: Ticket) -> bytes:
 def _native_route(route: RouteRules) -> Any:
     rules, signature = route.rules, route.rules.signature
     return podium_native.Route(
-        rules.queue_id,
+        rules.entrance,
         rules.key.model,
         str(rules.key.version),
         [(spec.name, spec.datatype, list(spec.shape), spec.optional) for spec in signature.inputs],

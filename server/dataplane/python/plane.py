@@ -19,7 +19,9 @@ from server.core.clock import NS_PER_S, Clock
 from server.core.errors import Expired, PodiumError, ShuttingDown
 from server.core.tensors import Array
 from server.dataplane.costs import TRIAL_AFTER_NS, Estimate
+from server.dataplane.entrance import Entrance
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
+from server.dataplane.lanes import Queue
 from server.dataplane.limit import InflightLimit
 from server.dataplane.plan import Plan
 from server.dataplane.python.answers import Answer, give_further
@@ -66,6 +68,7 @@ class PythonPlane:
         self._delivery = Estimate()
         self._delivered_ns = 0
         self._devices: dict[int, str] = {}
+        self._entrances: dict[int, Entrance] = {}
         self._running: dict[int, int] = {}
         self._slots = slots
         self._density = density
@@ -80,26 +83,27 @@ class PythonPlane:
 
     # -- the door's side ------------------------------------------------------------------------------------------------
 
-    def submit(self, queue_id: int, ticket: Ticket, *, wake: bool = True) -> None:
-        """Admit a ticket, or raise and forget it. With `wake` False an idle engine sleeps on until `wake` is called.
+    def submit(self, entrance: int, ticket: Ticket, *, wake: bool = True) -> None:
+        """Admit a ticket to one of the queues of an entrance, or raise and forget it. With `wake` False an idle engine sleeps on
+        until `wake` is called.
 
         Raises: QueueClosed, Overloaded, Expired, ShuttingDown. Afterwards the ticket's reply gets exactly one answer.
         """
         with self._lock:
             if self._stopped:
                 raise ShuttingDown("Server is stopping, scheduler for model has stopped accepting new inference requests")
-            device = self._devices.get(queue_id)
-            if device is None or self._plans[device].queues[queue_id].closed:
+            queues = self._entrances.get(entrance)
+            if queues is None or not queues.is_open:
                 raise QueueClosed("the version has just left service")
             self._limit.enter(ticket.nbytes)
-            ticket.queue_id = queue_id
             try:
-                self._plans[device].admit(ticket, self._clock())
+                queues.admit(ticket, self._clock())
             except PodiumError:
                 self._limit.leave(ticket.nbytes)
                 raise
             if ticket.deadline_ns < NO_DEADLINE_NS:
                 self._watch_deadline(ticket)
+            device = self._devices[ticket.queue_id]
             if wake and device in self._sleeping:
                 self._changed[device].notify()
 
@@ -144,6 +148,7 @@ class PythonPlane:
             self._on_device(rules.device)
         with self._lock:
             plan.add_queue(rules)
+            self._entrances.setdefault(rules.entrance, Entrance()).add(plan, plan.queues[rules.queue_id])
             self._devices[rules.queue_id] = rules.device
             self._running[rules.queue_id] = 0
 
@@ -271,6 +276,7 @@ class PythonPlane:
             queue = self._plans[device].queues[queue_id]
             if not self._idle.wait_for(lambda: queue.open == 0 and self._running[queue_id] == 0, timeout_s):
                 return False
+            self._leave_entrance(self._plans[device].queues[queue_id])
             self._plans[device].remove_queue(queue_id)
             del self._devices[queue_id], self._running[queue_id]
             return True
@@ -314,6 +320,12 @@ class PythonPlane:
             self._begins[device] = threading.Condition(self._lock)
         return self._plans[device]
 
+    def _leave_entrance(self, queue: Queue) -> None:
+        entrance = queue.rules.entrance
+        self._entrances[entrance].remove(queue)
+        if not self._entrances[entrance]:
+            del self._entrances[entrance]
+
     def _sleep(self, device: str, wake_ns: int | None, now_ns: int) -> None:
         self._sleeping[device] = self._sleeping.get(device, 0) + 1
         self._changed[device].wait(None if wake_ns is None else max(wake_ns - now_ns, 0) / NS_PER_S)
@@ -327,6 +339,7 @@ class PythonPlane:
         self._limit.leave(ticket.nbytes)
         queue = self._plans[self._devices[ticket.queue_id]].queues[ticket.queue_id]
         queue.open -= 1
+        queue.open_rows -= ticket.rows
         if queue.closed and not queue.open:
             self._idle.notify_all()
         return reply

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "endings.h"
+#include "entrance.h"
 #include "http2.h"
 #include "infer_request.h"
 #include "limit.h"
@@ -122,14 +123,15 @@ class Plane {
 
   // How many threads the device has been given, and how many it needs once it has a version of so many instances.
   std::pair<int, int> threads_for(const std::string& device, int slots, int instances);
+  // Requests enter by the number of the first queue of their version, open still or not: `entrance`, its own for that one itself.
   // Throws std::invalid_argument if there is a queue of this id.
-  void open(const std::string& device, const Rules& rules);
+  void open(const std::string& device, const Rules& rules, uint64_t entrance);
   void close(uint64_t queue_id);
   bool wait_idle(uint64_t queue_id, double timeout_s);
   std::optional<QueueCounts> snapshot(uint64_t queue_id);
   void stop();
 
-  // the doors' side
+  // the doors' side: a ticket's `queue_id` is an entrance before, and a queue afterwards
   Entered submit(const Ref<Ticket>& ticket, bool wake);
   // All that arrived in one round, with their consumers, who are counted. `outcomes[i]` belongs to `tickets[i]`; those that
   // have ended meanwhile are passed over.
@@ -205,6 +207,8 @@ class Plane {
   std::condition_variable idle_, timer_changed_;
   std::map<std::string, std::unique_ptr<Device>> devices_;
   std::unordered_map<uint64_t, Device*> by_queue_;
+  std::unordered_map<uint64_t, Entrance> entrances_;
+  std::unordered_map<uint64_t, uint64_t> entrance_of_;
   std::unordered_map<uint64_t, int> running_;
   Estimate delivery_;
   int64_t delivered_ns_ = 0;
