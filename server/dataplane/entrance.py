@@ -1,8 +1,8 @@
 """Which queue a request waits in, where its version has one on each of several devices. **Pure.**
 
-Each device has its plan, which knows what runs there and what is more urgent; a request goes where it is predicted to be finished
-first, because a request that waits cannot move later to a device that has become free. (Join the shortest expected delay: Winston,
-Journal of Applied Probability 14(1), 1977, for equal devices; by number where nothing is known of times.)
+Each device has its plan, which knows what runs there and what is more urgent. A request goes where it is predicted to be
+finished first, for it cannot move later to a device that has become free. (Join the shortest queue: Winston, Journal of Applied
+Probability 14(1), 1977, shows it best for equal servers; measured in time here, since devices and batches are not equal.)
 """
 
 from server.core.errors import Expired, Overloaded

@@ -148,6 +148,14 @@ class QueueSnapshot:
     waiting_rows: int
     open_requests: int
 
+    def __add__(self, other: "QueueSnapshot") -> "QueueSnapshot":
+        """Two queues of one version."""
+        return QueueSnapshot(
+            self.waiting_requests + other.waiting_requests,
+            self.waiting_rows + other.waiting_rows,
+            self.open_requests + other.open_requests,
+        )
+
 
 class DataPlane(Protocol):
     """The engine's side of a data plane. Thread-safe."""

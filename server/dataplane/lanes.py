@@ -29,7 +29,8 @@ class Lane:
 @dataclass(slots=True)
 class Queue:
     """One version's waiting tickets, by lane. `open` counts tickets that are admitted and not ended, `open_rows` their rows,
-    `running` its batches that run or are staged. `lead`: how much longer a batch takes that is not prepared while another one executes."""
+    `running` its batches that run or are staged. `lead`: how much longer a batch takes that is not prepared while another one
+    executes."""
 
     rules: QueueRules
     costs: CostModel

@@ -17,13 +17,13 @@ from server.backends.first_answer import FirstAnswer
 from server.backends.instances import Instances
 from server.core.clock import Clock
 from server.core.errors import LoadFailed, PodiumError
-from server.core.settings import ModelSettings, buckets_for
+from server.core.settings import ModelSettings, buckets_for, placed
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
 from server.core.versions import VersionKey
 from server.features.interface import Features
 from server.lifecycle.found import FoundVersion, GoldenRef, Lease
-from server.lifecycle.replica import Loaded
+from server.lifecycle.replica import Loaded, OnDevice
 
 MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "program.pt2": "torch", "fake.json": "fake"}
 """Which file in a version's folder says which backend, where settings do not."""
@@ -116,7 +116,7 @@ class Loader:
     def load(self, found: FoundVersion, settings: ModelSettings) -> Loaded:
         """Lease, verify, open, bind features, read labels, warm every batch bucket, compare golden examples.
 
-        Warm-up and golden examples are of the model itself, with its own inputs.
+        Warm-up and golden examples are of the model itself, with its own inputs, on each of its devices.
 
         Raises: LoadFailed with the step that failed and why; nothing stays open or leased.
         """
@@ -139,29 +139,39 @@ class Loader:
         self._verify(found)
         progress.step = "choose backend"
         open_backend = self._backend_for(found.folder, settings)
-        progress.step = "open"
-        task = LoadTask(found.key, found.folder, settings)
-        for _ in range(settings.instances):
-            progress.opened.append(open_backend(task))
-        tried = [_as_one_answer(member, settings) for member in progress.opened]
+        numbers: Sequence[int | None] = settings.devices or (None,)
+        devices = [_open(found, settings, number, open_backend, progress) for number in numbers]
         progress.step = "features"
-        signature = progress.opened[0].signature
+        signature = devices[0][0].signature
         bind = self._bind_features
         features = None if bind is None else bind(found.key, found.folder, settings, signature)
         progress.step = "labels"
         named = {spec.name: spec.labels for spec in settings.outputs if spec.labels is not None}
         labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
-        progress.step = "warm up"
         buckets = buckets_for(signature.max_batch, settings.batching)
+        first, *further = [self._ready(found, settings, members, buckets, progress) for members in devices]
+        return Loaded(first.backend, buckets, first.costs_ns, labels, progress.lease, features, tuple(further))
+
+    def _ready(
+        self,
+        found: FoundVersion,
+        settings: ModelSettings,
+        members: Sequence[Backend],
+        buckets: Sequence[int],
+        progress: _Progress,
+    ) -> OnDevice:
+        """All instances on one device, warm and proven."""
+        where = f" on {members[0].device}" if settings.devices else ""
+        tried = [_as_one_answer(member, settings) for member in members]
+        progress.step = f"warm up{where}"
         for member in tried:
             costs_ns = self._warm(member, buckets, settings.warmup.runs, self._clock)
-        progress.step = "golden examples"
+        progress.step = f"golden examples{where}"
         golden = None if found.manifest is None else found.manifest.golden
         if golden is not None:
             for member in tried:
                 self._prove(member, found.folder, golden)
-        backend = progress.opened[0] if settings.instances == 1 else Instances(progress.opened)
-        return Loaded(backend, buckets, costs_ns, labels, progress.lease, features)
+        return OnDevice(members[0] if len(members) == 1 else Instances(members), costs_ns)
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
         name: str | None = settings.backend
@@ -181,6 +191,25 @@ class Loader:
         fault = self._compare_golden(examples.outputs, got, golden.rtol, golden.atol, backend.signature.outputs)
         if fault is not None:
             raise LoadFailed(fault)
+
+
+def _open(
+    found: FoundVersion, settings: ModelSettings, device: int | None, open_backend: BackendFactory, progress: _Progress
+) -> list[Backend]:
+    """All instances on one device: the one of this number, or the one that the settings of the backend name."""
+    progress.step = "open" if device is None else f"open on device {device}"
+    task = LoadTask(found.key, found.folder, settings if device is None else placed(settings, device))
+    first = len(progress.opened)
+    for _ in range(settings.instances):
+        progress.opened.append(open_backend(task))
+    members = progress.opened[first:]
+    for member in members:
+        _as_one_answer(member, settings)  # what can never serve is not warmed first
+    if device is not None and members[0].device == "cpu":
+        raise LoadFailed(
+            "'devices' is set, but this model runs on the CPU: its backend's settings name no other kind of device"
+        )
+    return members
 
 
 def _as_one_answer(backend: Backend, settings: ModelSettings) -> Backend:

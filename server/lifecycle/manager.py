@@ -167,7 +167,9 @@ class Manager:
         self._ask(Command(model, False), timeout_s)
 
     def mark_dead(self, replica: Replica, reason: str) -> None:
-        """The replica's backend can execute nothing any more: it is out of service when this returns. Idempotent."""
+        """The replica's backend can execute nothing any more: it is out of service when this returns. Its siblings on other
+        devices go on serving. Idempotent.
+        """
         if self._retirement.bury(replica, reason):
             _log.error("%s: its backend is dead: %s", replica.key, reason)
             self._on_change()
@@ -348,14 +350,15 @@ class Manager:
             self._metrics.record_load(key, (now_ns - begun_ns) / NS_PER_S, ok=False)
             return
         recorder = self._metrics.add(key)
-        recorder.hold_memory(loaded.backend.memory_bytes())
-        replica = replica_of(next(self._queue_ids), serve, loaded, recorder)
-        # the queue is there before anybody can find the replica
-        self._plane.open(queue_rules(replica))
+        replica = replica_of([next(self._queue_ids) for _ in loaded.backends], serve, loaded, recorder)
+        recorder.hold_memory(sum(each.memory_bytes for each in replica.everywhere))
+        # the queues are there before anybody can find the replica
+        for each in replica.everywhere:
+            self._plane.open(queue_rules(each))
         old = self._table.ready(replica, identity(serve))
         seconds = (self._clock() - begun_ns) / NS_PER_S
         self._metrics.record_load(key, seconds, ok=True)
-        _log.info("%s: READY on %s after %.3f s", key, replica.device, seconds)
+        _log.info("%s: READY on %s after %.3f s", key, ", ".join(each.device for each in replica.everywhere), seconds)
         if old is not None:
             self._retirement.leave(old)
             self._retirement.close_idle(_QUIESCE_S)

@@ -5,6 +5,7 @@ Floor 4: it takes what `table` has already reported away. It never closes a back
 
 import logging
 import threading
+from dataclasses import replace
 
 from server.core.clock import NS_PER_S, Clock
 from server.core.versions import State
@@ -35,36 +36,48 @@ class Retirement:
         return list(self._leaving)
 
     def bury(self, replica: Replica, reason: str) -> bool:
-        """Take a dead replica out of service at once; False if it was out of service already."""
-        if not self._table.dead(replica, reason):
-            return False
-        self.leave(replica)
-        return True
+        """Take a dead replica out of service at once, its siblings not; False if it was out of service already."""
+        with self._lock:  # who leaves is among those that leave as soon as nobody finds it: it shares a lease with its siblings
+            if not self._table.dead(replica, reason):
+                return False
+            self._leave(replace(replica, siblings=()))
+            return True
 
     def leave(self, replica: Replica) -> None:
-        """Admit nothing more to a replica that was reported away or replaced."""
-        self._plane.close(replica.queue_id)
+        """Admit nothing more to a replica that was reported away or replaced, on any device."""
         with self._lock:
-            self._leaving.append(replica)
+            self._leave(replica)
+
+    def _leave(self, replica: Replica) -> None:
+        for each in replica.everywhere:
+            self._plane.close(each.queue_id)
+        self._leaving.append(replica)
 
     def close_idle(self, wait_s: float = 0.0) -> None:
         """Close every replica whose last request has ended; waits at most `wait_s` for those that still execute."""
         until_ns = self._clock() + int(wait_s * NS_PER_S)
         for replica in list(self._leaving):
-            left_s = max(0, until_ns - self._clock()) / NS_PER_S
-            if self._plane.wait_idle(replica.queue_id, left_s):
+            if all(self._plane.wait_idle(each.queue_id, self._left_s(until_ns)) for each in replica.everywhere):
                 self._close(replica)
 
+    def _left_s(self, until_ns: int) -> float:
+        return max(0, until_ns - self._clock()) / NS_PER_S
+
     def _close(self, replica: Replica) -> None:
-        try:
-            replica.backend.close()
-        except Exception:  # noqa: BLE001 - one backend that cannot be closed must not stop the others
-            _log.exception("%s: closing its backend failed", replica.key)
-        if replica.lease is not None:
-            replica.lease.release()
+        for each in replica.everywhere:
+            try:
+                each.backend.close()
+            except Exception:  # noqa: BLE001 - one backend that cannot be closed must not stop the others
+                _log.exception("%s: closing its backend failed", each.key)
         key = replica.key
         with self._lock:
             self._leaving.remove(replica)
+            serving = self._table.published.ready.get(key)
+            inside = self._leaving if serving is None else [*self._leaving, serving]
+            if replica.lease is not None and all(other.lease is not replica.lease for other in inside):
+                replica.lease.release()
+            if serving is not None and serving.entrance == replica.entrance:
+                serving.recorder.hold_memory(sum(each.memory_bytes for each in serving.everywhere))
             if key in self._table.published.ready or any(other.key == key for other in self._leaving):
                 return  # the version is still in memory, as another replica
             state = self._table.actual().get(key)

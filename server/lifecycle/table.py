@@ -105,12 +105,23 @@ class Table:
             self._publish()
 
     def dead(self, replica: Replica, reason: str) -> bool:
-        """The backend can execute nothing any more. False if this replica does not serve (it is being replaced or unloaded)."""
+        """The backend can execute nothing any more. Its version stays READY where it has another device to serve on.
+
+        Returns: False if this replica does not serve (it is being replaced or unloaded).
+        """
         with self._lock:
-            if self._replicas.get(replica.key) is not replica:
+            serving = self._replicas.get(replica.key)
+            if serving is None or replica.queue_id not in [each.queue_id for each in serving.everywhere]:
                 return False
-            del self._replicas[replica.key]
             state = self._actual[replica.key]
+            left = serving.without(replica)
+            if left is not None:
+                self._replicas[replica.key] = left
+                said = "; ".join(filter(None, (state.reason, f"does not serve on {replica.device} any more: {reason}")))
+                self._actual[replica.key] = replace(state, reason=said)
+                self._publish()
+                return True
+            del self._replicas[replica.key]
             # what is READY has an identity
             failure = Failure(state.identity, 1, 0, reason, dead=True) if state.identity is not None else None
             self._actual[replica.key] = Actual(advance(state.state, State.UNAVAILABLE), None, failure, reason)

@@ -95,6 +95,7 @@ class Engine(threading.Thread):
             spans=batch.spans,
             padded_rows=batch.padded_rows,
             released=batch.released,
+            device=self._device,
             answered=reached,
             failed=failed,
         )

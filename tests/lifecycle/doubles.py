@@ -167,6 +167,8 @@ class Backends:
         if task.key in self.faults:
             raise LoadFailed(self.faults[task.key])
         backend = Backend(task.key)
+        if task.settings.devices:
+            backend.device = f"fake:{task.settings.fake.device_id}"
         self.opened.append(backend)
         return backend
 

@@ -84,8 +84,8 @@ class PythonPlane:
     # -- the door's side ------------------------------------------------------------------------------------------------
 
     def submit(self, entrance: int, ticket: Ticket, *, wake: bool = True) -> None:
-        """Admit a ticket to one of the queues of an entrance, or raise and forget it. With `wake` False an idle engine sleeps on
-        until `wake` is called.
+        """Admit a ticket to one of the queues of an entrance, or raise and forget it. With `wake` False an idle engine sleeps
+        on until `wake` is called.
 
         Raises: QueueClosed, Overloaded, Expired, ShuttingDown. Afterwards the ticket's reply gets exactly one answer.
         """
