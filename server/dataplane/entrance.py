@@ -63,6 +63,31 @@ class Entrance:
                 return
         raise refusal or ValueError("every queue of this entrance is closed")
 
+    def move(self, queue: Queue, now_ns: int) -> list[Ticket]:
+        """Admit what waits in a closed queue to the others, the most urgent first. What none of them takes waits on.
+
+        Returns: tickets that cannot be in time anywhere; they wait no longer, and are open until they have their answers.
+        """
+        late: list[Ticket] = []
+        plan = next(plan for plan, its in self._seats if its is queue)
+        waiting = [entry for lane in queue.lanes.values() for entry in zip(lane.keys, lane.tickets, strict=True)]
+        for _, ticket in sorted(waiting, key=lambda entry: entry[0]) if self.is_open else ():
+            plan.withdraw(ticket)
+            queue.open -= 1
+            queue.open_rows -= ticket.rows
+            try:
+                self.admit(ticket, now_ns)
+                continue
+            except (Overloaded, Expired):
+                ticket.queue_id = queue.rules.queue_id
+            try:
+                plan.admit(ticket, now_ns)
+            except Expired:
+                queue.open += 1
+                queue.open_rows += ticket.rows
+                late.append(ticket)
+        return late
+
     def _order(self, ticket: Ticket, now_ns: int) -> list[int]:
         """Open queues, the best first. Among equals it is the turn of the one after the last that was chosen."""
         count = len(self._seats)

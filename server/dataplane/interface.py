@@ -199,8 +199,10 @@ class DataPlane(Protocol):
         """
         ...
 
-    def close(self, queue_id: int) -> None:
-        """Admit nothing more to a queue; what is open still runs. Its siblings go on admitting. Idempotent."""
+    def close(self, queue_id: int, *, move: bool = False) -> None:
+        """Admit nothing more to a queue; what is open still runs. Its siblings go on admitting, and with `move` they are given
+        what waits in it, each request if one of them takes it. Idempotent.
+        """
         ...
 
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:

@@ -41,7 +41,9 @@ class Retirement:
             if not self._table.dead(replica, reason):
                 return False
             self._leave(replace(replica, siblings=()))
-            return True
+        # what waited is answered by who is left, or that it is late: not under a lock
+        self._plane.close(replica.queue_id, move=True)
+        return True
 
     def leave(self, replica: Replica) -> None:
         """Admit nothing more to a replica that was reported away or replaced, on any device."""

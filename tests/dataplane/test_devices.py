@@ -188,10 +188,70 @@ def test_every_device_runs_what_went_to_it_at_once(new: New) -> None:
         runner.join(10)
 
 
+def test_what_waits_on_a_lost_device_is_taken_by_the_others(new: New) -> None:
+    plane = opened(new, *places((MS,), (MS,), (MS,), max_batch=1))
+    tickets = [submit(plane, tag)[0] for tag in range(6)]
+    plane.close(1, move=True)
+    assert plane.snapshot(1).open_requests == 0
+    assert plane.wait_idle(1, 5)
+    assert [plane.snapshot(queue_id).open_requests for queue_id in (2, 3)] == [3, 3]
+    assert [plane.cancel(one) for one in tickets] == [TicketState.WAITING] * 6
+    plane.stop()
+
+
+def test_what_nobody_else_takes_waits_on(new: New) -> None:
+    plane = opened(new, *places((MS,), (MS,), max_batch=1, max_requests=2))
+    for tag in range(4):
+        submit(plane, tag)
+    plane.close(1, move=True)
+    assert waiting(plane, 2) == [2, 2]
+    plane.close(2, move=True)  # nobody is left to take anything
+    assert waiting(plane, 2) == [2, 2]
+    plane.close(9, move=True)
+    plane.stop()
+
+
+def test_what_cannot_be_in_time_on_the_devices_left_ends_there_and_then(new: New) -> None:
+    other = rules(4, device="fake:0", max_batch=1, costs_ns=(60_000 * MS,))
+    plane = opened(new, *places((10_000 * MS,), (60_000 * MS,), max_batch=1), other)
+    ticket, reply = submit(plane, 0, deadline_ns=monotonic_ns() + 30_000 * MS)
+    submit(plane, 0, queue_id=4, priority=-1)  # nor could it be here any more
+    plane.close(1, move=True)
+    with pytest.raises(Expired):
+        reply.result(10)
+    assert ticket.state is TicketState.ENDED
+    assert isinstance(ticket.refusal, Expired)
+    assert plane.wait_idle(1, 5)
+    plane.stop()
+
+
+def test_the_most_urgent_of_a_lost_device_go_first(new: New) -> None:
+    made: list[Any] = []
+    order: list[int] = []
+
+    def note(batch: Batch) -> list[Part]:
+        order.append(int(batch.inputs["X"][0, 1]))
+        return echo(batch)
+
+    made.append(new())
+    for each in places((MS,), (MS,), max_batch=1):
+        made[0].open(each)
+    made[0].close(2)
+    replies = [submit(made[0], tag, priority=priority)[1] for tag, priority in ((1, 2), (2, 1), (3, 2), (4, 0))]
+    made[0].open(rules(5, device="fake:2", max_batch=1, costs_ns=(MS,), sibling_of=1))
+    made[0].close(1, move=True)
+    runner = Runner(made[0], note, "fake:2")
+    for reply in replies:
+        reply.result(10)
+    assert order == [4, 2, 1, 3]
+    made[0].stop()
+    runner.join(10)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["submit"] * 6 + ["close", "cancel"]), st.integers(1, 8), st.integers(0, 2)),
+        st.tuples(st.sampled_from(["submit"] * 6 + ["close", "lose", "cancel"]), st.integers(1, 8), st.integers(0, 2)),
         max_size=40,
     ),
     st.lists(st.sampled_from([(0,) * 4, (MS,) * 4, (MS, 2 * MS, 3 * MS, 5 * MS)]), min_size=1, max_size=3),
@@ -206,8 +266,8 @@ def test_both_kinds_choose_alike(history: list[tuple[str, int, int]], costs: lis
             try:
                 if action == "submit":
                     own.append(submit(plane, 0, number, priority=priority)[0])
-                elif action == "close" and number <= len(costs):
-                    plane.close(number)
+                elif action in ("close", "lose") and number <= len(costs):
+                    plane.close(number, move=action == "lose")
                 elif action == "cancel" and own:
                     plane.cancel(own.pop(number % len(own)))
                 said.append("")
@@ -221,7 +281,7 @@ def test_both_kinds_choose_alike(history: list[tuple[str, int, int]], costs: lis
 
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["submit"] * 5 + ["cancel", "pause", "close"]),
+        st.sampled_from(["submit"] * 5 + ["cancel", "pause", "close", "lose"]),
         st.integers(1, 8),
         st.sampled_from([None, 0, 1, 5, 50]),
         st.integers(0, 2),
@@ -273,10 +333,10 @@ def test_on_any_device_an_admitted_ticket_ends_exactly_once(
             one = admitted[rows % len(admitted)][0]
             if plane.cancel(one) is not TicketState.ENDED:
                 cancelled.add(id(one))
-        elif action == "close":
+        elif action in ("close", "lose"):
             closing = 1 + rows % 3
             open_now.discard(closing)
-            plane.close(closing)
+            plane.close(closing, move=action == "lose")
         elif action == "pause":
             time.sleep(0.001)
     if not stop_early:

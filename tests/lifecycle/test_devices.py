@@ -157,6 +157,7 @@ def test_a_version_serves_on_without_a_device_and_says_so(lost: int) -> None:
     there.manager.mark_dead(gone, "an illegal memory access")
     there.manager.mark_dead(gone, "an illegal memory access")
     assert there.plane.closed == {gone.queue_id}
+    assert set(there.plane.moved) == {gone.queue_id}  # what waits there has somewhere to go
     there.settle()
     assert there.ready() == [1]
     assert there.manager.ready_problems() == []

@@ -14,13 +14,14 @@ import numpy as np
 import podium_native
 from numpy.typing import NDArray
 
-from server.core.clock import NS_PER_S, Clock
+from server.core.clock import Clock
 from server.core.errors import Expired, Overloaded, PodiumError, ShuttingDown
 from server.core.signature import Signature
 from server.core.tensors import Array
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.native.batches import Ending, batch_of, results_of
+from server.dataplane.native.refusals import ended, refusal
 from server.dataplane.native.routes import RouteRules, masks
 from server.dataplane.python.answers import Answer, give_further
 from server.dataplane.rows import scatter
@@ -123,7 +124,7 @@ class NativePlane:
                     del self._open[number], self._numbers[ticket]
             if outcome == "admitted":
                 return
-        raise _refusal(outcome, ns, count)
+        raise refusal(outcome, ns, count)
 
     def wake(self) -> None:
         """See `PythonPlane.wake`."""
@@ -143,7 +144,7 @@ class NativePlane:
             before = _STATES[state]
             if before is TicketState.ENDED:
                 if refused:  # before its caller left, who is the one to count it
-                    ticket.refusal = _late(stopping=refused == _STOPPING)
+                    ticket.refusal = ended(stopping=refused == _STOPPING)
                 return before  # its answer is on its way
             ticket.end()
             del self._numbers[ticket]
@@ -268,9 +269,9 @@ class NativePlane:
         if answers:
             self._deliver(answers, ended_ns)
 
-    def close(self, queue_id: int) -> None:
+    def close(self, queue_id: int, *, move: bool = False) -> None:
         """See `DataPlane.close`."""
-        self.native.close(queue_id)
+        self.native.close(queue_id, move)
 
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
         """See `DataPlane.wait_idle`."""
@@ -321,9 +322,9 @@ class NativePlane:
 
     def _ended(self, tickets: Sequence[tuple[int, bool]], stopping: bool) -> None:
         """Tickets that ended without an execution: numbers, and whether a batch has them. Called from any thread."""
-        error = _late(stopping=stopping)
+        error = ended(stopping=stopping)
         # an error of their own, which nobody raises: the traceback of the one that is raised leads to its caller's request
-        refusal = _late(stopping=stopping)
+        of_ticket = ended(stopping=stopping)
         answers: list[tuple[Reply, Any]] = []
         with self._lock:
             for number, staged in tickets:
@@ -334,7 +335,7 @@ class NativePlane:
                 if entry.ticket not in self._numbers:
                     continue  # its caller left just before
                 del self._numbers[entry.ticket]
-                entry.ticket.refusal = refusal
+                entry.ticket.refusal = of_ticket
                 answers.append((entry.ticket.end(), error))
         self._deliver(answers, None)
 
@@ -349,10 +350,6 @@ def _weakly(method: Callable[..., None]) -> Callable[..., None]:
             found(*arguments)
 
     return call
-
-
-def _late(*, stopping: bool) -> PodiumError:
-    return ShuttingDown("Server is stopping") if stopping else Expired("Request timeout expired")
 
 
 def _shape(signature: Signature, ticket: Ticket) -> bytes:
@@ -385,21 +382,3 @@ def _native_route(route: RouteRules) -> Any:
         route.default_priority,
         route.has_features,
     )
-
-
-def _refusal(outcome: str, ns: int, count: int) -> PodiumError:
-    match outcome:
-        case "queue_full":
-            return Overloaded("Exceeds maximum queue size", ns / NS_PER_S or None)
-        case "too_many_requests":
-            return Overloaded(f"Exceeds maximum queue size: {count} requests are in flight in this server")
-        case "too_many_bytes":
-            return Overloaded(f"Exceeds maximum queue size: {count} bytes of inputs are in flight in this server")
-        case "passed":
-            return Expired("Request timeout expired")
-        case "predicted":
-            return Expired(f"Request timeout expired: predicted to finish {ns / 1e6:.3f} ms after its deadline")
-        case "closed":
-            return QueueClosed("the version has just left service")
-        case _:
-            return ShuttingDown("Server is stopping, scheduler for model has stopped accepting new inference requests")

@@ -260,12 +260,23 @@ class PythonPlane:
             self._deliver(answers, ended_ns)
         return answered
 
-    def close(self, queue_id: int) -> None:
+    def close(self, queue_id: int, *, move: bool = False) -> None:
         """See `DataPlane.close`."""
+        late: list[Answer] = []
         with self._lock:
             device = self._devices.get(queue_id)
-            if device is not None:
-                self._plans[device].queues[queue_id].closed = True
+            if device is None:
+                return
+            queue = self._plans[device].queues[queue_id]
+            queue.closed = True
+            if move:
+                tickets = self._entrances[queue.rules.entrance].move(queue, self._clock())
+                late = self._end_all(tickets, Expired("Request timeout expired"))
+                self._idle.notify_all()
+                for sleeping in self._sleeping:
+                    self._changed[sleeping].notify()
+        if late:
+            self._deliver(late, None)
 
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
         """See `DataPlane.wait_idle`."""

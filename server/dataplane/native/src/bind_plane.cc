@@ -144,7 +144,7 @@ void bind_plane(nb::module_& module) {
       .def("threads_for", &BoundPlane::threads_for, "device"_a, "slots"_a, "instances"_a)
       .def("open", &open_queue, "device"_a, "queue_id"_a, "buckets"_a, "costs_ns"_a, "max_batch"_a, "max_requests"_a,
            "queue_delay_ns"_a, "padding"_a, "early_drop"_a, "decoupled"_a, "instances"_a, "share"_a, "entrance"_a)
-      .def("close", &BoundPlane::close, "queue_id"_a)
+      .def("close", &BoundPlane::close, "queue_id"_a, "move"_a, Free())
       .def("wait_idle", &BoundPlane::wait_idle, "queue_id"_a, "timeout_s"_a, Free())
       .def(
           "snapshot",

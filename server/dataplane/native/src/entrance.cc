@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 namespace podium {
 
@@ -39,6 +40,31 @@ Admitted Entrance::admit(const Ref<Ticket>& ticket, int64_t now_ns) {
   }
   if (!ranks_.empty()) ticket->queue_id = seats_[ranks_.front().seat].queue->rules.queue_id;
   return refusal;
+}
+
+std::vector<Ref<Ticket>> Entrance::move(Queue& queue, int64_t now_ns) {
+  std::vector<Ref<Ticket>> late;
+  auto own = std::find_if(seats_.begin(), seats_.end(), [&](const Seat& seat) { return seat.queue == &queue; });
+  if (own == seats_.end() || !first_open()) return late;
+  std::vector<std::pair<Key, Ref<Ticket>>> waiting;
+  for (const Lane* lane = queue.first_lane; lane; lane = lane->next) {
+    for (const Waiter& waiter : lane->line) waiting.emplace_back(waiter.key, *waiter.ticket);
+  }
+  std::sort(waiting.begin(), waiting.end(), [](const auto& one, const auto& other) { return one.first < other.first; });
+  late.reserve(waiting.size());
+  Plan& plan = *own->plan;
+  for (auto& [key, ticket] : waiting) {
+    plan.withdraw(*ticket);
+    --queue.open;
+    queue.open_rows -= ticket->rows;
+    if (admit(ticket, now_ns).outcome == Admission::admitted) continue;
+    ticket->queue_id = queue.rules.queue_id;
+    if (plan.admit(queue, Ref<Ticket>(ticket), now_ns).outcome == Admission::admitted) continue;
+    ++queue.open;
+    queue.open_rows += ticket->rows;
+    late.push_back(std::move(ticket));
+  }
+  return late;
 }
 
 // Open queues, the best first. Among equals it is the turn of the one after the last that was chosen.

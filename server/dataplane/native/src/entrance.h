@@ -25,6 +25,10 @@ class Entrance {
   // of its own. Throws what `Plan::admit` does.
   Admitted admit(const Ref<Ticket>& ticket, int64_t now_ns);
 
+  // Admits what waits in a closed queue to the others, the most urgent first. What none of them takes waits on. Returns those that
+  // cannot be in time anywhere: they wait no longer, and are open until they have their answers.
+  std::vector<Ref<Ticket>> move(Queue& queue, int64_t now_ns);
+
  private:
   struct Seat {
     Plan* plan;

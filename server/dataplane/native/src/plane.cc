@@ -64,9 +64,25 @@ void Plane::open(const std::string& name, const Rules& rules, uint64_t entrance)
   running_[rules.queue_id] = 0;
 }
 
-void Plane::close(uint64_t queue_id) {
-  Lock lock(mutex_);
-  if (Device* its = device_of(queue_id)) its->plan.queue(queue_id)->closed = true;
+void Plane::close(uint64_t queue_id, bool move) {
+  Late late{{}, Ended::expired};
+  {
+    Lock lock(mutex_);
+    Device* its = device_of(queue_id);
+    if (!its) return;
+    Queue& queue = *its->plan.queue(queue_id);
+    queue.closed = true;
+    if (move) {
+      for (Ref<Ticket>& ticket : entrances_.at(entrance_of_.at(queue_id)).move(queue, now_ns())) {
+        end_late(std::move(ticket), late);
+      }
+      idle_.notify_all();
+      for (auto& [name, each] : devices_) {
+        if (each->sleeping && each->plan.waiting()) each->changed.notify_one();
+      }
+    }
+  }
+  tell(late);
 }
 
 bool Plane::wait_idle(uint64_t queue_id, double timeout_s) {

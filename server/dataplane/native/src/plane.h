@@ -117,7 +117,7 @@ class Plane {
   Plane(uint64_t max_requests, uint64_t max_bytes, bool density);
   ~Plane();
 
-  // `on_ended` is called from the timer's thread, from `take` and from `stop`, without the lock.
+  // `on_ended` is called from the timer's thread, from `take`, `close` and `stop`, without the lock.
   void on_ended(OnEnded callback) { on_ended_ = std::move(callback); }
   void set_endings(const Endings& endings) { endings_ = endings; }
 
@@ -126,7 +126,8 @@ class Plane {
   // Requests enter by the number of the first queue of their version, open still or not: `entrance`, its own for that one itself.
   // Throws std::invalid_argument if there is a queue of this id.
   void open(const std::string& device, const Rules& rules, uint64_t entrance);
-  void close(uint64_t queue_id);
+  // With `move`, what waits is given to the queue's siblings, each ticket if one of them takes it.
+  void close(uint64_t queue_id, bool move = false);
   bool wait_idle(uint64_t queue_id, double timeout_s);
   std::optional<QueueCounts> snapshot(uint64_t queue_id);
   void stop();
