@@ -3,12 +3,16 @@
 Floor 2. A backend is used by one thread at a time; this one by as many as it has instances, each of which gets one of its own.
 """
 
+import threading
+import weakref
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import LifoQueue
-from typing import cast
+from typing import Any, cast
 
-from server.backends.base import Backend, DecoupledBackend
+import numpy as np
+
+from server.backends.base import Backend, DecoupledBackend, Pending, PipelinedBackend
 from server.core.tensors import Array
 
 
@@ -59,3 +63,71 @@ class Instances:
             yield member
         finally:
             self._idle.put(member)
+
+
+class PipelinedInstances(Instances):
+    """The same as a `PipelinedBackend`, of members that are. A batch goes to the member with the fewest on their way."""
+
+    def __init__(self, members: Sequence[Backend]) -> None:
+        super().__init__(members)
+        self._pipelines = [cast(PipelinedBackend, member) for member in members]
+        self._lock = threading.Lock()
+        self._under_way = [0] * len(members)
+
+    def arrays(self, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, Array]:
+        """See `PipelinedBackend.arrays`: all members are on one device, and what is fast for one is for all."""
+        return self._pipelines[0].arrays(shapes)
+
+    def begin(self, inputs: Mapping[str, Array]) -> Pending:
+        """See `PipelinedBackend.begin`."""
+        with self._lock:
+            index = min(range(len(self._under_way)), key=lambda each: self._under_way[each])
+            self._under_way[index] += 1
+        try:
+            return _OnItsWay(self._pipelines[index].begin(inputs), self, index)
+        except BaseException:
+            self.arrived(index)
+            raise
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Backend.run`."""
+        pending = self.begin(inputs)
+        pending.wait()
+        return pending.outputs()
+
+    def arrived(self, index: int) -> None:
+        """A batch of this member is not on its way any more."""
+        with self._lock:
+            self._under_way[index] -= 1
+
+
+class _OnItsWay:
+    """A member's `Pending`. It counts until it has its outputs, or nobody wants it any more."""
+
+    def __init__(self, pending: Pending, owner: PipelinedInstances, index: int) -> None:
+        self._pending = pending
+        self._arrived = weakref.finalize(self, owner.arrived, index)
+        self._arrived.atexit = False
+
+    def wait(self) -> None:
+        """See `Pending.wait`."""
+        try:
+            self._pending.wait()
+        except BaseException:
+            # now: who is told keeps this alive by the traceback
+            self._arrived()
+            raise
+
+    def outputs(self) -> dict[str, Array]:
+        """See `Pending.outputs`."""
+        try:
+            return self._pending.outputs()
+        finally:
+            self._arrived()
+
+
+def together(members: Sequence[Backend]) -> Backend:
+    """The instances of a version on one device as one backend; pipelined where they are."""
+    if len(members) == 1:
+        return members[0]
+    return PipelinedInstances(members) if all(hasattr(member, "begin") for member in members) else Instances(members)

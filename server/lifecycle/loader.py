@@ -14,7 +14,7 @@ import numpy as np
 
 from server.backends.base import Backend, BackendFactory, DecoupledBackend, LoadTask
 from server.backends.first_answer import FirstAnswer
-from server.backends.instances import Instances
+from server.backends.instances import together
 from server.core.clock import Clock
 from server.core.errors import LoadFailed, PodiumError
 from server.core.settings import ModelSettings, buckets_for, placed
@@ -171,7 +171,7 @@ class Loader:
         if golden is not None:
             for member in tried:
                 self._prove(member, found.folder, golden)
-        return OnDevice(members[0] if len(members) == 1 else Instances(members), costs_ns)
+        return OnDevice(together(members), costs_ns)
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
         name: str | None = settings.backend

@@ -183,4 +183,21 @@ def test_a_device_that_breaks_leaves_the_other_one_serving(serve: Callable[..., 
         assert row.reason.startswith(f"does not serve on {lost} any more: ")
         assert stub.ModelReady(pb.ModelReadyRequest(name="pair")).ready
         assert serving.http("/readyz")[0] == 200
-    serving.stop(errors=("backend is dead", "its backend is dead"))
+    serving.stop(errors=("backend is dead",))
+
+
+def test_what_waits_on_a_device_that_breaks_is_answered_by_the_other(serve: Callable[..., Serving]) -> None:
+    serving = serve({"pair": settings(200_000.0, queue="early_drop = false")}, device_slots=1)
+    with serving.stub() as stub, ThreadPoolExecutor(CALLERS) as pool:
+
+        def admitted(count: int) -> bool:
+            return value(scrape(serving), "podium_inflight_requests", model="pair", version="1") == count
+
+        calls = [pool.submit(answered, stub, "pair", tag) for tag in range(2)]
+        until(lambda: admitted(2), "both devices are busy")
+        killing = pool.submit(refusal, lambda: stub.ModelInfer(message("pair", 2, kill=True), timeout=60))
+        calls += [pool.submit(answered, stub, "pair", tag) for tag in range(10, 18)]
+        assert killing.result()[0] == "UNAVAILABLE"
+        assert all(call.result() for call in calls)
+        assert counts(stub, "pair")[:2] == (10, 1)
+    serving.stop(errors=("backend is dead",))
