@@ -3,11 +3,10 @@
 Floor 2. A backend is used by one thread at a time; this one by as many as it has instances, each of which gets one of its own.
 """
 
-import threading
-import weakref
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import LifoQueue
+from threading import Lock
 from typing import Any, cast
 
 import numpy as np
@@ -41,6 +40,11 @@ class Instances:
         with self._one() as member:
             yield from cast(DecoupledBackend, member).stream(inputs)
 
+    def notes(self) -> tuple[str, ...]:
+        """See `PreparedBackend.notes`: those of any instance."""
+        told = [note for member in self._members for note in getattr(member, "notes", tuple)()]
+        return tuple(dict.fromkeys(told))
+
     def memory_bytes(self) -> int:
         """Of all instances."""
         return sum(member.memory_bytes() for member in self._members)
@@ -66,68 +70,65 @@ class Instances:
 
 
 class PipelinedInstances(Instances):
-    """The same as a `PipelinedBackend`, of members that are. A batch goes to the member with the fewest on their way."""
+    """A `PipelinedBackend`: each batch goes to the instance that has the fewest on their way."""
 
-    def __init__(self, members: Sequence[Backend]) -> None:
+    def __init__(self, members: Sequence[PipelinedBackend]) -> None:
         super().__init__(members)
-        self._pipelines = [cast(PipelinedBackend, member) for member in members]
-        self._lock = threading.Lock()
-        self._under_way = [0] * len(members)
+        self._pipelined = tuple(members)
+        self._open = [0] * len(members)
+        self._lock = Lock()
 
     def arrays(self, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, Array]:
-        """See `PipelinedBackend.arrays`: all members are on one device, and what is fast for one is for all."""
-        return self._pipelines[0].arrays(shapes)
+        """See `PipelinedBackend.arrays`: instances of one device read the same memory."""
+        return self._pipelined[0].arrays(shapes)
 
-    def begin(self, inputs: Mapping[str, Array]) -> Pending:
+    def begin(self, inputs: Mapping[str, Array]) -> "PendingOfOne":
         """See `PipelinedBackend.begin`."""
         with self._lock:
-            index = min(range(len(self._under_way)), key=lambda each: self._under_way[each])
-            self._under_way[index] += 1
+            place = self._open.index(min(self._open))
+            self._open[place] += 1
         try:
-            return _OnItsWay(self._pipelines[index].begin(inputs), self, index)
+            return PendingOfOne(self._pipelined[place].begin(inputs), self, place)
         except BaseException:
-            self.arrived(index)
+            self.ended(place)
             raise
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """See `Backend.run`."""
-        pending = self.begin(inputs)
-        pending.wait()
-        return pending.outputs()
-
-    def arrived(self, index: int) -> None:
-        """A batch of this member is not on its way any more."""
+    def ended(self, place: int) -> None:
+        """A batch of an instance is no longer on its way."""
         with self._lock:
-            self._under_way[index] -= 1
+            self._open[place] -= 1
 
 
-class _OnItsWay:
-    """A member's `Pending`. It counts until it has its outputs, or nobody wants it any more."""
+class PendingOfOne:
+    """A `Pending` that its instance no longer counts when it ends, or is dropped."""
 
-    def __init__(self, pending: Pending, owner: PipelinedInstances, index: int) -> None:
+    def __init__(self, pending: Pending, owner: PipelinedInstances, place: int) -> None:
         self._pending = pending
-        self._arrived = weakref.finalize(self, owner.arrived, index)
-        self._arrived.atexit = False
+        self._owner: PipelinedInstances | None = owner
+        self._place = place
 
     def wait(self) -> None:
         """See `Pending.wait`."""
-        try:
-            self._pending.wait()
-        except BaseException:
-            # now: who is told keeps this alive by the traceback
-            self._arrived()
-            raise
+        self._pending.wait()
 
     def outputs(self) -> dict[str, Array]:
         """See `Pending.outputs`."""
         try:
             return self._pending.outputs()
         finally:
-            self._arrived()
+            self._end()
+
+    def _end(self) -> None:
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.ended(self._place)
+
+    def __del__(self) -> None:
+        self._end()
 
 
-def together(members: Sequence[Backend]) -> Backend:
-    """The instances of a version on one device as one backend; pipelined where they are."""
-    if len(members) == 1:
-        return members[0]
-    return PipelinedInstances(members) if all(hasattr(member, "begin") for member in members) else Instances(members)
+def instances_of(members: Sequence[Backend]) -> Instances:
+    """Several instances as one backend, which can do what they can."""
+    if all(callable(getattr(member, "begin", None)) for member in members):
+        return PipelinedInstances(cast(Sequence[PipelinedBackend], members))
+    return Instances(members)

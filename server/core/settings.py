@@ -118,11 +118,18 @@ class OnnxSettings(_Table):
 
 
 class TorchSettings(_Table):
-    """Where and how a torch program runs. `intra_op_threads` 0: one per CPU that this process may run on."""
+    """Where and how a torch program runs. `intra_op_threads` 0: one per CPU that this process may run on.
+
+    `precision` stands in for FP32 within the program; inputs and outputs keep their types.
+    """
 
     device: Literal["cpu", "cuda"] = "cpu"
     device_id: int = Field(0, ge=0)
     intra_op_threads: int = Field(0, ge=0, le=1024)
+    precision: Literal["as_saved", "bf16", "fp16"] = "as_saved"
+    channels_last: bool = False
+    compile: Literal["off", "default", "max_autotune"] = "off"
+    cuda_graphs: bool = True
 
 
 class FakeSettings(_Table):

@@ -14,7 +14,7 @@ import numpy as np
 
 from server.backends.base import Backend, BackendFactory, DecoupledBackend, LoadTask
 from server.backends.first_answer import FirstAnswer
-from server.backends.instances import together
+from server.backends.instances import instances_of
 from server.core.clock import Clock
 from server.core.errors import LoadFailed, PodiumError
 from server.core.settings import ModelSettings, buckets_for, placed
@@ -164,6 +164,8 @@ class Loader:
         where = f" on {members[0].device}" if settings.devices else ""
         tried = [_as_one_answer(member, settings) for member in members]
         progress.step = f"warm up{where}"
+        for member in members:
+            getattr(member, "prepare", _nothing)(buckets)
         for member in tried:
             costs_ns = self._warm(member, buckets, settings.warmup.runs, self._clock)
         progress.step = f"golden examples{where}"
@@ -171,7 +173,7 @@ class Loader:
         if golden is not None:
             for member in tried:
                 self._prove(member, found.folder, golden)
-        return OnDevice(together(members), costs_ns)
+        return OnDevice(members[0] if len(members) == 1 else instances_of(members), costs_ns)
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
         name: str | None = settings.backend
@@ -219,6 +221,10 @@ def _as_one_answer(backend: Backend, settings: ModelSettings) -> Backend:
     if not callable(getattr(backend, "stream", None)):
         raise LoadFailed(f"'decoupled' is set, but a model of platform '{backend.platform}' gives each request one answer")
     return FirstAnswer(cast(DecoupledBackend, backend))
+
+
+def _nothing(buckets: Sequence[int]) -> None:
+    """What most backends get ready with."""
 
 
 def _close(found: FoundVersion, backend: Backend) -> None:

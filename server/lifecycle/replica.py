@@ -95,6 +95,11 @@ class Replica:
         left = [each for each in self.everywhere if each.queue_id != gone.queue_id]
         return replace(left[0], siblings=tuple(left[1:]), lost=(*self.lost, gone.device)) if left else None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How the backends execute it, where that is not a matter of course."""
+        return tuple(dict.fromkeys(note for each in self.everywhere for note in getattr(each.backend, "notes", tuple)()))
+
 
 def replica_of(queue_ids: Sequence[int], serve: Serve, loaded: Loaded, recorder: Any) -> Replica:
     """The replica that a load has brought into memory, with its siblings. `queue_ids`: one for each of its backends."""

@@ -4,10 +4,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 
-from server.backends.instances import Instances, PipelinedInstances, together
+from server.backends.instances import Instances, instances_of
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
 
@@ -83,68 +82,61 @@ def test_all_are_closed_though_one_refuses() -> None:
     assert all(member.closed for member in members)
 
 
-class Work:
-    def __init__(self, member: "Pipelined", inputs: Mapping[str, Array]) -> None:
-        self.member, self.inputs = member, inputs
+class Pending:
+    def __init__(self, member: "Pipelined") -> None:
+        self.member = member
 
     def wait(self) -> None:
-        if self.member.error is not None:
-            raise self.member.error
+        """Nothing to wait for."""
 
     def outputs(self) -> dict[str, Any]:
-        self.wait()
-        return {"Y": self.inputs["X"]}
+        if self.member.error is not None:
+            raise self.member.error
+        return {"Y": self.member.number}
 
 
 class Pipelined(Member):
-    def __init__(self, error: Exception | None = None, refuses: Exception | None = None) -> None:
-        super().__init__(None, error)
-        self.refuses = refuses
+    def __init__(self, number: int, error: Exception | None = None, refuses: bool = False) -> None:
+        super().__init__(error=error)
+        self.number, self.refuses = number, refuses
         self.begun = 0
 
-    def arrays(self, shapes: Mapping[str, Any]) -> dict[str, Any]:
-        return dict.fromkeys(shapes, self)
+    def notes(self) -> tuple[str, ...]:
+        return "graphs", f"instance {self.number // 2}"
 
-    def begin(self, inputs: Mapping[str, Array]) -> Work:
+    def arrays(self, shapes: Any) -> dict[str, Any]:
+        return {"from": self.number}
+
+    def begin(self, inputs: Mapping[str, Array]) -> Pending:
         self.begun += 1
-        if self.refuses is not None:
-            raise self.refuses
-        return Work(self, inputs)
+        if self.refuses:
+            raise ValueError("full")
+        return Pending(self)
 
 
-def begun(members: list[Pipelined]) -> list[int]:
-    return [member.begun for member in members]
+def test_batches_go_to_the_instance_with_the_fewest_on_their_way() -> None:
+    both: Any = instances_of([Pipelined(0), Pipelined(1)])
+    assert both.arrays({}) == {"from": 0}
+    assert both.notes() == ("graphs", "instance 0")
+    first, second, third = both.begin({}), both.begin({}), both.begin({})
+    for pending, number in ((first, 0), (second, 1), (third, 0)):
+        pending.wait()
+        assert pending.outputs() == {"Y": number}
+    dropped = both.begin({})
+    assert both.begin({}).outputs() == {"Y": 1}
+    del dropped
+    assert both.begin({}).outputs() == {"Y": 0}
 
 
-def test_batches_are_handed_to_the_member_with_the_fewest_on_their_way() -> None:
-    members = [Pipelined(), Pipelined()]
-    both = together(members)
-    assert isinstance(both, PipelinedInstances)
-    assert both.arrays({"X": ((1,), np.dtype(np.int64))}) == {"X": members[0]}
-    rows: Any = {"X": 7}
-    first, second, third = both.begin(rows), both.begin(rows), both.begin(rows)
-    assert begun(members) == [2, 1]
-    second.wait()
-    assert second.outputs() == {"Y": 7}
-    fourth, fifth = both.begin(rows), both.begin(rows)
-    assert begun(members) == [2, 3]
-    del first, third  # a batch whose requests have all gone is dropped
-    assert both.run(rows) == {"Y": 7}
-    assert begun(members) == [3, 3]
-    assert fourth.outputs() == fifth.outputs() == {"Y": 7}
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_batch_that_fails_is_not_counted_any_longer(refuses: bool) -> None:
+    members = [Pipelined(0, None if refuses else ValueError("late"), refuses), Pipelined(1)]
+    both: Any = instances_of(members)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="full" if refuses else "late"):
+            both.begin({}).outputs()
+    assert [member.begun for member in members] == [3, 0]
 
 
-@pytest.mark.parametrize("member", [{"error": ValueError("broken")}, {"refuses": ValueError("broken")}])
-def test_a_batch_that_fails_is_not_on_its_way(member: dict[str, Exception]) -> None:
-    members = [Pipelined(**member), Pipelined(**member)]
-    both = PipelinedInstances(members)
-    for _ in range(4):
-        with pytest.raises(ValueError, match="broken"):
-            both.run({})
-    assert begun(members) == [4, 0]
-
-
-def test_one_instance_is_itself_and_others_are_as_they_are() -> None:
-    alone = Pipelined()
-    assert together([alone]) is alone
-    assert type(together([Member(), Pipelined()])) is Instances
+def test_members_that_take_no_batch_ahead_make_none_that_does() -> None:
+    assert not hasattr(instances_of([Member(), Pipelined(1)]), "begin")

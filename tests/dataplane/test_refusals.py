@@ -16,7 +16,11 @@ from server.dataplane.native.refusals import ended, refusal
         (("passed", 0, 0), Expired, "Request timeout expired"),
         (("predicted", 1_500_000, 0), Expired, "Request timeout expired: predicted to finish 1.500 ms after its deadline"),
         (("closed", 0, 0), QueueClosed, "the version has just left service"),
-        (("stopped", 0, 0), ShuttingDown, "Server is stopping, scheduler for model has stopped accepting new inference requests"),
+        (
+            ("stopped", 0, 0),
+            ShuttingDown,
+            "Server is stopping, scheduler for model has stopped accepting new inference requests",
+        ),
     ],
 )
 def test_what_was_not_admitted_is_told_as_the_other_kind_does(said: Any, kind: type[PodiumError], text: str) -> None:
