@@ -81,9 +81,8 @@ class CompareGolden(Protocol):
 
 @dataclass(slots=True)
 class _Opened:
-    """All instances on one device, and the account of what they take there. `where`: for the names of steps."""
+    """All instances on one device, and the account of what they take there."""
 
-    where: str
     account: Account | None = None
     members: list[Backend] = field(default_factory=list)
 
@@ -192,16 +191,17 @@ class Loader:
         lost: Mapping[str, str],
     ) -> None:
         """All instances on one device: the one of this number, or the one that the settings of the backend name."""
-        opened = _Opened("" if number is None else f" on device {number}")
+        where = "" if number is None else f" on device {number}"
+        opened = _Opened()
         own = settings if number is None else placed(settings, number)
         progress.device = device_of(name, own)
         if progress.device in lost:
             raise DeviceLost(f"{lost[progress.device]}: only a new process can use it again")
-        progress.step = f"reserve memory{opened.where}"
+        progress.step = f"reserve memory{where}"
         if self._accounts is not None:
             opened.account = self._accounts.open(found, own, name)
         progress.opened.append(opened)
-        progress.step = f"open{opened.where}"
+        progress.step = f"open{where}"
         task = LoadTask(found.key, found.folder, own)
         for _ in range(settings.instances):
             opened.members.append(open_backend(task))
@@ -218,20 +218,21 @@ class Loader:
     ) -> OnDevice:
         """All instances on one device, warm, proven and measured."""
         members = opened.members
-        progress.device = members[0].device
+        device = progress.device = members[0].device
+        where = f" on {device}" if settings.devices else ""
         tried = [_as_one_answer(member, settings) for member in members]
-        progress.step = f"warm up{opened.where}"
+        progress.step = f"warm up{where}"
         for member in members:
             getattr(member, "prepare", _nothing)(buckets)
         for member in tried:
             costs_ns = self._warm(member, buckets, settings.warmup.runs, self._clock)
-        progress.step = f"golden examples{opened.where}"
+        progress.step = f"golden examples{where}"
         golden = None if found.manifest is None else found.manifest.golden
         if golden is not None:
             for member in tried:
                 self._prove(member, found.folder, golden)
         backend = members[0] if len(members) == 1 else instances_of(members)
-        progress.step = f"measure{opened.where}"
+        progress.step = f"measure{where}"
         account = opened.account
         if self._accounts is not None and account is not None:
             self._accounts.settle(account, backend, buckets, costs_ns[-len(buckets) :])  # of the largest size
