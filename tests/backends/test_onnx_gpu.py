@@ -198,6 +198,7 @@ def test_weights_that_do_not_fit_fail_the_load(save: Save, opener: Opener) -> No
 
 def test_unloading_gives_memory_back(save: Save, folder: Path) -> None:
     """100 cycles, checked against the driver: what the first ones leave is all there is."""
+    mlp(save, width=2**16)
     library = find_library()
     assert library is not None
     used = []
