@@ -20,6 +20,7 @@ from typing import Any
 from grpc_health.v1 import health_pb2_grpc
 
 from protos.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from server.backends.cudart import Cudart
 from server.core.clock import monotonic_ns
 from server.core.errors import PodiumError
 from server.core.settings import ServerSettings
@@ -35,6 +36,7 @@ from server.optional import (
     InstalledFeatures,
     PlaneKind,
     choose_plane,
+    cuda_for_sharing,
     device_readings,
     loader_over,
     open_door,
@@ -167,7 +169,8 @@ class Server:
             self._plane, lambda: self._manager.published, settings.default_timeout_us, count_use=self._consumers.count
         )
         control = Control(self._manager)
-        regions = Regions(allowed=settings.allow_client_shm, max_read_bytes=settings.max_message_bytes)
+        allowed, cuda = settings.allow_client_shm, _cuda_memory(settings)
+        regions = Regions(allowed=allowed, max_read_bytes=settings.max_message_bytes, cuda=cuda, later=self._on_loop)
         hand_over = HandOver(self._plane.wake)
         names = subject_of if settings.tls.client_ca_file else None
         inference = Inference(predict, hand_over, memory=regions, tracer=tracer, subject_of=names)
@@ -271,8 +274,11 @@ class Server:
 
     def _slots_of(self, device: str) -> int:
         """On the CPU a second batch at hand would only be formed too early: gathering it takes the same cores. Where one
-        waits for its features those are idle."""
-        return self._settings.device_slots or (2 if device != "cpu" or self._settings.features.definitions else 1)
+        waits for its features those are idle. A device that works by itself needs a thread that waits for it, one that gets
+        the next batch ready and one that deals out the answers of the last."""
+        if self._settings.device_slots or device != "cpu":
+            return self._settings.device_slots or 3
+        return 2 if self._settings.features.definitions else 1
 
     def _features_read(self) -> FeatureReading | None:
         """Without the verdicts on versions that are gone: nobody could do anything about those."""
@@ -311,6 +317,15 @@ class Server:
         except RuntimeError:
             if not self._loop.is_closed():
                 raise
+
+
+def _cuda_memory(settings: ServerSettings) -> Cudart | None:
+    """What shares the memory of GPUs, or None; where it was hoped for, the log says why not."""
+    try:
+        return cuda_for_sharing(settings)
+    except PodiumError as error:
+        _log.info("memory of a GPU cannot be shared", extra={"why": str(error)})
+    return None
 
 
 def serve(settings: ServerSettings) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from server.backends.base import Backend, BackendFactory, LoadTask
+from server.backends.cudart import Cudart, load
 from server.backends.warm import warm
 from server.core.clock import Clock, monotonic_ns
 from server.core.errors import LoadFailed, PodiumError, Unsupported
@@ -96,6 +97,15 @@ def device_readings() -> Callable[[], Sequence[DeviceReading]]:
     except (ImportError, Unsupported):
         return tuple
     return readings
+
+
+def cuda_for_sharing(settings: ServerSettings) -> Cudart | None:
+    """CUDA for memory that callers share, where that is allowed. Raises: Unsupported, with why, where there is no GPU."""
+    if not settings.allow_client_shm:
+        return None
+    cuda = load(settings.libcudart)
+    cuda.device_count()
+    return cuda
 
 
 def open_trace_sink(settings: TraceSettings) -> TraceSink | None:

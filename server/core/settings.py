@@ -132,11 +132,18 @@ class OnnxSettings(_Table):
 
 
 class TorchSettings(_Table):
-    """Where and how a torch program runs. `intra_op_threads` 0: one per CPU that this process may run on."""
+    """Where and how a torch program runs. `intra_op_threads` 0: one per CPU that this process may run on.
+
+    `precision` stands in for FP32 within the program; inputs and outputs keep their types.
+    """
 
     device: Literal["cpu", "cuda"] = "cpu"
     device_id: int = Field(0, ge=0)
     intra_op_threads: int = Field(0, ge=0, le=1024)
+    precision: Literal["as_saved", "bf16", "fp16"] = "as_saved"
+    channels_last: bool = False
+    compile: Literal["off", "default", "max_autotune"] = "off"
+    cuda_graphs: bool = True
 
 
 class FakeSettings(_Table):
@@ -233,7 +240,7 @@ class TraceSettings(_Table):
 class ServerSettings(_Table):
     """The server process. Flags of `podium serve` override the file given with `--config`.
 
-    `device_slots` 0: 2 on GPUs, 1 on the CPU.
+    `device_slots` 0: 3 on GPUs, 1 on the CPU.
     """
 
     repository: str
@@ -254,9 +261,10 @@ class ServerSettings(_Table):
     max_stream_requests: int = Field(1000, gt=0)
     max_stream_bytes: int = Field(64 * 2**20, gt=0)
     default_timeout_us: int = Field(0, ge=0)
-    device_slots: int = Field(0, ge=0, le=2)
+    device_slots: int = Field(0, ge=0, le=3)
     overload_order: Literal["deadline", "density"] = "deadline"
     allow_client_shm: bool = False
+    libcudart: str = ""
     usage_dir: str = ""
     usage_flush_s: float = Field(10.0, gt=0)
     server_name: str = Field("", pattern=r"^(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?$")

@@ -72,7 +72,7 @@ class Plan:
     """
 
     def __init__(self, delivery: Estimate, slots: int = 1, *, density: bool = False) -> None:
-        """`slots` 2: the next batch is gathered while one runs."""
+        """`slots` 2: the next batch is gathered while one runs; 3: and the answers of the one before are dealt out meanwhile."""
         self.queues: dict[int, Queue] = {}
         self.executors = 1
         self._slots = slots
@@ -155,7 +155,7 @@ class Plan:
         # a staged batch that may begin has its executor, though its thread may not have woken up yet
         staged = executing + self.beginning >= self.executors
         if staged:
-            if not self._keys or len(self._running) - executing >= self._slots - 1:
+            if not self._keys or len(self._running) - executing >= min(self._slots - 1, 1):
                 return Decision([], None, None)
             # as late as it can be: what arrives until then rides along
             ends_ns = [one.until_ns for one in self._running.values() if not one.staged]

@@ -14,7 +14,7 @@ import numpy as np
 
 from server.backends.base import Backend, BackendFactory, DecoupledBackend, LoadTask
 from server.backends.first_answer import FirstAnswer
-from server.backends.instances import Instances
+from server.backends.instances import instances_of
 from server.core.clock import Clock
 from server.core.errors import LoadFailed, PodiumError
 from server.core.settings import ModelSettings, buckets_for
@@ -153,6 +153,8 @@ class Loader:
         labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
         progress.step = "warm up"
         buckets = buckets_for(signature.max_batch, settings.batching)
+        for member in progress.opened:
+            getattr(member, "prepare", _nothing)(buckets)
         for member in tried:
             costs_ns = self._warm(member, buckets, settings.warmup.runs, self._clock)
         progress.step = "golden examples"
@@ -160,7 +162,7 @@ class Loader:
         if golden is not None:
             for member in tried:
                 self._prove(member, found.folder, golden)
-        backend = progress.opened[0] if settings.instances == 1 else Instances(progress.opened)
+        backend = progress.opened[0] if settings.instances == 1 else instances_of(progress.opened)
         return Loaded(backend, buckets, costs_ns, labels, progress.lease, features)
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
@@ -190,6 +192,10 @@ def _as_one_answer(backend: Backend, settings: ModelSettings) -> Backend:
     if not callable(getattr(backend, "stream", None)):
         raise LoadFailed(f"'decoupled' is set, but a model of platform '{backend.platform}' gives each request one answer")
     return FirstAnswer(cast(DecoupledBackend, backend))
+
+
+def _nothing(buckets: Sequence[int]) -> None:
+    """What most backends get ready with."""
 
 
 def _close(found: FoundVersion, backend: Backend) -> None:

@@ -58,6 +58,12 @@ class Replica:
     lease: Lease | None = None
     features: Features | None = None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How the backend executes it, where that is not a matter of course."""
+        told: tuple[str, ...] = getattr(self.backend, "notes", tuple)()
+        return told
+
 
 def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Replica:
     """The replica that a load has brought into memory."""

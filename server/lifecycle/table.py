@@ -81,7 +81,7 @@ class Table:
                 advance(state, State.READY)
             old = self._replicas.get(replica.key)
             self._replicas[replica.key] = replica
-            self._actual[replica.key] = Actual(State.READY, identity)
+            self._actual[replica.key] = Actual(State.READY, identity, reason="; ".join(replica.notes))
             self._metrics.mark_ready(replica.key, True)
             self._publish()
             return old

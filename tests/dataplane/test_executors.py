@@ -114,6 +114,18 @@ def test_features_found_while_another_batch_executes_are_no_time_of_the_device()
     assert two.decide(180).wait_until_ns == 200
 
 
+def test_a_third_slot_is_a_thread_and_not_a_second_batch_that_waits() -> None:
+    plan = plan_of(rules(costs_ns=COSTS), slots=3)
+    assert plan.threads_with(1) == 3
+    admit(plan, *(ticket(rows=8) for _ in range(3)))
+    running = release(plan, 0)
+    assert not running.staged
+    assert release(plan, 10**6).staged
+    assert plan.decide(10**6).release is None
+    plan.executed(running.token, 10**6)
+    assert plan.decide(10**6).release is None, "the staged one has yet to begin"
+
+
 def test_a_slow_store_is_forgotten_by_the_first_trial() -> None:
     plan = plan_of(rules(costs_ns=(10**8,) * 4), slots=2)
     plan.observe(1, 8, took_ns=2 * 10**8, features_ns=10**8, now_ns=0)

@@ -206,7 +206,7 @@ def test_both_agree_over_any_history(history: tuple[World, list[tuple[Any, ...]]
 def test_both_agree_on_long_queues(seed: int) -> None:
     """Hundreds wait, in few lanes and in many, and enter and leave at every place."""
     chance = random.Random(seed)
-    plan = TwinPlan(Estimate(), slots=2, density=seed == 3)
+    plan = TwinPlan(Estimate(), slots=2 + seed % 2, density=seed == 3)
     plan.add_queue(rules(1, costs_ns=(10, 12, 15, 20), instances=2))
     plan.add_queue(rules(2, max_batch=64, costs_ns=(10, 11, 13, 16, 22, 35, 60), share=0.5, early_drop=False))
     world = World(plan, scale_ns=1000)

@@ -45,7 +45,7 @@ struct Decision {
 class Plan {
  public:
   // `delivery` estimates how long answers need from the end of an execution until they have left; it must outlive the plan.
-  // `slots` 2: the next batch is gathered while one runs.
+  // `slots` 2: the next batch is gathered while one runs; 3: and the answers of the one before are dealt out meanwhile.
   Plan(Estimate* delivery, int slots, bool density);
 
   // How many engine threads the device can use, once it has a version of so many instances.

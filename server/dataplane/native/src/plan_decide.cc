@@ -26,7 +26,7 @@ bool Plan::must_wait_to_stage(int64_t now_ns, bool* staged, int64_t* wait_until_
   // a staged batch that may begin has its executor, though its thread may not have woken up yet
   *staged = running + beginning(running) >= executors_;
   if (!*staged) return false;
-  if (!waiting_ || static_cast<int>(running_.size()) - running >= slots_ - 1) return true;
+  if (!waiting_ || static_cast<int>(running_.size()) - running >= std::min(slots_ - 1, 1)) return true;
   // as late as it can be: what arrives until then rides along
   int64_t ends_ns = now_ns;
   bool none = true;
