@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_MAPPED = re.compile(r"(/\S*/libcudart[-.\w]*\.so[.\d]*)$", re.MULTILINE)
+_MAPPED = re.compile(r"(/.*/libcudart[-.\w]*\.so[.\d]*)$", re.MULTILINE)
 _NAMES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 _PORTABLE, _NON_BLOCKING, _NO_TIMING = 1, 1, 2
 _TO_DEVICE, _TO_HOST = 1, 2
