@@ -142,7 +142,12 @@ def test_the_library_that_is_loaded_already_comes_first(tmp_path: Path, monkeypa
         return MagicMock()
 
     monkeypatch.setattr(ctypes, "CDLL", load)
-    library = find_library(maps)
+    library = find_library(maps, ("libcudart.so.13",))
     assert library is not None
     assert asked == ["/venv/cuda runtime/libcudart.so.12", "libcudart.so.13"]
+    maps.write_text("")
+    asked.clear()
+    monkeypatch.setattr("sys.path", [])
+    find_library(maps)
+    assert asked == ["libcudart.so.13"]
     assert library.cudaMemcpyAsync.argtypes[2] is ctypes.c_size_t
