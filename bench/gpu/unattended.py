@@ -95,9 +95,8 @@ class Unattended:
         self.result["onnxruntime_gpu"] = any(path.name.startswith("onnxruntime_gpu") for path in wheels)
         install = (self._python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile")
         self._do(_INSTALL_S, *install, *wheels)
-        # Podium itself: its version, and nothing that would have to be built
-        site = next((self._work / "venv" / "lib").glob("python*")) / "site-packages"
-        (site / "podium.pth").write_text(f"{ROOT}\n")
+        # a server asks for its own version
+        self._do(_INSTALL_S, *install, "--editable", ROOT)
         return f"{len(wheels)} wheels; onnxruntime-gpu is {'' if self.result['onnxruntime_gpu'] else 'not '}among them"
 
     def _native(self) -> str:
