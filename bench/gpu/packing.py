@@ -144,10 +144,10 @@ def main(arguments: list[str]) -> int:
     files = chosen.into / "files"
     try:
         pins = (ROOT / "constraints.txt").read_text("utf-8")
-        # Podium itself is installed there, from its sources
+        # Podium itself is installed there, from its sources; not every Python has a pip for its environments
         builds = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["build-system"]["requires"]
         named = requirements(pins, chosen.add, f"{THERE} {NOT_NEEDED}".split())
-        download([*builds, *named], chosen.python_version, files / "wheels")
+        download(["pip", *builds, *named], chosen.python_version, files / "wheels")
         debian(files / "debian")
         if chosen.prebuilt_with:
             prebuilt(chosen.prebuilt_with, files / "prebuilt")

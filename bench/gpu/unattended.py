@@ -81,7 +81,7 @@ class Unattended:
     def _unpack(self) -> str:
         absent = join(self._chosen.pack, self._work / "files")
         unpack_debian(self._work / "files" / "debian", self._work / "prefix")
-        self._environment = build_environment(self._work / "prefix", self._work / "files" / "wheels")
+        self._environment = build_environment(self._work / "prefix", self._work / "files" / "wheels", self._python, os.environ)
         self.result["absent"] = absent
         return f"absent: {', '.join(absent)}" if absent else "all that was packed"
 
