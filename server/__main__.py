@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from server.app import serve
 from server.commands import add_commands
 from server.consumers_command import add_consumers_command
 from server.core.settings import ServerSettings
 from server.health_command import add_health_command
+from server.process import serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

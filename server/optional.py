@@ -26,6 +26,7 @@ from server.dataplane.python.plane import PythonPlane
 from server.features.interface import Features
 from server.features.readings import FeatureReading
 from server.features.without import NoFeatures
+from server.lifecycle.accounts import Accounts
 from server.lifecycle.found import Lease
 from server.lifecycle.loader import BindFeatures, Loader
 from server.registry.gates import compare_golden
@@ -67,7 +68,10 @@ def backend_factory(name: str) -> BackendFactory:
 
 
 def loader_over(
-    verify: Callable[[Any], None], lease: Callable[[Path], Lease] | None, bind_features: BindFeatures | None = None
+    verify: Callable[[Any], None],
+    lease: Callable[[Path], Lease] | None,
+    bind_features: BindFeatures | None = None,
+    accounts: Accounts | None = None,
 ) -> Loader:
     """A loader with every backend of this installation: what a server loads with, and what proves a rebuilt version."""
     return Loader(
@@ -80,6 +84,7 @@ def loader_over(
         clock=monotonic_ns,
         lease=lease,
         bind_features=bind_features,
+        accounts=accounts,
     )
 
 

@@ -13,7 +13,11 @@ FLOORS = {
         (
             "server",
             "server.app",
+            "server.process",
+            "server.restart",
+            "server.handed_on",
             "server.optional",
+            "server.device_memory",
             "server.__main__",
             "server.commands",
             "server.consumers_command",

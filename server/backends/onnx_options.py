@@ -18,11 +18,6 @@ NO_GRAPH = -1
 _ARENA = {"same_as_requested": "kSameAsRequested", "next_power_of_two": "kNextPowerOfTwo"}
 
 
-def device_name(settings: OnnxSettings) -> str:
-    """Where the first provider executes: `cpu`, `cuda:0`."""
-    return "cpu" if executes_on(settings) == "cpu" else f"cuda:{settings.device_id}"
-
-
 def executes_on(settings: OnnxSettings) -> str:
     """The first provider, which takes all that it can."""
     return (*settings.providers, "cpu")[0]

@@ -20,7 +20,6 @@ from server.backends.onnx_memory import DeviceMemory
 from server.backends.onnx_options import (
     NO_GRAPH,
     PROVIDERS,
-    device_name,
     executes_on,
     graph_obstacle,
     host_tensor,
@@ -30,6 +29,7 @@ from server.backends.onnx_options import (
 from server.backends.onnx_runtime import FILE, available_providers, open_session, run_options
 from server.backends.onnx_signature import read_signature
 from server.core.errors import BackendFailed, DeviceLost, LoadFailed
+from server.core.placement import device_of
 from server.core.settings import OnnxSettings, buckets_for
 from server.core.signature import Signature
 
@@ -87,7 +87,7 @@ def _open_once(
     graphs: bool,
 ) -> OnnxBackend:
     """`known`: the signature, where it was found out before."""
-    onnx, device = task.settings.onnx, device_name(task.settings.onnx)
+    onnx, device = task.settings.onnx, device_of("onnx", task.settings)
     memory = None
     try:
         memory = open_memory() if open_memory is not None else None

@@ -16,12 +16,15 @@ from server.backends.base import Backend, BackendFactory, DecoupledBackend, Load
 from server.backends.first_answer import FirstAnswer
 from server.backends.instances import instances_of
 from server.core.clock import Clock
-from server.core.errors import LoadFailed, PodiumError
+from server.core.errors import DeviceLost, LoadFailed, PodiumError
+from server.core.padding import with_pad_sizes
+from server.core.placement import device_of
 from server.core.settings import ModelSettings, buckets_for
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
 from server.core.versions import VersionKey
 from server.features.interface import Features
+from server.lifecycle.accounts import Account, Accounts
 from server.lifecycle.found import FoundVersion, GoldenRef, Lease
 from server.lifecycle.replica import Loaded
 
@@ -31,6 +34,8 @@ MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "program.pt2": "torch", 
 BindFeatures = Callable[[VersionKey, Path, ModelSettings, Signature], Features | None]
 """The features of a version, by its folder, its settings and its model's own signature; None where it was trained on none.
 Raises: LoadFailed where it was, and cannot have them."""
+
+_NONE_LOST: Mapping[str, str] = {}
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +58,7 @@ class Warm(Protocol):
     """`server.backends.warm.warm`."""
 
     def __call__(self, backend: Backend, buckets: Sequence[int], runs: int, clock: Clock, /) -> tuple[int, ...]:
-        """Run every bucket; the cost of each in ns, 0 where it could not be measured."""
+        """Run every bucket, of every size class; the cost of each in ns, 0 where it could not be measured."""
         ...
 
 
@@ -80,6 +85,8 @@ class _Progress:
     step: str = "lease"
     lease: Lease | None = field(default=None)
     opened: list[Backend] = field(default_factory=list)
+    account: Account | None = field(default=None)
+    device: str = ""
 
 
 class Loader:
@@ -88,6 +95,7 @@ class Loader:
     `backends` has a factory per name of `ModelSettings.backend`. `lease` keeps a folder from being pruned before anything of
     it is read, for as long as the version is in memory; without it nothing does. `bind_features` finds a version's features;
     without it versions are loaded as bare models, whatever they were trained on: what proves their files needs no store.
+    `accounts` reserves memory and keeps what was measured; without it neither is done.
     """
 
     def __init__(
@@ -102,6 +110,7 @@ class Loader:
         clock: Clock,
         lease: Callable[[Path], Lease] | None = None,
         bind_features: BindFeatures | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         self._verify = verify
         self._backends = backends
@@ -112,37 +121,54 @@ class Loader:
         self._clock = clock
         self._lease = lease
         self._bind_features = bind_features
+        self._accounts = accounts
+        self._abandoned: list[Backend] = []
 
-    def load(self, found: FoundVersion, settings: ModelSettings) -> Loaded:
-        """Lease, verify, open, bind features, read labels, warm every batch bucket, compare golden examples.
+    def load(self, found: FoundVersion, settings: ModelSettings, lost: Mapping[str, str] = _NONE_LOST) -> Loaded:
+        """Lease, verify, reserve memory, open, bind features, read labels, warm every batch bucket, compare golden examples,
+        measure.
 
         Warm-up and golden examples are of the model itself, with its own inputs.
 
-        Raises: LoadFailed with the step that failed and why; nothing stays open or leased.
+        `lost`: devices that nothing can be loaded on in this process, and why. They are not touched.
+
+        Raises: LoadFailed with the step that failed and why; nothing stays open or leased, except what is on a lost device:
+        freeing it could hang or end the process, whose end frees it.
         """
         progress = _Progress()
         try:
-            return self._load(found, settings, progress)
+            return self._load(found, settings, progress, lost)
         except Exception as error:
-            for backend in progress.opened:
-                _close(found, backend)
+            device_lost = progress.device if isinstance(error, DeviceLost) else ""
+            if device_lost:
+                self._abandoned += progress.opened
+            else:
+                _give_back(found, progress)
             if progress.lease is not None:
                 progress.lease.release()
             # what is not in the words of the domain is at least named by its type
             why = str(error) if isinstance(error, PodiumError) else f"{type(error).__name__}: {error}"
-            raise LoadFailed(f"{progress.step}: {why}") from error
+            raise LoadFailed(f"{progress.step}: {why}", device_lost) from error
 
-    def _load(self, found: FoundVersion, settings: ModelSettings, progress: _Progress) -> Loaded:
+    def _load(self, found: FoundVersion, settings: ModelSettings, progress: _Progress, lost: Mapping[str, str]) -> Loaded:
         if self._lease is not None:
             progress.lease = self._lease(found.folder)
         progress.step = "verify digests"
         self._verify(found)
         progress.step = "choose backend"
-        open_backend = self._backend_for(found.folder, settings)
+        name, open_backend = self._backend_for(found.folder, settings)
+        progress.device = device_of(name, settings)
+        if progress.device in lost:
+            raise DeviceLost(f"{lost[progress.device]}: only a new process can use it again")
+        progress.step = "reserve memory"
+        if self._accounts is not None:
+            progress.account = self._accounts.open(found, settings, name)
         progress.step = "open"
         task = LoadTask(found.key, found.folder, settings)
         for _ in range(settings.instances):
             progress.opened.append(open_backend(task))
+        for member in progress.opened:
+            member.signature = with_pad_sizes(member.signature, settings.inputs)
         tried = [_as_one_answer(member, settings) for member in progress.opened]
         progress.step = "features"
         signature = progress.opened[0].signature
@@ -163,9 +189,14 @@ class Loader:
             for member in tried:
                 self._prove(member, found.folder, golden)
         backend = progress.opened[0] if settings.instances == 1 else instances_of(progress.opened)
-        return Loaded(backend, buckets, costs_ns, labels, progress.lease, features)
+        progress.step = "measure"
+        account = progress.account
+        if self._accounts is not None and account is not None:
+            self._accounts.settle(account, backend, buckets, costs_ns[-len(buckets) :])  # of the largest size
+        reservation = None if account is None else account.reservation
+        return Loaded(backend, buckets, costs_ns, labels, progress.lease, features, reservation)
 
-    def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
+    def _backend_for(self, folder: Path, settings: ModelSettings) -> tuple[str, BackendFactory]:
         name: str | None = settings.backend
         if name is None:
             present = [file for file in MODEL_FILES if (folder / file).is_file()]
@@ -175,7 +206,7 @@ class Loader:
             name = MODEL_FILES[present[0]]
         if name not in self._backends:
             raise LoadFailed(f"backend '{name}' is not part of this installation")
-        return self._backends[name]
+        return name, self._backends[name]
 
     def _prove(self, backend: Backend, folder: Path, golden: GoldenRef) -> None:
         examples = self._load_golden(folder / golden.file)
@@ -196,6 +227,22 @@ def _as_one_answer(backend: Backend, settings: ModelSettings) -> Backend:
 
 def _nothing(buckets: Sequence[int]) -> None:
     """What most backends get ready with."""
+
+
+def _give_back(found: FoundVersion, progress: _Progress) -> None:
+    """Close what a load that failed has opened, and return its memory."""
+
+    def close() -> None:
+        for backend in progress.opened:
+            _close(found, backend)
+
+    account = progress.account
+    if account is None or account.reservation is None:
+        close()
+        return
+    unreturned = account.reservation.release(close)
+    if unreturned:
+        _log.warning("%s: its failed load left %d bytes of %s in use", found.key, unreturned, account.device)
 
 
 def _close(found: FoundVersion, backend: Backend) -> None:

@@ -59,11 +59,13 @@ class Servicer(GRPCInferenceServiceServicer):
         server_version: str,
         runtime_settings: RuntimeSettings,
         regions: Regions | None = None,
+        live: Callable[[], bool] = lambda: True,
     ) -> None:
         self._inference = inference
         self._streams = streams
         self._control = control
         self._ready = ready
+        self._live = live
         self._server_version = server_version
         self.regions = regions or Regions()
         self._runtime_settings = runtime_settings
@@ -108,8 +110,8 @@ class Servicer(GRPCInferenceServiceServicer):
             del context  # as in ModelInfer
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:  # noqa: N802
-        """The process answers."""
-        return pb.ServerLiveResponse(live=True)
+        """The process answers, and can be of use again without being replaced; the same word as /healthz."""
+        return pb.ServerLiveResponse(live=self._live())
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:  # noqa: N802
         """Whether the server wants traffic; the same word as /readyz and grpc.health.v1."""

@@ -7,9 +7,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -41,7 +42,17 @@ def toml(value: Any) -> str:
 class Serving:
     """One `podium serve`. `grpc_address` and `http_address` are what it bound, read from its log."""
 
-    def __init__(self, repository: Path, home: Path, *, ready: bool = True, **settings: Any) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        home: Path,
+        *,
+        ready: bool = True,
+        command: Sequence[str] = (sys.executable, "-m", "server"),
+        started: Mapping[str, Any] = MappingProxyType({}),
+        **settings: Any,
+    ) -> None:
+        """`started`: what `Popen` is told beside the command."""
         self.repository = repository
         self._log = home / "server.log"
         config = {
@@ -56,7 +67,7 @@ class Serving:
         path.write_text("".join(f"{name} = {toml(value)}\n" for name, value in config.items()))
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server", "serve", "--config", str(path)], cwd=ROOT, stdout=log, stderr=log
+                [*command, "serve", "--config", str(path)], cwd=ROOT, stdout=log, stderr=log, **started
             )
         try:
             self.grpc_address = str(self.wait_for("serving")["grpc"])
