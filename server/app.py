@@ -136,14 +136,16 @@ class Server:
         lane = None if self._plane.kind == "python" else self._fast_lane()
         settle = (lambda: None) if lane is None else lane.settle
         self._consumers = Consumers(settle=settle)
-        self._usage = UsageFile(
-            self._consumers, Path(settings.usage_dir) if settings.usage_dir else None, settings.usage_flush_s
-        )
+        usage_dir = Path(settings.usage_dir) if settings.usage_dir else None
+        self._usage = UsageFile(self._consumers, usage_dir, settings.usage_flush_s)
         self._machine = Machine()
         self._ledger = Ledger(self._machine.memory, settings.device_memory_budget_ratio)
         self._metrics = self._measured(settle)
-        source = LocalDirectory(Path(settings.repository), settings.settle_s)
-        watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
+        repository = Path(settings.repository)
+        source, watched = (
+            LocalDirectory(repository, settings.settle_s),
+            partial(changes, repository, rescan_s=settings.rescan_s),
+        )
         self._manager = Manager(
             source=source,
             loader=loader_over(source.verify, lease, features.bind, self._accounts()),

@@ -149,8 +149,7 @@ class VersionRecorder:
 
         Shapes: `spans` `[B + 1]` as in `Batch`, the other arrays `[B]`. `answered` is what `DataPlane.finish` returned, and
         `failed` marks the requests that were given an error. `padded_rows` is P: rows executed; `elements`, too, as in `Batch`.
-        Units: `taken_ns`, `finished_ns`, `arrival_ns`, `deadline_ns` monotonic; `input_ns`, `infer_ns`, `output_ns`
-        durations of the whole batch.
+        Units: `taken_ns`, `finished_ns`, `arrival_ns`, `deadline_ns` monotonic; the others durations of the whole batch.
         Raises: ValueError when P is less than the requests' own rows (a bug in the caller, nothing is recorded).
         """
         rows = int(spans[-1])
@@ -166,7 +165,6 @@ class VersionRecorder:
             ok_rows = int(np.diff(spans)[ok].sum())
             failed_ns = int(waits_ns[~ok].sum()) + (failures + abandoned) * after_ns
             waits_ns, deadline_ns = waits_ns[ok], deadline_ns[ok]
-        now_ms = self._wall_clock_ns() // NS_PER_MS
         oks = waits_ns.size
         with self._lock:
             self._phases["queue"].observe(waits_ns)
@@ -187,7 +185,7 @@ class VersionRecorder:
             self._padding_rows += padded_rows - rows
             self._elements += elements
             self._padding_elements += padding_elements
-            self._last_inference_ms = now_ms
+            self._last_inference_ms = self._wall_clock_ns() // NS_PER_MS
 
     def _size_cost(self, size: int) -> _BatchCost:
         cost = self._size_costs.get(size)
