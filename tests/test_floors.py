@@ -10,7 +10,20 @@ from tests.pure_coverage import is_pure
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     **dict.fromkeys(
-        ("server", "server.app", "server.optional", "server.__main__", "server.commands", "server.consumers_command"), 7
+        (
+            "server",
+            "server.app",
+            "server.process",
+            "server.restart",
+            "server.handed_on",
+            "server.optional",
+            "server.device_memory",
+            "server.__main__",
+            "server.commands",
+            "server.consumers_command",
+            "server.health_command",
+        ),
+        7,
     ),
     "server.transport": 6,
     "server.service": 5,

@@ -7,6 +7,7 @@ publishes nothing. Whatever it opened is closed again when a step fails.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -16,12 +17,15 @@ from server.backends.base import Backend, BackendFactory, DecoupledBackend, Load
 from server.backends.first_answer import FirstAnswer
 from server.backends.instances import instances_of
 from server.core.clock import Clock
-from server.core.errors import LoadFailed, PodiumError
+from server.core.errors import DeviceLost, LoadFailed, PodiumError
+from server.core.padding import with_pad_sizes
+from server.core.placement import CPU, device_of
 from server.core.settings import ModelSettings, buckets_for, placed
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
 from server.core.versions import VersionKey
 from server.features.interface import Features
+from server.lifecycle.accounts import Account, Accounts
 from server.lifecycle.found import FoundVersion, GoldenRef, Lease
 from server.lifecycle.replica import Loaded, OnDevice
 
@@ -31,6 +35,8 @@ MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "program.pt2": "torch", 
 BindFeatures = Callable[[VersionKey, Path, ModelSettings, Signature], Features | None]
 """The features of a version, by its folder, its settings and its model's own signature; None where it was trained on none.
 Raises: LoadFailed where it was, and cannot have them."""
+
+_NONE_LOST: Mapping[str, str] = {}
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +59,7 @@ class Warm(Protocol):
     """`server.backends.warm.warm`."""
 
     def __call__(self, backend: Backend, buckets: Sequence[int], runs: int, clock: Clock, /) -> tuple[int, ...]:
-        """Run every bucket; the cost of each in ns, 0 where it could not be measured."""
+        """Run every bucket, of every size class; the cost of each in ns, 0 where it could not be measured."""
         ...
 
 
@@ -74,12 +80,22 @@ class CompareGolden(Protocol):
 
 
 @dataclass(slots=True)
+class _Opened:
+    """All instances on one device, and the account of what they take there. `where`: for the names of steps."""
+
+    where: str
+    account: Account | None = None
+    members: list[Backend] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Progress:
     """Where a load is, so that a failure can say so and give back what was opened."""
 
     step: str = "lease"
+    device: str = ""
     lease: Lease | None = field(default=None)
-    opened: list[Backend] = field(default_factory=list)
+    opened: list[_Opened] = field(default_factory=list)
 
 
 class Loader:
@@ -88,6 +104,7 @@ class Loader:
     `backends` has a factory per name of `ModelSettings.backend`. `lease` keeps a folder from being pruned before anything of
     it is read, for as long as the version is in memory; without it nothing does. `bind_features` finds a version's features;
     without it versions are loaded as bare models, whatever they were trained on: what proves their files needs no store.
+    `accounts` reserves memory and keeps what was measured; without it neither is done.
     """
 
     def __init__(
@@ -102,6 +119,7 @@ class Loader:
         clock: Clock,
         lease: Callable[[Path], Lease] | None = None,
         bind_features: BindFeatures | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         self._verify = verify
         self._backends = backends
@@ -112,70 +130,114 @@ class Loader:
         self._clock = clock
         self._lease = lease
         self._bind_features = bind_features
+        self._accounts = accounts
+        self._abandoned: list[Backend] = []
 
-    def load(self, found: FoundVersion, settings: ModelSettings) -> Loaded:
-        """Lease, verify, open, bind features, read labels, warm every batch bucket, compare golden examples.
+    def load(self, found: FoundVersion, settings: ModelSettings, lost: Mapping[str, str] = _NONE_LOST) -> Loaded:
+        """Lease, verify, reserve memory, open, bind features, read labels, warm every batch bucket, compare golden examples,
+        measure.
 
         Warm-up and golden examples are of the model itself, with its own inputs, on each of its devices.
 
-        Raises: LoadFailed with the step that failed and why; nothing stays open or leased.
+        `lost`: devices that nothing can be loaded on in this process, and why. They are not touched.
+
+        Raises: LoadFailed with the step that failed and why; nothing stays open or leased, except what is on a lost device:
+        freeing it could hang or end the process, whose end frees it.
         """
         progress = _Progress()
         try:
-            return self._load(found, settings, progress)
+            return self._load(found, settings, progress, lost)
         except Exception as error:
-            for backend in progress.opened:
-                _close(found, backend)
+            device_lost = progress.device if isinstance(error, DeviceLost) else ""
+            if device_lost:
+                self._abandoned += [member for opened in progress.opened for member in opened.members]
+            else:
+                _give_back(found, progress)
             if progress.lease is not None:
                 progress.lease.release()
             # what is not in the words of the domain is at least named by its type
             why = str(error) if isinstance(error, PodiumError) else f"{type(error).__name__}: {error}"
-            raise LoadFailed(f"{progress.step}: {why}") from error
+            raise LoadFailed(f"{progress.step}: {why}", device_lost) from error
 
-    def _load(self, found: FoundVersion, settings: ModelSettings, progress: _Progress) -> Loaded:
+    def _load(self, found: FoundVersion, settings: ModelSettings, progress: _Progress, lost: Mapping[str, str]) -> Loaded:
         if self._lease is not None:
             progress.lease = self._lease(found.folder)
         progress.step = "verify digests"
         self._verify(found)
         progress.step = "choose backend"
-        open_backend = self._backend_for(found.folder, settings)
+        name, open_backend = self._backend_for(found.folder, settings)
         numbers: Sequence[int | None] = settings.devices or (None,)
-        devices = [_open(found, settings, number, open_backend, progress) for number in numbers]
+        for number in numbers:
+            self._open(found, settings, number, name, open_backend, progress, lost)
         progress.step = "features"
-        signature = devices[0][0].signature
+        signature = progress.opened[0].members[0].signature
         bind = self._bind_features
         features = None if bind is None else bind(found.key, found.folder, settings, signature)
         progress.step = "labels"
         named = {spec.name: spec.labels for spec in settings.outputs if spec.labels is not None}
         labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
         buckets = buckets_for(signature.max_batch, settings.batching)
-        first, *further = [self._ready(found, settings, members, buckets, progress) for members in devices]
-        return Loaded(first.backend, buckets, first.costs_ns, labels, progress.lease, features, tuple(further))
+        first, *further = [self._ready(found, settings, opened, buckets, progress) for opened in progress.opened]
+        costs_ns, reservation = first.costs_ns, first.reservation
+        return Loaded(first.backend, buckets, costs_ns, labels, progress.lease, features, reservation, tuple(further))
 
-    def _ready(
+    def _open(
         self,
         found: FoundVersion,
         settings: ModelSettings,
-        members: Sequence[Backend],
-        buckets: Sequence[int],
+        number: int | None,
+        name: str,
+        open_backend: BackendFactory,
         progress: _Progress,
+        lost: Mapping[str, str],
+    ) -> None:
+        """All instances on one device: the one of this number, or the one that the settings of the backend name."""
+        opened = _Opened("" if number is None else f" on device {number}")
+        own = settings if number is None else placed(settings, number)
+        progress.device = device_of(name, own)
+        if progress.device in lost:
+            raise DeviceLost(f"{lost[progress.device]}: only a new process can use it again")
+        progress.step = f"reserve memory{opened.where}"
+        if self._accounts is not None:
+            opened.account = self._accounts.open(found, own, name)
+        progress.opened.append(opened)
+        progress.step = f"open{opened.where}"
+        task = LoadTask(found.key, found.folder, own)
+        for _ in range(settings.instances):
+            opened.members.append(open_backend(task))
+        for member in opened.members:
+            member.signature = with_pad_sizes(member.signature, settings.inputs)
+            _as_one_answer(member, settings)  # what can never serve is not warmed first
+        if number is not None and opened.members[0].device == CPU:
+            raise LoadFailed(
+                "'devices' is set, but this model runs on the CPU: its backend's settings name no other kind of device"
+            )
+
+    def _ready(
+        self, found: FoundVersion, settings: ModelSettings, opened: _Opened, buckets: Sequence[int], progress: _Progress
     ) -> OnDevice:
-        """All instances on one device, warm and proven."""
-        where = f" on {members[0].device}" if settings.devices else ""
+        """All instances on one device, warm, proven and measured."""
+        members = opened.members
+        progress.device = members[0].device
         tried = [_as_one_answer(member, settings) for member in members]
-        progress.step = f"warm up{where}"
+        progress.step = f"warm up{opened.where}"
         for member in members:
             getattr(member, "prepare", _nothing)(buckets)
         for member in tried:
             costs_ns = self._warm(member, buckets, settings.warmup.runs, self._clock)
-        progress.step = f"golden examples{where}"
+        progress.step = f"golden examples{opened.where}"
         golden = None if found.manifest is None else found.manifest.golden
         if golden is not None:
             for member in tried:
                 self._prove(member, found.folder, golden)
-        return OnDevice(members[0] if len(members) == 1 else instances_of(members), costs_ns)
+        backend = members[0] if len(members) == 1 else instances_of(members)
+        progress.step = f"measure{opened.where}"
+        account = opened.account
+        if self._accounts is not None and account is not None:
+            self._accounts.settle(account, backend, buckets, costs_ns[-len(buckets) :])  # of the largest size
+        return OnDevice(backend, costs_ns, None if account is None else account.reservation)
 
-    def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
+    def _backend_for(self, folder: Path, settings: ModelSettings) -> tuple[str, BackendFactory]:
         name: str | None = settings.backend
         if name is None:
             present = [file for file in MODEL_FILES if (folder / file).is_file()]
@@ -185,7 +247,7 @@ class Loader:
             name = MODEL_FILES[present[0]]
         if name not in self._backends:
             raise LoadFailed(f"backend '{name}' is not part of this installation")
-        return self._backends[name]
+        return name, self._backends[name]
 
     def _prove(self, backend: Backend, folder: Path, golden: GoldenRef) -> None:
         examples = self._load_golden(folder / golden.file)
@@ -193,25 +255,6 @@ class Loader:
         fault = self._compare_golden(examples.outputs, got, golden.rtol, golden.atol, backend.signature.outputs)
         if fault is not None:
             raise LoadFailed(fault)
-
-
-def _open(
-    found: FoundVersion, settings: ModelSettings, device: int | None, open_backend: BackendFactory, progress: _Progress
-) -> list[Backend]:
-    """All instances on one device: the one of this number, or the one that the settings of the backend name."""
-    progress.step = "open" if device is None else f"open on device {device}"
-    task = LoadTask(found.key, found.folder, settings if device is None else placed(settings, device))
-    first = len(progress.opened)
-    for _ in range(settings.instances):
-        progress.opened.append(open_backend(task))
-    members = progress.opened[first:]
-    for member in members:
-        _as_one_answer(member, settings)  # what can never serve is not warmed first
-    if device is not None and members[0].device == "cpu":
-        raise LoadFailed(
-            "'devices' is set, but this model runs on the CPU: its backend's settings name no other kind of device"
-        )
-    return members
 
 
 def _as_one_answer(backend: Backend, settings: ModelSettings) -> Backend:
@@ -225,6 +268,24 @@ def _as_one_answer(backend: Backend, settings: ModelSettings) -> Backend:
 
 def _nothing(buckets: Sequence[int]) -> None:
     """What most backends get ready with."""
+
+
+def _give_back(found: FoundVersion, progress: _Progress) -> None:
+    """Close what a load that failed has opened, and return its memory."""
+    for opened in progress.opened:
+        close = partial(_close_all, found, opened.members)
+        account = opened.account
+        if account is None or account.reservation is None:
+            close()
+            continue
+        unreturned = account.reservation.release(close)
+        if unreturned:
+            _log.warning("%s: its failed load left %d bytes of %s in use", found.key, unreturned, account.device)
+
+
+def _close_all(found: FoundVersion, members: Sequence[Backend]) -> None:
+    for member in members:
+        _close(found, member)
 
 
 def _close(found: FoundVersion, backend: Backend) -> None:

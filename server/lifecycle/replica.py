@@ -16,15 +16,17 @@ from server.dataplane.interface import QueueRules, plain_arrays
 from server.features.interface import Features
 from server.lifecycle.cache import AnswerCache
 from server.lifecycle.found import Lease
+from server.lifecycle.ledger import Reservation
 from server.lifecycle.policy import Serve
 
 
 @dataclass(frozen=True, slots=True)
 class OnDevice:
-    """A version on one more device: its backend there, and what each bucket costs it."""
+    """A version on one more device: its backend there, what each bucket costs it, and what it holds of the device's memory."""
 
     backend: Backend
     costs_ns: tuple[int, ...]
+    reservation: Reservation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Loaded:
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lease: Lease | None = None
     features: Features | None = None
+    reservation: Reservation | None = None
     further: tuple[OnDevice, ...] = ()
 
     @property
@@ -49,16 +52,17 @@ class Loaded:
 class Replica:
     """One version in memory on one device. Compared by identity: a reload of the same version is another replica.
 
-    Units: `buckets` in rows, ascending; `costs_ns` per bucket, 0 where it was not measured. `labels` by output,
-    then by index.
+    Units: `buckets` in rows, ascending; `costs_ns` per bucket, 0 where it was not measured; of each size class in turn.
+    `labels` by output, then by index.
     Ownership: `backend` is the engine thread's until the queue `queue_id` is idle, then the lifecycle closes it.
     `recorder` is the telemetry's recorder of this version, the same before and after a reload. `cache` (None: the model has
     none) is the door's, and goes with the replica: what another load would answer is not known from it. `lease` on the
     version's folder is released once the backend is closed. With `features`, `signature` is theirs: what callers bring.
+    `reservation`: what it holds of its device's memory, released as the backend is closed; None where the device does not tell.
 
     A version on several devices is a replica on each of them. They have all in common but `queue_id`, `backend`, `costs_ns`,
-    `device` and `memory_bytes`, and `sibling_of` is the queue of the first. One of them is published, and knows the others that
-    serve as its `siblings`, and the devices that have been `lost`.
+    `device`, `reservation` and `memory_bytes`, and `sibling_of` is the queue of the first. One of them is published, and knows
+    the others that serve as its `siblings`, and the devices that have been `lost`.
     """
 
     queue_id: int
@@ -75,6 +79,7 @@ class Replica:
     cache: AnswerCache | None = None
     lease: Lease | None = None
     features: Features | None = None
+    reservation: Reservation | None = None
     memory_bytes: int = 0
     sibling_of: int = 0
     siblings: tuple["Replica", ...] = ()
@@ -118,6 +123,7 @@ def replica_of(queue_ids: Sequence[int], serve: Serve, loaded: Loaded, recorder:
         cache=AnswerCache(serve.settings.cache.max_bytes) if serve.settings.cache.max_bytes else None,
         lease=loaded.lease,
         features=loaded.features,
+        reservation=loaded.reservation,
         memory_bytes=loaded.backend.memory_bytes(),
     )
     siblings = (
@@ -127,6 +133,7 @@ def replica_of(queue_ids: Sequence[int], serve: Serve, loaded: Loaded, recorder:
             backend=each.backend,
             costs_ns=each.costs_ns,
             device=each.backend.device,
+            reservation=each.reservation,
             memory_bytes=each.backend.memory_bytes(),
             sibling_of=first.queue_id,
         )

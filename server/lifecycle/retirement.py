@@ -5,6 +5,7 @@ Floor 4: it takes what `table` has already reported away. It never closes a back
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 from server.core.clock import NS_PER_S, Clock
@@ -27,6 +28,7 @@ class Retirement:
         self._clock = clock
         self._lock = threading.Lock()
         self._leaving: list[Replica] = []
+        self._abandoned: list[Replica] = []
 
     def __len__(self) -> int:
         return len(self._leaving)
@@ -45,10 +47,34 @@ class Retirement:
         self._plane.close(replica.queue_id, move=True)
         return True
 
+    def lose(self, device: str, reason: str, on_lost: Callable[[], None]) -> bool:
+        """Take everything on a lost device out of service at once, and end what waits for it; False if that was known.
+
+        `on_lost` is called before anybody is answered: who hears of it finds nothing READY there.
+        """
+        with self._lock:  # as in `bury`
+            gone = self._table.lose(device, reason)
+            if gone is None:
+                return False
+            self._leaving += gone
+            doomed = [each for replica in self._leaving for each in replica.everywhere if each.device == device]
+        on_lost()
+        for replica in doomed:
+            self._fail(replica)
+        return True
+
+    def _fail(self, replica: Replica) -> None:
+        reason = self._table.lost[replica.device]
+        self._plane.close(replica.queue_id, move=True)  # whoever is left on another device answers what waits
+        self._plane.fail(replica.queue_id, f"'{replica.key.model}' is not at ready state: {reason}")
+
     def leave(self, replica: Replica) -> None:
         """Admit nothing more to a replica that was reported away or replaced, on any device."""
         with self._lock:
             self._leave(replica)
+        for each in replica.everywhere:
+            if each.device in self._table.lost:
+                self._fail(each)  # lost as it was leaving, before it could be seen here
 
     def _leave(self, replica: Replica) -> None:
         for each in replica.everywhere:
@@ -66,11 +92,7 @@ class Retirement:
         return max(0, until_ns - self._clock()) / NS_PER_S
 
     def _close(self, replica: Replica) -> None:
-        for each in replica.everywhere:
-            try:
-                each.backend.close()
-            except Exception:  # noqa: BLE001 - one backend that cannot be closed must not stop the others
-                _log.exception("%s: closing its backend failed", each.key)
+        unreturned = {each.device: self._close_backend(each) for each in replica.everywhere}
         key = replica.key
         with self._lock:
             self._leaving.remove(replica)
@@ -84,5 +106,30 @@ class Retirement:
                 return  # the version is still in memory, as another replica
             state = self._table.actual().get(key)
             if state is not None and state.state is State.UNLOADING:
-                self._table.unloaded(key)
+                told = (f"; {nbytes} bytes of {device} were not given back" for device, nbytes in unreturned.items() if nbytes)
+                self._table.unloaded(key, "".join(told))
             self._metrics.remove(key)
+
+    def _close_backend(self, replica: Replica) -> int:
+        """Returns the bytes that its device did not get back."""
+        if replica.device in self._table.lost:
+            # freeing what is there may hang or end the process, whose end frees it; nor may the collector try
+            self._abandoned.append(replica)
+            return 0
+
+        def close() -> None:
+            try:
+                replica.backend.close()
+            except Exception:  # noqa: BLE001 - one backend that cannot be closed must not stop the others
+                _log.exception("%s: closing its backend failed", replica.key)
+
+        reservation = replica.reservation
+        if reservation is None:
+            close()
+            return 0
+        unreturned = reservation.release(close)
+        if unreturned:
+            _log.warning(
+                "%s: %d of %d bytes of %s were not given back", replica.key, unreturned, reservation.nbytes, replica.device
+            )
+        return unreturned

@@ -15,21 +15,19 @@ import podium_native
 from numpy.typing import NDArray
 
 from server.core.clock import Clock
-from server.core.errors import Expired, Overloaded, PodiumError, ShuttingDown
+from server.core.errors import Expired, NotReady, Overloaded, PodiumError, ShuttingDown
 from server.core.signature import Signature
 from server.core.tensors import Array
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.native.batches import Ending, batch_of, results_of
-from server.dataplane.native.refusals import ended, refusal
-from server.dataplane.native.routes import RouteRules, masks
-from server.dataplane.python.answers import Answer, give_further
-from server.dataplane.rows import scatter
+from server.dataplane.native.endings import not_admitted, unexecuted
+from server.dataplane.native.routes import RouteRules, masks, stated
+from server.dataplane.python.answers import Answer, check_parts, give_further, outcomes_of
 from server.dataplane.ticket import Reply, StreamReply, Ticket, TicketState
 
 _STATES = (TicketState.WAITING, TicketState.TAKEN, TicketState.ENDED)
 _INTERNAL = 13
-_STOPPING = 2
 
 
 def _internal(error: PodiumError) -> Ending:
@@ -79,6 +77,7 @@ class NativePlane:
         self._numbers: dict[Ticket, int] = {}
         self._number = 0
         self._rules: dict[int, QueueRules] = {}
+        self._failed: dict[int, str] = {}  # of queues that are gone too: who left as they failed may ask later
         self._entrances: dict[int, Signature] = {}
         self.native = podium_native.Plane(limit.max_requests, limit.max_bytes, density)
         self.native.on_ended(_weakly(self._ended))
@@ -118,13 +117,14 @@ class NativePlane:
                     ticket.deadline_ns,
                     ticket.priority,
                     wake,
+                    ticket.size_class,
                 )
             finally:
                 if outcome != "admitted":
                     del self._open[number], self._numbers[ticket]
             if outcome == "admitted":
                 return
-        raise refusal(outcome, ns, count)
+        raise not_admitted(outcome, ns, count)
 
     def wake(self) -> None:
         """See `PythonPlane.wake`."""
@@ -144,7 +144,9 @@ class NativePlane:
             before = _STATES[state]
             if before is TicketState.ENDED:
                 if refused:  # before its caller left, who is the one to count it
-                    ticket.refusal = ended(stopping=refused == _STOPPING)
+                    ticket.refusal = unexecuted(
+                        refused, self._failed.get(ticket.queue_id, ""), staged=ticket.state is TicketState.TAKEN
+                    )
                 return before  # its answer is on its way
             ticket.end()
             del self._numbers[ticket]
@@ -216,9 +218,7 @@ class NativePlane:
     def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:
         """See `DataPlane.finish`."""
         (taken,) = batch.tickets
-        edges = [0, *(part.last for part in parts)]
-        if [part.first for part in parts] != edges[:-1] or edges[-1] != taken.requests:
-            raise ValueError("parts must cover the batch's requests exactly, in order")
+        check_parts(parts, taken.requests)
         execution = batch.execution
         results = results_of(parts, batch.rules, self._ending, batch.spans)
         ended_ns = self._clock()
@@ -247,13 +247,7 @@ class NativePlane:
         answered: NDArray[np.bool_],
         ended_ns: int,
     ) -> None:
-        outcomes: list[Any] = []
-        for part in parts:
-            if part.outputs is None:
-                outcomes.extend([part.error] * (part.last - part.first))
-            else:
-                batching = bool(batch.rules.signature.max_batch)
-                outcomes.extend(scatter(part.outputs, batch.spans, part.first, part.last, batching=batching))
+        outcomes = outcomes_of(batch, parts)
         answers: list[Answer] = []
         with self._lock:
             for place, number in numbers:
@@ -272,6 +266,12 @@ class NativePlane:
     def close(self, queue_id: int, *, move: bool = False) -> None:
         """See `DataPlane.close`."""
         self.native.close(queue_id, move)
+
+    def fail(self, queue_id: int, reason: str) -> None:
+        """See `DataPlane.fail`."""
+        self._failed[queue_id] = reason
+        code, text, trailing = self._ending(NotReady(reason))  # DeviceLost has the same
+        self.native.fail(queue_id, code, text, list(trailing))
 
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
         """See `DataPlane.wait_idle`."""
@@ -317,14 +317,13 @@ class NativePlane:
         """Queue, and requests of the fast lane that were not executed by why, since the last time."""
         taken = self.native.take_refusals()
         return [
-            (queue_id, dict(zip(("queue_full", "expired", "cancelled"), counts, strict=True))) for queue_id, *counts in taken
+            (queue_id, dict(zip(("queue_full", "expired", "cancelled", "not_ready"), counts, strict=True)))
+            for queue_id, *counts in taken
         ]
 
-    def _ended(self, tickets: Sequence[tuple[int, bool]], stopping: bool) -> None:
-        """Tickets that ended without an execution: numbers, and whether a batch has them. Called from any thread."""
-        error = ended(stopping=stopping)
-        # an error of their own, which nobody raises: the traceback of the one that is raised leads to its caller's request
-        of_ticket = ended(stopping=stopping)
+    def _ended(self, tickets: Sequence[tuple[int, bool]], why: int) -> None:
+        """Tickets that ended without an execution, of one queue if they failed: numbers, and whether a batch has them. Called
+        from any thread."""
         answers: list[tuple[Reply, Any]] = []
         with self._lock:
             for number, staged in tickets:
@@ -335,8 +334,10 @@ class NativePlane:
                 if entry.ticket not in self._numbers:
                     continue  # its caller left just before
                 del self._numbers[entry.ticket]
-                entry.ticket.refusal = of_ticket
-                answers.append((entry.ticket.end(), error))
+                reason = self._failed.get(entry.ticket.queue_id, "")
+                # one of its own, which nobody raises: the traceback of the raised one leads to its caller's request
+                entry.ticket.refusal = unexecuted(why, reason, staged=staged)
+                answers.append((entry.ticket.end(), unexecuted(why, reason, staged=staged)))
         self._deliver(answers, None)
 
 
@@ -372,8 +373,7 @@ def _native_route(route: RouteRules) -> Any:
         rules.entrance,
         rules.key.model,
         str(rules.key.version),
-        [(spec.name, spec.datatype, list(spec.shape), spec.optional) for spec in signature.inputs],
-        [(spec.name, spec.datatype, list(spec.shape), False) for spec in signature.outputs],
+        *stated(signature),
         signature.max_batch,
         masks(signature, route.fits),
         route.default_timeout_us,

@@ -10,13 +10,12 @@ Answers leave through `deliver`, once per batch and outside the lock.
 import heapq
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.core.clock import NS_PER_S, Clock
-from server.core.errors import Expired, PodiumError, ShuttingDown
+from server.core.errors import DeviceLost, Expired, NotReady, PodiumError, ShuttingDown
 from server.core.tensors import Array
 from server.dataplane.costs import TRIAL_AFTER_NS, Estimate
 from server.dataplane.entrance import Entrance
@@ -24,9 +23,8 @@ from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, Que
 from server.dataplane.lanes import Queue
 from server.dataplane.limit import InflightLimit
 from server.dataplane.plan import Plan
-from server.dataplane.python.answers import Answer, give_further
+from server.dataplane.python.answers import Answer, check_parts, give_further, outcomes_of
 from server.dataplane.python.batches import batch_of
-from server.dataplane.rows import scatter
 from server.dataplane.ticket import NO_DEADLINE_NS, Reply, StreamReply, Ticket, TicketState
 
 _HAND_OVER_S = 0.002
@@ -230,17 +228,9 @@ class PythonPlane:
     def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:
         """See `DataPlane.finish`."""
         tickets: list[Ticket] = list(batch.tickets)
-        edges = [0, *(part.last for part in parts)]
-        if [part.first for part in parts] != edges[:-1] or edges[-1] != len(tickets):
-            raise ValueError("parts must cover the batch's requests exactly, in order")
+        check_parts(parts, len(tickets))
         rules = batch.rules
-        outcomes: list[Any] = []
-        for part in parts:
-            if part.outputs is None:
-                outcomes.extend([part.error] * (part.last - part.first))
-            else:
-                batching = bool(rules.signature.max_batch)
-                outcomes.extend(scatter(part.outputs, batch.spans, part.first, part.last, batching=batching))
+        outcomes = outcomes_of(batch, parts)
         answered = np.zeros(len(tickets), dtype=np.bool_)
         answers: list[Answer] = []
         ended_ns = self._clock()
@@ -248,7 +238,8 @@ class PythonPlane:
             plan = self._plans[rules.device]
             self._leave_device(batch)
             if ran_rows:
-                plan.observe(rules.queue_id, ran_rows, ran_ns, batch.execution.lead_ns, ended_ns)
+                lead_ns, size_class = batch.execution.lead_ns, tickets[0].size_class
+                plan.observe(rules.queue_id, ran_rows, ran_ns, lead_ns, ended_ns, size_class=size_class)
             for index, ticket in enumerate(tickets):
                 if ticket.state is TicketState.TAKEN:
                     ticket.execution = batch.execution
@@ -278,6 +269,21 @@ class PythonPlane:
         if late:
             self._deliver(late, None)
 
+    def fail(self, queue_id: int, reason: str) -> None:
+        """See `DataPlane.fail`."""
+        with self._lock:
+            device = self._devices.get(queue_id)
+            if device is None:
+                return
+            plan = self._plans[device]
+            plan.queues[queue_id].closed = True
+            waiting = plan.queues[queue_id].tickets()
+            for ticket in waiting:
+                plan.withdraw(ticket)
+            staged = [ticket for ticket in self._staged if ticket.queue_id == queue_id and ticket.state is TicketState.TAKEN]
+            answers = [*self._end_all(waiting, NotReady(reason)), *self._end_all(staged, DeviceLost(reason))]
+        self._deliver(answers, None)
+
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
         """See `DataPlane.wait_idle`."""
         with self._lock:
@@ -306,13 +312,8 @@ class PythonPlane:
         """See `DataPlane.stop`."""
         with self._lock:
             self._stopped = True
-            waiting = [
-                ticket
-                for plan in self._plans.values()
-                for queue in plan.queues.values()
-                for lane in queue.lanes.values()
-                for ticket in lane.tickets
-            ]
+            queues = [queue for plan in self._plans.values() for queue in plan.queues.values()]
+            waiting = [ticket for queue in queues for ticket in queue.tickets()]
             for ticket in waiting:
                 self._plans[self._devices[ticket.queue_id]].withdraw(ticket)
             answers = self._end_all(waiting, ShuttingDown("Server is stopping"))
