@@ -109,12 +109,10 @@ class Server:
         restart: Restart,
     ) -> None:
         self._settings = settings
-        self._tracer = tracer
-        self._features = features
+        self._tracer, self._features = tracer, features
         self._restart = restart
         self._loop = asyncio.get_running_loop()
-        self._leaving = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._leaving, self._hurry = asyncio.Event(), asyncio.Event()
         self._draining = False
         self.lost = ""
         """The lost device for which this process is to begin anew, once it has drained; empty where it is just to end."""

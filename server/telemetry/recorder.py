@@ -155,13 +155,12 @@ class VersionRecorder:
         rows = int(spans[-1])
         if padded_rows < rows:
             raise ValueError(f"{self.key}: {padded_rows} executed rows cannot hold the {rows} rows of the batch")
-        requests = arrival_ns.size
         waits_ns, ok_rows, abandoned, failures, failed_ns = taken_ns - arrival_ns, rows, 0, 0, 0
         after_ns = finished_ns - taken_ns
-        if np.count_nonzero(answered) < requests or np.count_nonzero(failed):
+        if np.count_nonzero(answered) < arrival_ns.size or np.count_nonzero(failed):
             ok = answered & ~failed
             failures = int(np.count_nonzero(failed))
-            abandoned = requests - failures - int(np.count_nonzero(ok))
+            abandoned = arrival_ns.size - failures - int(np.count_nonzero(ok))
             ok_rows = int(np.diff(spans)[ok].sum())
             failed_ns = int(waits_ns[~ok].sum()) + (failures + abandoned) * after_ns
             waits_ns, deadline_ns = waits_ns[ok], deadline_ns[ok]

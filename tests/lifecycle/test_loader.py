@@ -78,7 +78,7 @@ class Scene:
             raise RegistryError(f"labels '{file}' are neither in the version's folder nor in the model's")
         return (folder.name, file)
 
-    def load(self, found: Version, settings: ModelSettings = SETTINGS) -> Loaded:
+    def load(self, found: Version, settings: ModelSettings = SETTINGS, **lost: str) -> Loaded:
         loader = Loader(
             verify=self.verify,
             backends=self.known,
@@ -91,7 +91,7 @@ class Scene:
             bind_features=self.bind_features,
             accounts=self.accounts,
         )
-        return loader.load(found, settings)
+        return loader.load(found, settings, {device.replace("_", ":"): why for device, why in lost.items()})
 
 
 def test_a_load_warms_every_bucket_and_proves_the_examples() -> None:

@@ -140,12 +140,13 @@ class NativePlane:
             number = self._numbers.get(ticket)
             if number is None:
                 return TicketState.ENDED
-            state, refused = self.native.cancel(self._open[number].handle)
+            handle = self._open[number].handle
+            state, refused = self.native.cancel(handle)
             before = _STATES[state]
             if before is TicketState.ENDED:
                 if refused:  # before its caller left, who is the one to count it
                     ticket.refusal = unexecuted(
-                        refused, self._failed.get(ticket.queue_id, ""), staged=ticket.state is TicketState.TAKEN
+                        refused, self._failed.get(handle.queue_id, ""), staged=ticket.state is TicketState.TAKEN
                     )
                 return before  # its answer is on its way
             ticket.end()
@@ -334,7 +335,7 @@ class NativePlane:
                 if entry.ticket not in self._numbers:
                     continue  # its caller left just before
                 del self._numbers[entry.ticket]
-                reason = self._failed.get(entry.ticket.queue_id, "")
+                reason = self._failed.get(entry.handle.queue_id, "")
                 # one of its own, which nobody raises: the traceback of the raised one leads to its caller's request
                 entry.ticket.refusal = unexecuted(why, reason, staged=staged)
                 answers.append((entry.ticket.end(), unexecuted(why, reason, staged=staged)))

@@ -65,7 +65,7 @@ void Plane::open(const std::string& name, const Rules& rules, uint64_t entrance)
 }
 
 void Plane::close(uint64_t queue_id, bool move) {
-  Late late{{}, Ended::expired};
+  Late late{{}, Ended::expired, {}};
   {
     Lock lock(mutex_);
     Device* its = device_of(queue_id);
