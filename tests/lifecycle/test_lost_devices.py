@@ -193,3 +193,24 @@ def test_until_the_initial_load_is_over_nobody_is_told_that_a_model_is_not_there
     with pytest.raises(NotFound, match="version 7 is not found"):
         scene.manager.published.lookup("b", "7")
     assert scene.manager._table.actual()[VersionKey("b", 2)].state is State.READY
+
+
+def test_what_callers_loaded_can_be_said_for_the_next_life() -> None:
+    scene = Scene(model("a", 1), model("b", 1), mode="explicit", initial=("a",), by_hand=False)
+    scene.manager.start()
+    try:
+        scene.manager.load("b", settings=ON_FAKE, timeout_s=10)
+        assert scene.manager.asked == {"a": None, "b": ON_FAKE}
+    finally:
+        assert scene.manager.stop(10)
+
+
+def test_a_version_that_is_not_there_may_come_while_the_server_starts() -> None:
+    scene = Scene(model("a", 1))
+    scene.plane.on_open = lambda rules: seen.append(refused(scene, "a", "9"))
+    seen: list[str] = []
+    scene.settle()
+    assert seen == ["Request for unknown model: 'a' version 9 is not at ready state"]
+    with pytest.raises(NotFound, match="version 9 is not found"):
+        scene.manager.published.lookup("a", "9")
+    assert scene.manager.published.lookup("a", "+01") is scene.manager.published.lookup("a", "")
