@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version as distribution_version
 from pathlib import Path
@@ -18,27 +19,33 @@ from typing import Any
 from grpc_health.v1 import health_pb2_grpc
 
 from protos.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from server.backends.cudart import Cudart
 from server.core.clock import monotonic_ns
-from server.core.errors import BackendDead, DeviceLost
+from server.core.errors import BackendDead, DeviceLost, PodiumError
 from server.core.settings import ServerSettings
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.answers import Answer, settle
+from server.device_memory import Machine
 from server.features.readings import FeatureReading
 from server.features.without import NoFeatures
+from server.lifecycle.accounts import Accounts
 from server.lifecycle.cache import AnswerCache
+from server.lifecycle.ledger import Ledger
 from server.lifecycle.manager import Manager
 from server.lifecycle.replica import Replica
 from server.optional import (
     InstalledFeatures,
     PlaneKind,
+    cuda_for_sharing,
     device_readings,
     loader_over,
     open_door,
     open_plane,
 )
 from server.registry.lease import lease
+from server.registry.measured_files import MeasuredFiles, files_digest
 from server.registry.source import LocalDirectory
 from server.registry.watch import changes
 from server.restart import Restart
@@ -132,12 +139,14 @@ class Server:
         self._usage = UsageFile(
             self._consumers, Path(settings.usage_dir) if settings.usage_dir else None, settings.usage_flush_s
         )
+        self._machine = Machine()
+        self._ledger = Ledger(self._machine.memory, settings.device_memory_budget_ratio)
         self._metrics = self._measured(settle)
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
         watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
         self._manager = Manager(
             source=source,
-            loader=loader_over(source.verify, lease, features.bind),
+            loader=loader_over(source.verify, lease, features.bind, self._accounts()),
             plane=self._plane,
             metrics=self._metrics,
             mode=settings.control_mode,
@@ -165,9 +174,16 @@ class Server:
             refusals=lambda: refusals(self._access, self._callers),
             features=self._features_read,
             door=self._door_read,
+            ledger=lambda: self._ledger.reading,
             settle=settle,
             device_restarts=self._restart.before.total,
         )
+
+    def _accounts(self) -> Accounts:
+        """The books of loads."""
+        folder = self._settings.measured_dir
+        store = MeasuredFiles(Path(folder) if folder else None)
+        return Accounts(self._ledger, store, files_digest, self._machine, partial(datetime.now, UTC))
 
     def _fast_lane(self) -> FastLane:
         """What the native plane answers without the door's handlers."""
@@ -187,7 +203,8 @@ class Server:
             self._plane, lambda: self._manager.published, settings.default_timeout_us, count_use=self._consumers.count
         )
         control = Control(self._manager)
-        regions = Regions(allowed=settings.allow_client_shm, max_read_bytes=settings.max_message_bytes)
+        allowed, cuda = settings.allow_client_shm, _cuda_memory(settings)
+        regions = Regions(allowed=allowed, max_read_bytes=settings.max_message_bytes, cuda=cuda, later=self._on_loop)
         hand_over = HandOver(self._plane.wake)
         names = subject_of if settings.tls.client_ca_file else None
         inference = Inference(predict, hand_over, memory=regions, tracer=tracer, subject_of=names)
@@ -314,8 +331,11 @@ class Server:
 
     def _slots_of(self, device: str) -> int:
         """On the CPU a second batch at hand would only be formed too early: gathering it takes the same cores. Where one
-        waits for its features those are idle."""
-        return self._settings.device_slots or (2 if device != "cpu" or self._settings.features.definitions else 1)
+        waits for its features those are idle. A device that works by itself needs a thread that waits for it, one that gets
+        the next batch ready and one that deals out the answers of the last."""
+        if self._settings.device_slots or device != "cpu":
+            return self._settings.device_slots or 3
+        return 2 if self._settings.features.definitions else 1
 
     def _features_read(self) -> FeatureReading | None:
         """Without the verdicts on versions that are gone: nobody could do anything about those."""
@@ -354,3 +374,12 @@ class Server:
         except RuntimeError:
             if not self._loop.is_closed():
                 raise
+
+
+def _cuda_memory(settings: ServerSettings) -> Cudart | None:
+    """What shares the memory of GPUs, or None; where it was hoped for, the log says why not."""
+    try:
+        return cuda_for_sharing(settings)
+    except PodiumError as error:
+        _log.info("memory of a GPU cannot be shared", extra={"why": str(error)})
+    return None

@@ -26,3 +26,8 @@ def device_of(backend: str, settings: ModelSettings) -> str:
             return CPU if settings.torch.device == CPU else f"{CUDA}:{settings.torch.device_id}"
         case _:
             return CPU if settings.fake.device == CPU else f"{FAKE}:{settings.fake.device_id}"
+
+
+def stated_bytes(device: str, settings: ModelSettings) -> int | None:
+    """All the memory of a device that is not there before the first version is on it; None for one that can be asked."""
+    return settings.fake.device_bytes if device.startswith(f"{FAKE}:") else None

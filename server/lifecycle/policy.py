@@ -72,7 +72,7 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class Actual:
     """One version as it is. `identity` is what is in memory (READY only); `failure` may stand beside a READY version
-    whose reload failed.
+    whose reload failed. `reason`: why it is not READY; of one that is, what its operator should know.
     """
 
     state: State

@@ -80,14 +80,7 @@ class Retirement:
                 self._close(replica)
 
     def _close(self, replica: Replica) -> None:
-        if replica.device in self._table.lost:
-            # freeing what is there may hang or end the process, whose end frees it; nor may the collector try
-            self._abandoned.append(replica)
-        else:
-            try:
-                replica.backend.close()
-            except Exception:  # noqa: BLE001 - one backend that cannot be closed must not stop the others
-                _log.exception("%s: closing its backend failed", replica.key)
+        unreturned = self._close_backend(replica)
         if replica.lease is not None:
             replica.lease.release()
         key = replica.key
@@ -97,5 +90,29 @@ class Retirement:
                 return  # the version is still in memory, as another replica
             state = self._table.actual().get(key)
             if state is not None and state.state is State.UNLOADING:
-                self._table.unloaded(key)
+                self._table.unloaded(key, f"; {unreturned} bytes of {replica.device} were not given back" if unreturned else "")
             self._metrics.remove(key)
+
+    def _close_backend(self, replica: Replica) -> int:
+        """Returns the bytes that its device did not get back."""
+        if replica.device in self._table.lost:
+            # freeing what is there may hang or end the process, whose end frees it; nor may the collector try
+            self._abandoned.append(replica)
+            return 0
+
+        def close() -> None:
+            try:
+                replica.backend.close()
+            except Exception:  # noqa: BLE001 - one backend that cannot be closed must not stop the others
+                _log.exception("%s: closing its backend failed", replica.key)
+
+        reservation = replica.reservation
+        if reservation is None:
+            close()
+            return 0
+        unreturned = reservation.release(close)
+        if unreturned:
+            _log.warning(
+                "%s: %d of %d bytes of %s were not given back", replica.key, unreturned, reservation.nbytes, replica.device
+            )
+        return unreturned

@@ -94,7 +94,7 @@ class Table:
                 advance(state, State.READY)
             old = self._replicas.get(replica.key)
             self._replicas[replica.key] = replica
-            self._actual[replica.key] = Actual(State.READY, identity)
+            self._actual[replica.key] = Actual(State.READY, identity, reason="; ".join(replica.notes))
             self._metrics.mark_ready(replica.key, True)
             self._publish()
             return old
@@ -110,11 +110,11 @@ class Table:
                 self._publish()
             return replica
 
-    def unloaded(self, key: VersionKey) -> None:
-        """The replica that left is closed, its memory given back."""
+    def unloaded(self, key: VersionKey, remark: str = "") -> None:
+        """The replica that left is closed, its memory given back, or as much of it as `remark` says."""
         with self._lock:
             state = self._actual[key]
-            self._actual[key] = replace(state, state=advance(state.state, State.UNAVAILABLE), reason="unloaded")
+            self._actual[key] = replace(state, state=advance(state.state, State.UNAVAILABLE), reason=f"unloaded{remark}")
             self._publish()
 
     def dead(self, replica: Replica, reason: str) -> bool:

@@ -94,6 +94,8 @@ class Engine(threading.Thread):
             finished_ns=finished_ns,
             spans=batch.spans,
             padded_rows=batch.padded_rows,
+            elements=batch.elements,
+            padding_elements=batch.padding_elements,
             released=batch.released,
             answered=reached,
             failed=failed,

@@ -75,8 +75,18 @@ class Servicer(GRPCInferenceServiceServicer):
     SystemSharedMemoryRegister = _about_memory(shared_memory_calls.system_register)
     SystemSharedMemoryUnregister = _about_memory(shared_memory_calls.system_unregister)
     CudaSharedMemoryStatus = _about_memory(shared_memory_calls.cuda_status)
-    CudaSharedMemoryRegister = _about_memory(shared_memory_calls.cuda_register)
     CudaSharedMemoryUnregister = _about_memory(shared_memory_calls.cuda_unregister)
+
+    async def CudaSharedMemoryRegister(  # noqa: N802
+        self, request: pb.CudaSharedMemoryRegisterRequest, context: Context
+    ) -> pb.CudaSharedMemoryRegisterResponse:
+        """Memory of a GPU, opened on a thread."""
+        try:
+            return await shared_memory_calls.cuda_register(self.regions, self._waiting, request)
+        except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
+            await abort(context, error)
+        finally:
+            del context  # as in ModelInfer
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         """One inference: answered by exactly one ticket, whatever becomes of the call."""
@@ -110,6 +120,8 @@ class Servicer(GRPCInferenceServiceServicer):
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:  # noqa: N802
         """Name, version and extensions. Clients' own tests expect the name "triton": it names the protocol they speak."""
         extensions = (*EXTENSIONS, "system_shared_memory") if self.regions.allowed else EXTENSIONS
+        if self.regions.cuda is not None:
+            extensions = (*extensions, "cuda_shared_memory")
         return pb.ServerMetadataResponse(name="triton", version=self._server_version, extensions=extensions)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:  # noqa: N802

@@ -42,6 +42,7 @@ class Version:
     settled: bool = True
     manifest: Manifest | None = None
     folder: Path = Path("nowhere")
+    size_bytes: int = 100
 
 
 @dataclass(frozen=True)

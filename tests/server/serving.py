@@ -174,3 +174,20 @@ def counts(stub: GRPCInferenceServiceStub, model: str, version: str = "") -> tup
     (row,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name=model, version=version)).model_stats
     stats = row.inference_stats
     return stats.success.count, stats.fail.count, row.inference_count, row.execution_count
+
+
+def admitted(server: Serving, model: str) -> tuple[int, int]:
+    """(waiting, admitted) requests of a model."""
+    values = {
+        line.split("{")[0]: int(float(line.rsplit(" ", 1)[1]))
+        for line in server.http("/metrics")[1].splitlines()
+        if line.startswith(("podium_queue_requests{", "podium_inflight_requests{")) and f'"{model}"' in line
+    }
+    return values["podium_queue_requests"], values["podium_inflight_requests"]
+
+
+def executing(server: Serving, stub: Any, message: pb.ModelInferRequest) -> Any:
+    """A call whose batch runs."""
+    call = stub.ModelInfer.future(message, timeout=60)
+    until(lambda: admitted(server, message.model_name) == (0, 1), "the batch runs")
+    return call

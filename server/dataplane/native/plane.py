@@ -22,7 +22,7 @@ from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, Que
 from server.dataplane.limit import InflightLimit
 from server.dataplane.native.batches import Ending, batch_of, results_of
 from server.dataplane.native.endings import not_admitted, unexecuted
-from server.dataplane.native.routes import RouteRules, masks
+from server.dataplane.native.routes import RouteRules, masks, stated
 from server.dataplane.python.answers import Answer, give_further
 from server.dataplane.rows import scatter
 from server.dataplane.ticket import Reply, StreamReply, Ticket, TicketState
@@ -117,6 +117,7 @@ class NativePlane:
                     ticket.deadline_ns,
                     ticket.priority,
                     wake,
+                    ticket.size_class,
                 )
             finally:
                 if outcome != "admitted":
@@ -376,8 +377,7 @@ def _native_route(route: RouteRules) -> Any:
         rules.queue_id,
         rules.key.model,
         str(rules.key.version),
-        [(spec.name, spec.datatype, list(spec.shape), spec.optional) for spec in signature.inputs],
-        [(spec.name, spec.datatype, list(spec.shape), False) for spec in signature.outputs],
+        *stated(signature),
         signature.max_batch,
         masks(signature, route.fits),
         route.default_timeout_us,

@@ -243,7 +243,8 @@ class PythonPlane:
             plan = self._plans[rules.device]
             self._leave_device(batch)
             if ran_rows:
-                plan.observe(rules.queue_id, ran_rows, ran_ns, batch.execution.lead_ns, ended_ns)
+                lead_ns, size_class = batch.execution.lead_ns, tickets[0].size_class
+                plan.observe(rules.queue_id, ran_rows, ran_ns, lead_ns, ended_ns, size_class=size_class)
             for index, ticket in enumerate(tickets):
                 if ticket.state is TicketState.TAKEN:
                     ticket.execution = batch.execution

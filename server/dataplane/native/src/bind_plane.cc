@@ -67,11 +67,12 @@ void open_queue(BoundPlane& plane, const std::string& device, uint64_t queue_id,
 }
 
 nb::tuple submit(BoundPlane& plane, uint64_t number, uint64_t queue_id, nb::bytes shape, uint32_t rows, uint64_t nbytes,
-                 uint64_t id_hash, int64_t arrival_ns, int64_t deadline_ns, int32_t priority, bool wake) {
+                 uint64_t id_hash, int64_t arrival_ns, int64_t deadline_ns, int32_t priority, bool wake, uint32_t size_class) {
   Ref<Ticket> ticket = Ref<Ticket>::take(new PythonTicket(number));
   ticket->queue_id = queue_id;
   ticket->shape.assign(shape.c_str(), shape.size());
   ticket->rows = rows;
+  ticket->size_class = size_class;
   ticket->nbytes = nbytes;
   ticket->id_hash = id_hash;
   ticket->priority = priority;
@@ -162,7 +163,7 @@ void bind_plane(nb::module_& module) {
           "queue_id"_a)
       .def("stop", &BoundPlane::stop, Free())
       .def("submit", &submit, "number"_a, "queue_id"_a, "shape"_a, "rows"_a, "nbytes"_a, "id_hash"_a, "arrival_ns"_a,
-           "deadline_ns"_a, "priority"_a, "wake"_a)
+           "deadline_ns"_a, "priority"_a, "wake"_a, "size_class"_a = 0)
       .def(
           "cancel",
           [](BoundPlane& plane, Handle& handle) {

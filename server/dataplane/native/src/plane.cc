@@ -232,6 +232,7 @@ std::unique_ptr<Taken> Plane::take(const std::string& name) {
         taken = std::make_unique<Taken>(Taken{release.queue->rules.queue_id, release.token, name, std::move(release.tickets),
                                               release.rows, release.reason, release.staged, now});
         if (taken->staged) its.staged[taken->token] = taken->tickets;
+        taken->size_class = taken->tickets.front()->size_class;
         running_[taken->queue_id]++;
         // another executor may be free, or time to stage the next batch
         if (its.plan.waiting() && its.sleeping) its.changed.notify_one();

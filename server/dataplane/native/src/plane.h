@@ -56,6 +56,7 @@ struct Taken {
   bool staged = false;
   int64_t taken_ns = 0;
   uint64_t gathered_bytes = 0;  // copied out of the requests' messages
+  uint32_t size_class = 0;      // of all its tickets
 };
 
 // One output of a part: rows of an array that Python keeps alive during `finish`. `dims` as the array has them, the batch

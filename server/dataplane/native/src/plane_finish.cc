@@ -143,7 +143,7 @@ void Plane::finish(Taken& taken, const std::vector<PartResult>& parts, const Exe
     Device& its = *devices_.at(taken.device);
     leave(its, taken);
     batching = its.plan.queue(taken.queue_id)->rules.max_batch > 0;
-    if (ran_rows) its.plan.observe(taken.queue_id, ran_rows, took_ns, execution.lead_ns, ended_ns);
+    if (ran_rows) its.plan.observe(taken.queue_id, taken.size_class, ran_rows, took_ns, execution.lead_ns, ended_ns);
     for (size_t index = 0; index < taken.tickets.size(); ++index) {
       Ticket& ticket = *taken.tickets[index];
       if (ticket.state != State::taken) continue;
