@@ -106,15 +106,18 @@ def test_a_reload_onto_it_leaves_what_serves_elsewhere_alone() -> None:
     assert scene.manager.ready_problems() == [LOST]
 
 
-def test_one_that_breaks_while_a_version_is_loaded_onto_it() -> None:
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_one_that_breaks_while_a_version_is_loaded_onto_it(wrapped: bool) -> None:
     scene = Scene(model("a", 1, settings=ON_FAKE), model("c", 1))
     scene.settle()
     heard: list[str] = []
     scene.manager._on_device_lost = heard.append
 
     def breaks(task: LoadTask) -> None:
-        if task.key.model == "b":
+        if task.key.model == "b" and not wrapped:
             raise DeviceLost("an illegal access")
+        if task.key.model == "b":
+            raise LoadFailed("an illegal access") from DeviceLost("an illegal access")
 
     scene.backends.on_open = breaks
     scene.repository.put(model("b", 1, settings=ON_FAKE.model_copy(update={"load_retries": 5})))
