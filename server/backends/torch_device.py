@@ -15,7 +15,7 @@ from server.backends.torch_compile import Compiled
 from server.backends.torch_errors import failure
 from server.backends.torch_graphs import Graphs
 from server.backends.torch_model import TorchModel
-from server.backends.torch_prepare import compile_for, samples
+from server.backends.torch_prepare import batches, compile_for, samples
 from server.core.errors import BackendFailed
 from server.core.signature import Signature
 from server.core.tensors import Array
@@ -105,7 +105,7 @@ class DeviceTorchBackend:
         by_layout = {layout(shapes_of(coded, self._names)): coded for coded in found}
         why = self._graphs.prepare(tuple(by_layout), lambda arrangement, memory: self._fill(by_layout[arrangement], memory))
         self._try(found[0])  # a device that the attempt has broken says so now
-        return f"no CUDA graphs: {why}" if why else f"CUDA graphs for batches of {', '.join(map(str, buckets))}"
+        return f"no CUDA graphs: {why}" if why else f"CUDA graphs for {batches(self.signature, buckets)}"
 
     def notes(self) -> tuple[str, ...]:
         """How it is executed, for its operator."""

@@ -1,6 +1,7 @@
 """What a torch program is got ready with before anyone waits for it: inputs that run, of every batch size. Floor 2."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from server.backends.samples import Attempt, sample_inputs, worth_trying
@@ -18,14 +19,17 @@ Coded = dict[str, Array]
 def samples(
     signature: Signature, model: TorchModel, buckets: Sequence[int], run: Callable[[Coded], object]
 ) -> list[Coded] | None:
-    """Inputs, as numbers, of as many rows as each of the buckets; None where no attempt runs, or sizes are free per request.
+    """Inputs, as numbers, of as many rows as each of the buckets, in each size that they are padded to; None where no attempt
+    runs, or sizes are free per request.
 
     `run` executes one of them. Raises: BackendDead.
     """
-    if model.free:
+    padded = {spec.name for spec in signature.inputs if spec.pad_to}
+    if any(dim.name not in padded for dim in model.free):
         return None
+    each = list(product(signature.pad_sizes or (None,), buckets))
     for content, free_dim in worth_trying(signature, _ATTEMPTS):
-        found = [model.coded(sample_inputs(signature, rows, content, free_dim)) for rows in buckets]
+        found = [model.coded(sample_inputs(signature, rows, content, free_dim, size=size)) for size, rows in each]
         try:
             run(found[0])
         except BackendDead:
@@ -56,12 +60,18 @@ def compile_for(
     found = samples(signature, model, buckets, run)
     if found is None:
         return ("not compiled: sizes are free per request, or no sample of inputs runs",)
-    for rows, coded in zip(buckets, found, strict=True):
+    for coded in found:
         try:
             compiled.prepare(tensors(coded))
         except Exception as error:  # noqa: BLE001 - whatever the compiler dislikes: the program still runs step by step
-            return (f"not compiled for {rows} rows and more: {first_line(error)}",)
-    return (f"compiled for batches of {', '.join(map(str, buckets))}",)
+            return (f"not compiled: {first_line(error)}",)
+    return (f"compiled for {batches(signature, buckets)}",)
+
+
+def batches(signature: Signature, buckets: Sequence[int]) -> str:
+    """The batches that a program was prepared for, in words."""
+    rows = f"batches of {', '.join(map(str, buckets))}"
+    return f"{rows}, in sizes {', '.join(map(str, signature.pad_sizes))}" if signature.pad_sizes else rows
 
 
 def first_line(error: Exception) -> str:

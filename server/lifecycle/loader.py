@@ -192,7 +192,7 @@ class Loader:
         progress.step = "measure"
         account = progress.account
         if self._accounts is not None and account is not None:
-            self._accounts.settle(account, backend, buckets, costs_ns)
+            self._accounts.settle(account, backend, buckets, costs_ns[-len(buckets) :])  # of the largest size
         reservation = None if account is None else account.reservation
         return Loaded(backend, buckets, costs_ns, labels, progress.lease, features, reservation)
 

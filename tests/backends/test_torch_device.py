@@ -25,7 +25,8 @@ from server.backends.torch_program import model_of
 from server.backends.torch_weights import load_weights
 from server.backends.vocabulary import ProgramNames, VocabularyRecord
 from server.core.errors import BackendFailed, DeviceLost, InputsUnfit, OutOfDeviceMemory
-from server.core.settings import ModelSettings
+from server.core.padding import with_pad_sizes
+from server.core.settings import ModelSettings, TensorSettings
 from server.core.versions import VersionKey
 from tests.backends.lazy_device import LazyDevice
 from tests.backends.programs import ROWS, exported
@@ -215,6 +216,24 @@ def test_free_sizes_are_executed_as_they_come() -> None:
         assert got.tolist() == [[2.0 * length]] * 3
     with pytest.raises(InputsUnfit):
         backend.run({"x": np.ones((3, 51), np.float32)})
+
+
+def test_sizes_that_are_padded_to_are_captured_each() -> None:
+    class Masked(nn.Module):  # type: ignore[misc]  # as above
+        def forward(self, x: torch.Tensor) -> Any:
+            return (x * (x > 0)).sum(1, keepdim=True)
+
+    content = exported(Masked(), (torch.ones((4, 6)),), ({0: ROWS, 1: torch.export.Dim("length", min=2, max=50)},))
+    device = LazyDevice()
+    backend = opened(content, device=device)
+    backend.signature = with_pad_sizes(backend.signature, [TensorSettings(name="x", pad_to=(4, 16))])
+    backend.prepare(BUCKETS)
+    assert backend.notes() == ("CUDA graphs for batches of 1, 2, 4, 8, in sizes 4, 16",)
+    for length, graphs in ((4, 1), (16, 1), (7, 0)):
+        before = device.replays
+        (got,) = backend.run({"x": np.full((2, length), 3, np.float32)}).values()
+        assert got.tolist() == [[3.0 * length]] * 2
+        assert device.replays - before == graphs
 
 
 def test_a_kernel_that_fails_loses_the_device() -> None:
