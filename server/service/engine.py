@@ -97,6 +97,7 @@ class Engine(threading.Thread):
             elements=batch.elements,
             padding_elements=batch.padding_elements,
             released=batch.released,
+            device=self._device,
             answered=reached,
             failed=failed,
         )
