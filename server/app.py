@@ -139,12 +139,17 @@ class Server:
         self._machine = Machine()
         self._ledger = Ledger(self._machine.memory, settings.device_memory_budget_ratio)
         self._metrics = self._measured(settle)
-        repository = Path(settings.repository)
-        source, watched = (
-            LocalDirectory(repository, settings.settle_s),
-            partial(changes, repository, rescan_s=settings.rescan_s),
-        )
-        self._manager = Manager(
+        self._manager = self._managed(features, lane)
+        self._health = Health()
+        self._reflection = Reflection() if settings.reflection else None
+        self._open_door(log)
+
+    def _managed(self, features: InstalledFeatures | NoFeatures, lane: FastLane | None) -> Manager:
+        """Who steers the versions."""
+        settings = self._settings
+        source = LocalDirectory(Path(settings.repository), settings.settle_s)
+        watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
+        return Manager(
             source=source,
             loader=loader_over(source.verify, lease, features.bind, self._accounts()),
             plane=self._plane,
@@ -158,9 +163,6 @@ class Server:
             on_publish=(lambda published: None) if lane is None else lane.publish,
             on_device_lost=lambda reason: self._on_loop(lambda: self._leave_for(reason)),
         )
-        self._health = Health()
-        self._reflection = Reflection() if settings.reflection else None
-        self._open_door(log)
 
     def _measured(self, settle: Callable[[], None]) -> Metrics:
         """What a scrape reads."""
