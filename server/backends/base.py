@@ -3,7 +3,7 @@
 A backend holds one version on one device. It is used by one engine thread at a time and by nobody after `close`.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +43,18 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give everything back. Called once, after the last run has returned."""
+        ...
+
+
+class PreparedBackend(Backend, Protocol):
+    """A loaded version that is got ready for the batches it will be given: compiled for them, captured as graphs."""
+
+    def prepare(self, buckets: Sequence[int]) -> None:
+        """Get ready for batches of so many rows. Called once, before the warm-up. Raises: BackendDead."""
+        ...
+
+    def notes(self) -> tuple[str, ...]:
+        """What came of it, for the version's operator: what is executed otherwise than asked for, and why."""
         ...
 
 

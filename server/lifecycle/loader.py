@@ -14,16 +14,19 @@ import numpy as np
 
 from server.backends.base import Backend, BackendFactory, DecoupledBackend, LoadTask
 from server.backends.first_answer import FirstAnswer
-from server.backends.instances import Instances
+from server.backends.instances import instances_of
 from server.core.clock import Clock
-from server.core.errors import LoadFailed, PodiumError
-from server.core.settings import ModelSettings, buckets_for
+from server.core.errors import DeviceLost, LoadFailed, PodiumError
+from server.core.padding import with_pad_sizes
+from server.core.placement import CPU, device_of
+from server.core.settings import ModelSettings, buckets_for, placed
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
 from server.core.versions import VersionKey
 from server.features.interface import Features
+from server.lifecycle.accounts import Account, Accounts
 from server.lifecycle.found import FoundVersion, GoldenRef, Lease
-from server.lifecycle.replica import Loaded
+from server.lifecycle.replica import Loaded, OnDevice
 
 MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "program.pt2": "torch", "fake.json": "fake"}
 """Which file in a version's folder says which backend, where settings do not."""
@@ -31,6 +34,8 @@ MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "program.pt2": "torch", 
 BindFeatures = Callable[[VersionKey, Path, ModelSettings, Signature], Features | None]
 """The features of a version, by its folder, its settings and its model's own signature; None where it was trained on none.
 Raises: LoadFailed where it was, and cannot have them."""
+
+_NONE_LOST: Mapping[str, str] = {}
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +58,7 @@ class Warm(Protocol):
     """`server.backends.warm.warm`."""
 
     def __call__(self, backend: Backend, buckets: Sequence[int], runs: int, clock: Clock, /) -> tuple[int, ...]:
-        """Run every bucket; the cost of each in ns, 0 where it could not be measured."""
+        """Run every bucket, of every size class; the cost of each in ns, 0 where it could not be measured."""
         ...
 
 
@@ -74,12 +79,24 @@ class CompareGolden(Protocol):
 
 
 @dataclass(slots=True)
+class _Place:
+    """One device of a load, and what the load has there. `named`: what steps add to say where they are."""
+
+    device: str
+    named: str
+    settings: ModelSettings
+    opened: list[Backend] = field(default_factory=list)
+    account: Account | None = field(default=None)
+
+
+@dataclass(slots=True)
 class _Progress:
-    """Where a load is, so that a failure can say so and give back what was opened."""
+    """Where a load is, so that a failure can say so and give back what was opened. `device`: the one it deals with."""
 
     step: str = "lease"
     lease: Lease | None = field(default=None)
-    opened: list[Backend] = field(default_factory=list)
+    places: list[_Place] = field(default_factory=list)
+    device: str = ""
 
 
 class Loader:
@@ -88,6 +105,7 @@ class Loader:
     `backends` has a factory per name of `ModelSettings.backend`. `lease` keeps a folder from being pruned before anything of
     it is read, for as long as the version is in memory; without it nothing does. `bind_features` finds a version's features;
     without it versions are loaded as bare models, whatever they were trained on: what proves their files needs no store.
+    `accounts` reserves memory and keeps what was measured; without it neither is done.
     """
 
     def __init__(
@@ -102,6 +120,7 @@ class Loader:
         clock: Clock,
         lease: Callable[[Path], Lease] | None = None,
         bind_features: BindFeatures | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         self._verify = verify
         self._backends = backends
@@ -112,58 +131,98 @@ class Loader:
         self._clock = clock
         self._lease = lease
         self._bind_features = bind_features
+        self._accounts = accounts
+        self._abandoned: list[Backend] = []
 
-    def load(self, found: FoundVersion, settings: ModelSettings) -> Loaded:
-        """Lease, verify, open, bind features, read labels, warm every batch bucket, compare golden examples.
+    def load(self, found: FoundVersion, settings: ModelSettings, lost: Mapping[str, str] = _NONE_LOST) -> Loaded:
+        """Lease, verify, reserve memory, open, bind features, read labels, warm every batch bucket, compare golden examples,
+        measure.
 
-        Warm-up and golden examples are of the model itself, with its own inputs.
+        Warm-up and golden examples are of the model itself, with its own inputs, on each of its devices.
 
-        Raises: LoadFailed with the step that failed and why; nothing stays open or leased.
+        `lost`: devices that nothing can be loaded on in this process, and why. They are not touched.
+
+        Raises: LoadFailed with the step that failed and why; nothing stays open or leased, except what is on a lost device:
+        freeing it could hang or end the process, whose end frees it.
         """
         progress = _Progress()
         try:
-            return self._load(found, settings, progress)
+            return self._load(found, settings, progress, lost)
         except Exception as error:
-            for backend in progress.opened:
-                _close(found, backend)
+            device_lost = progress.device if isinstance(error, DeviceLost) else ""
+            for place in progress.places:
+                if place.device == device_lost:
+                    self._abandoned += place.opened
+                else:
+                    _give_back(found, place)
             if progress.lease is not None:
                 progress.lease.release()
             # what is not in the words of the domain is at least named by its type
             why = str(error) if isinstance(error, PodiumError) else f"{type(error).__name__}: {error}"
-            raise LoadFailed(f"{progress.step}: {why}") from error
+            raise LoadFailed(f"{progress.step}: {why}", device_lost) from error
 
-    def _load(self, found: FoundVersion, settings: ModelSettings, progress: _Progress) -> Loaded:
+    def _load(self, found: FoundVersion, settings: ModelSettings, progress: _Progress, lost: Mapping[str, str]) -> Loaded:
         if self._lease is not None:
             progress.lease = self._lease(found.folder)
         progress.step = "verify digests"
         self._verify(found)
         progress.step = "choose backend"
-        open_backend = self._backend_for(found.folder, settings)
-        progress.step = "open"
-        task = LoadTask(found.key, found.folder, settings)
-        for _ in range(settings.instances):
-            progress.opened.append(open_backend(task))
-        tried = [_as_one_answer(member, settings) for member in progress.opened]
+        name, open_backend = self._backend_for(found.folder, settings)
+        progress.places = _places(name, settings)
+        for place in progress.places:
+            progress.device = place.device
+            if place.device in lost:
+                raise DeviceLost(f"{lost[place.device]}: only a new process can use it again")
+        for place in progress.places:
+            self._open(found, name, open_backend, place, progress)
         progress.step = "features"
-        signature = progress.opened[0].signature
+        signature = progress.places[0].opened[0].signature
         bind = self._bind_features
         features = None if bind is None else bind(found.key, found.folder, settings, signature)
         progress.step = "labels"
         named = {spec.name: spec.labels for spec in settings.outputs if spec.labels is not None}
         labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
-        progress.step = "warm up"
         buckets = buckets_for(signature.max_batch, settings.batching)
+        first, *further = [self._ready(found, place, buckets, progress) for place in progress.places]
+        lease = progress.lease
+        return Loaded(first.backend, buckets, first.costs_ns, labels, lease, features, first.reservation, tuple(further))
+
+    def _open(self, found: FoundVersion, name: str, open_backend: BackendFactory, place: _Place, progress: _Progress) -> None:
+        """Every instance on one device."""
+        progress.device = place.device
+        progress.step = f"reserve memory{place.named}"
+        if self._accounts is not None:
+            place.account = self._accounts.open(found, place.settings, name)
+        progress.step = f"open{place.named}"
+        task = LoadTask(found.key, found.folder, place.settings)
+        for _ in range(place.settings.instances):
+            place.opened.append(open_backend(task))
+        for member in place.opened:
+            member.signature = with_pad_sizes(member.signature, place.settings.inputs)
+            _as_one_answer(member, place.settings)  # what can never serve is not warmed first
+
+    def _ready(self, found: FoundVersion, place: _Place, buckets: Sequence[int], progress: _Progress) -> OnDevice:
+        """Every instance on one device, warm, proven and measured."""
+        progress.device = place.device
+        tried = [_as_one_answer(member, place.settings) for member in place.opened]
+        progress.step = f"warm up{place.named}"
+        for member in place.opened:
+            getattr(member, "prepare", _nothing)(buckets)
         for member in tried:
-            costs_ns = self._warm(member, buckets, settings.warmup.runs, self._clock)
-        progress.step = "golden examples"
+            costs_ns = self._warm(member, buckets, place.settings.warmup.runs, self._clock)
+        progress.step = f"golden examples{place.named}"
         golden = None if found.manifest is None else found.manifest.golden
         if golden is not None:
             for member in tried:
                 self._prove(member, found.folder, golden)
-        backend = progress.opened[0] if settings.instances == 1 else Instances(progress.opened)
-        return Loaded(backend, buckets, costs_ns, labels, progress.lease, features)
+        backend = place.opened[0] if len(place.opened) == 1 else instances_of(place.opened)
+        progress.step = f"measure{place.named}"
+        account = place.account
+        if self._accounts is not None and account is not None:
+            self._accounts.settle(account, backend, buckets, costs_ns[-len(buckets) :])  # of the largest size
+        return OnDevice(backend, costs_ns, None if account is None else account.reservation)
 
-    def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
+    def _backend_for(self, folder: Path, settings: ModelSettings) -> tuple[str, BackendFactory]:
         name: str | None = settings.backend
         if name is None:
             present = [file for file in MODEL_FILES if (folder / file).is_file()]
@@ -173,7 +232,7 @@ class Loader:
             name = MODEL_FILES[present[0]]
         if name not in self._backends:
             raise LoadFailed(f"backend '{name}' is not part of this installation")
-        return self._backends[name]
+        return name, self._backends[name]
 
     def _prove(self, backend: Backend, folder: Path, golden: GoldenRef) -> None:
         examples = self._load_golden(folder / golden.file)
@@ -183,6 +242,19 @@ class Loader:
             raise LoadFailed(fault)
 
 
+def _places(backend: str, settings: ModelSettings) -> list[_Place]:
+    """Where a version goes. Raises: LoadFailed where it is to be on several devices of which there is one."""
+    if not settings.devices:
+        return [_Place(device_of(backend, settings), "", settings)]
+    each = [placed(settings, number) for number in settings.devices]
+    places = [_Place(device, f" on {device}", own) for own in each for device in [device_of(backend, own)]]
+    if places[0].device == CPU:
+        raise LoadFailed(
+            "'devices' is set, but this model runs on the CPU: its backend's settings name no other kind of device"
+        )
+    return places
+
+
 def _as_one_answer(backend: Backend, settings: ModelSettings) -> Backend:
     """What warm-up and golden examples run. Raises: LoadFailed for a backend that cannot be decoupled."""
     if not settings.decoupled:
@@ -190,6 +262,26 @@ def _as_one_answer(backend: Backend, settings: ModelSettings) -> Backend:
     if not callable(getattr(backend, "stream", None)):
         raise LoadFailed(f"'decoupled' is set, but a model of platform '{backend.platform}' gives each request one answer")
     return FirstAnswer(cast(DecoupledBackend, backend))
+
+
+def _nothing(buckets: Sequence[int]) -> None:
+    """What most backends get ready with."""
+
+
+def _give_back(found: FoundVersion, place: _Place) -> None:
+    """Close what a load that failed has opened on a device, and return its memory."""
+
+    def close() -> None:
+        for backend in place.opened:
+            _close(found, backend)
+
+    account = place.account
+    if account is None or account.reservation is None:
+        close()
+        return
+    unreturned = account.reservation.release(close)
+    if unreturned:
+        _log.warning("%s: its failed load left %d bytes of %s in use", found.key, unreturned, account.device)
 
 
 def _close(found: FoundVersion, backend: Backend) -> None:

@@ -94,7 +94,10 @@ class Engine(threading.Thread):
             finished_ns=finished_ns,
             spans=batch.spans,
             padded_rows=batch.padded_rows,
+            elements=batch.elements,
+            padding_elements=batch.padding_elements,
             released=batch.released,
+            device=self._device,
             answered=reached,
             failed=failed,
         )

@@ -38,10 +38,12 @@ class VersionStats:
     cache_hit is looking up, cache_miss looking up in vain and keeping the answer; hits are answered, so success and queue (0
     ns) cover them too.
     `histograms` has one of ns per phase, over answered requests; `batch_rows` one of rows per execution, without padding.
+    `devices`: executed batches by the device that executed them.
     `answers`: of a decoupled version, the same by the place of an answer in its request, see `AnswerCosts`.
     `features`: of ns per batch that features took; None where there were none.
     Units: `inference_count` rows answered, `execution_count` batches, `last_inference_ms` since 1970 (0: never),
-    `rows` and `padding_rows` executed. Ownership: the histograms are copies; nobody changes them any more.
+    `rows` and `padding_rows` executed; `elements` and `padding_elements` of inputs whose free dimensions are padded.
+    Ownership: the histograms are copies; nobody changes them any more.
     """
 
     key: VersionKey
@@ -59,6 +61,9 @@ class VersionStats:
     late: int
     rows: int
     padding_rows: int
+    elements: int = 0
+    padding_elements: int = 0
+    devices: Mapping[str, int] = field(default_factory=dict)
     cache_evictions: int = 0
     answers: Mapping[int, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
     features: Histogram | None = None
@@ -104,6 +109,7 @@ class VersionRecorder:
         self._answered_cost = _BatchCost()
         self._size_costs: dict[int, _BatchCost] = {}
         self._released: dict[str, int] = {}
+        self._devices: dict[str, int] = {}
         self._requests = dict.fromkeys(OUTCOMES, 0)
         self._refused = dict.fromkeys(REFUSALS, 0)
         self._failed_ns = 0
@@ -112,6 +118,8 @@ class VersionRecorder:
         self._memory_bytes = 0
         self._late = 0
         self._padding_rows = 0
+        self._elements = 0
+        self._padding_elements = 0
         self._cache_hit = [0, 0]  # count, ns
         self._cache_miss = [0, 0]
         self._cache_evictions = 0
@@ -133,29 +141,29 @@ class VersionRecorder:
         finished_ns: int,
         padded_rows: int,
         released: str,
+        elements: int = 0,
+        padding_elements: int = 0,
+        device: str = "cpu",
     ) -> None:
         """Record one executed batch, after its last answer has been handed over.
 
         Shapes: `spans` `[B + 1]` as in `Batch`, the other arrays `[B]`. `answered` is what `DataPlane.finish` returned, and
-        `failed` marks the requests that were given an error. `padded_rows` is P: rows executed, padding included.
-        Units: `taken_ns`, `finished_ns`, `arrival_ns`, `deadline_ns` monotonic; `input_ns`, `infer_ns`, `output_ns`
-        durations of the whole batch.
+        `failed` marks the requests that were given an error. `padded_rows` is P: rows executed; `elements`, too, as in `Batch`.
+        Units: `taken_ns`, `finished_ns`, `arrival_ns`, `deadline_ns` monotonic; the others durations of the whole batch.
         Raises: ValueError when P is less than the requests' own rows (a bug in the caller, nothing is recorded).
         """
         rows = int(spans[-1])
         if padded_rows < rows:
             raise ValueError(f"{self.key}: {padded_rows} executed rows cannot hold the {rows} rows of the batch")
-        requests = arrival_ns.size
         waits_ns, ok_rows, abandoned, failures, failed_ns = taken_ns - arrival_ns, rows, 0, 0, 0
         after_ns = finished_ns - taken_ns
-        if np.count_nonzero(answered) < requests or np.count_nonzero(failed):
+        if np.count_nonzero(answered) < arrival_ns.size or np.count_nonzero(failed):
             ok = answered & ~failed
             failures = int(np.count_nonzero(failed))
-            abandoned = requests - failures - int(np.count_nonzero(ok))
+            abandoned = arrival_ns.size - failures - int(np.count_nonzero(ok))
             ok_rows = int(np.diff(spans)[ok].sum())
             failed_ns = int(waits_ns[~ok].sum()) + (failures + abandoned) * after_ns
             waits_ns, deadline_ns = waits_ns[ok], deadline_ns[ok]
-        now_ms = self._wall_clock_ns() // NS_PER_MS
         oks = waits_ns.size
         with self._lock:
             self._phases["queue"].observe(waits_ns)
@@ -170,10 +178,13 @@ class VersionRecorder:
             self._requests["abandoned"] += abandoned
             self._failed_ns += failed_ns
             self._released[released] = self._released.get(released, 0) + 1
+            self._devices[device] = self._devices.get(device, 0) + 1
             self._inference_count += ok_rows
             self._late += int(np.count_nonzero(deadline_ns < finished_ns))
             self._padding_rows += padded_rows - rows
-            self._last_inference_ms = now_ms
+            self._elements += elements
+            self._padding_elements += padding_elements
+            self._last_inference_ms = self._wall_clock_ns() // NS_PER_MS
 
     def _size_cost(self, size: int) -> _BatchCost:
         cost = self._size_costs.get(size)
@@ -261,6 +272,9 @@ class VersionRecorder:
                 late=self._late,
                 rows=batch_rows.sum,
                 padding_rows=self._padding_rows,
+                elements=self._elements,
+                padding_elements=self._padding_elements,
+                devices=dict(self._devices),
                 cache_evictions=self._cache_evictions,
                 answers={} if self._answers is None else self._answers.durations(),
                 features=None if self._features is None else self._features.copy(),

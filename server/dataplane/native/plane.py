@@ -14,21 +14,20 @@ import numpy as np
 import podium_native
 from numpy.typing import NDArray
 
-from server.core.clock import NS_PER_S, Clock
-from server.core.errors import Expired, Overloaded, PodiumError, ShuttingDown
+from server.core.clock import Clock
+from server.core.errors import Expired, NotReady, Overloaded, PodiumError, ShuttingDown
 from server.core.signature import Signature
 from server.core.tensors import Array
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.native.batches import Ending, batch_of, results_of
-from server.dataplane.native.routes import RouteRules, masks
-from server.dataplane.python.answers import Answer, give_further
-from server.dataplane.rows import scatter
+from server.dataplane.native.endings import not_admitted, unexecuted
+from server.dataplane.native.routes import RouteRules, masks, stated
+from server.dataplane.python.answers import Answer, check_parts, give_further, outcomes_of
 from server.dataplane.ticket import Reply, StreamReply, Ticket, TicketState
 
 _STATES = (TicketState.WAITING, TicketState.TAKEN, TicketState.ENDED)
 _INTERNAL = 13
-_STOPPING = 2
 
 
 def _internal(error: PodiumError) -> Ending:
@@ -78,6 +77,8 @@ class NativePlane:
         self._numbers: dict[Ticket, int] = {}
         self._number = 0
         self._rules: dict[int, QueueRules] = {}
+        self._failed: dict[int, str] = {}  # of queues that are gone too: who left as they failed may ask later
+        self._entrances: dict[int, Signature] = {}
         self.native = podium_native.Plane(limit.max_requests, limit.max_bytes, density)
         self.native.on_ended(_weakly(self._ended))
         self.follow()
@@ -90,13 +91,13 @@ class NativePlane:
 
     # -- the door's side ------------------------------------------------------------------------------------------------
 
-    def submit(self, queue_id: int, ticket: Ticket, *, wake: bool = True) -> None:
+    def submit(self, entrance: int, ticket: Ticket, *, wake: bool = True) -> None:
         """See `PythonPlane.submit`."""
-        rules = self._rules.get(queue_id)
-        if rules is None or ticket.checked is None:
+        signature = self._entrances.get(entrance)
+        if signature is None or ticket.checked is None:
             raise QueueClosed("the version has just left service")
         entry = _Open(ticket, ticket.checked.arrays)
-        ticket.queue_id = queue_id
+        ticket.queue_id = entrance
         with self._lock:
             self._number += 1
             number = self._number
@@ -107,8 +108,8 @@ class NativePlane:
                 # under the lock: whoever is told of its end finds it whole
                 entry.handle, outcome, ns, count = self.native.submit(
                     number,
-                    queue_id,
-                    _shape(rules.signature, ticket),
+                    entrance,
+                    _shape(signature, ticket),
                     ticket.rows,
                     ticket.nbytes,
                     ticket.id_hash,
@@ -116,13 +117,14 @@ class NativePlane:
                     ticket.deadline_ns,
                     ticket.priority,
                     wake,
+                    ticket.size_class,
                 )
             finally:
                 if outcome != "admitted":
                     del self._open[number], self._numbers[ticket]
             if outcome == "admitted":
                 return
-        raise _refusal(outcome, ns, count)
+        raise not_admitted(outcome, ns, count)
 
     def wake(self) -> None:
         """See `PythonPlane.wake`."""
@@ -138,11 +140,14 @@ class NativePlane:
             number = self._numbers.get(ticket)
             if number is None:
                 return TicketState.ENDED
-            state, refused = self.native.cancel(self._open[number].handle)
+            handle = self._open[number].handle
+            state, refused = self.native.cancel(handle)
             before = _STATES[state]
             if before is TicketState.ENDED:
                 if refused:  # before its caller left, who is the one to count it
-                    ticket.refusal = _late(stopping=refused == _STOPPING)
+                    ticket.refusal = unexecuted(
+                        refused, self._failed.get(handle.queue_id, ""), staged=ticket.state is TicketState.TAKEN
+                    )
                 return before  # its answer is on its way
             ticket.end()
             del self._numbers[ticket]
@@ -170,8 +175,10 @@ class NativePlane:
             rules.decoupled,
             rules.instances,
             rules.share,
+            rules.entrance,
         )
         self._rules[rules.queue_id] = rules
+        self._entrances[rules.entrance] = rules.signature
 
     def take(self, device: str) -> Batch | None:
         """See `DataPlane.take`."""
@@ -212,9 +219,7 @@ class NativePlane:
     def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:
         """See `DataPlane.finish`."""
         (taken,) = batch.tickets
-        edges = [0, *(part.last for part in parts)]
-        if [part.first for part in parts] != edges[:-1] or edges[-1] != taken.requests:
-            raise ValueError("parts must cover the batch's requests exactly, in order")
+        check_parts(parts, taken.requests)
         execution = batch.execution
         results = results_of(parts, batch.rules, self._ending, batch.spans)
         ended_ns = self._clock()
@@ -243,13 +248,7 @@ class NativePlane:
         answered: NDArray[np.bool_],
         ended_ns: int,
     ) -> None:
-        outcomes: list[Any] = []
-        for part in parts:
-            if part.outputs is None:
-                outcomes.extend([part.error] * (part.last - part.first))
-            else:
-                batching = bool(batch.rules.signature.max_batch)
-                outcomes.extend(scatter(part.outputs, batch.spans, part.first, part.last, batching=batching))
+        outcomes = outcomes_of(batch, parts)
         answers: list[Answer] = []
         with self._lock:
             for place, number in numbers:
@@ -265,15 +264,23 @@ class NativePlane:
         if answers:
             self._deliver(answers, ended_ns)
 
-    def close(self, queue_id: int) -> None:
+    def close(self, queue_id: int, *, move: bool = False) -> None:
         """See `DataPlane.close`."""
-        self.native.close(queue_id)
+        self.native.close(queue_id, move)
+
+    def fail(self, queue_id: int, reason: str) -> None:
+        """See `DataPlane.fail`."""
+        self._failed[queue_id] = reason
+        code, text, trailing = self._ending(NotReady(reason))  # DeviceLost has the same
+        self.native.fail(queue_id, code, text, list(trailing))
 
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
         """See `DataPlane.wait_idle`."""
         if not self.native.wait_idle(queue_id, timeout_s):
             return False
-        self._rules.pop(queue_id, None)
+        gone = self._rules.pop(queue_id, None)
+        if gone is not None and all(rules.entrance != gone.entrance for rules in self._rules.values()):
+            del self._entrances[gone.entrance]
         return True
 
     def snapshot(self, queue_id: int) -> QueueSnapshot | None:
@@ -292,10 +299,10 @@ class NativePlane:
         made: dict[int, Any] = {}
         entries = []
         for (model, version), route in routes.items():
-            queue_id = route.rules.queue_id
-            if queue_id not in made:
-                made[queue_id] = _native_route(route)
-            entries.append((model, version, made[queue_id]))
+            entrance = route.rules.entrance
+            if entrance not in made:
+                made[entrance] = _native_route(route)
+            entries.append((model, version, made[entrance]))
         self.native.publish(entries)
 
     def open_lane(self, is_open: bool) -> None:
@@ -311,14 +318,13 @@ class NativePlane:
         """Queue, and requests of the fast lane that were not executed by why, since the last time."""
         taken = self.native.take_refusals()
         return [
-            (queue_id, dict(zip(("queue_full", "expired", "cancelled"), counts, strict=True))) for queue_id, *counts in taken
+            (queue_id, dict(zip(("queue_full", "expired", "cancelled", "not_ready"), counts, strict=True)))
+            for queue_id, *counts in taken
         ]
 
-    def _ended(self, tickets: Sequence[tuple[int, bool]], stopping: bool) -> None:
-        """Tickets that ended without an execution: numbers, and whether a batch has them. Called from any thread."""
-        error = _late(stopping=stopping)
-        # an error of their own, which nobody raises: the traceback of the one that is raised leads to its caller's request
-        refusal = _late(stopping=stopping)
+    def _ended(self, tickets: Sequence[tuple[int, bool]], why: int) -> None:
+        """Tickets that ended without an execution, of one queue if they failed: numbers, and whether a batch has them. Called
+        from any thread."""
         answers: list[tuple[Reply, Any]] = []
         with self._lock:
             for number, staged in tickets:
@@ -329,8 +335,10 @@ class NativePlane:
                 if entry.ticket not in self._numbers:
                     continue  # its caller left just before
                 del self._numbers[entry.ticket]
-                entry.ticket.refusal = refusal
-                answers.append((entry.ticket.end(), error))
+                reason = self._failed.get(entry.handle.queue_id, "")
+                # one of its own, which nobody raises: the traceback of the raised one leads to its caller's request
+                entry.ticket.refusal = unexecuted(why, reason, staged=staged)
+                answers.append((entry.ticket.end(), unexecuted(why, reason, staged=staged)))
         self._deliver(answers, None)
 
 
@@ -344,10 +352,6 @@ def _weakly(method: Callable[..., None]) -> Callable[..., None]:
             found(*arguments)
 
     return call
-
-
-def _late(*, stopping: bool) -> PodiumError:
-    return ShuttingDown("Server is stopping") if stopping else Expired("Request timeout expired")
 
 
 def _shape(signature: Signature, ticket: Ticket) -> bytes:
@@ -367,11 +371,10 @@ def _shape(signature: Signature, ticket: Ticket) -> bytes:
 def _native_route(route: RouteRules) -> Any:
     rules, signature = route.rules, route.rules.signature
     return podium_native.Route(
-        rules.queue_id,
+        rules.entrance,
         rules.key.model,
         str(rules.key.version),
-        [(spec.name, spec.datatype, list(spec.shape), spec.optional) for spec in signature.inputs],
-        [(spec.name, spec.datatype, list(spec.shape), False) for spec in signature.outputs],
+        *stated(signature),
         signature.max_batch,
         masks(signature, route.fits),
         route.default_timeout_us,
@@ -380,21 +383,3 @@ def _native_route(route: RouteRules) -> Any:
         route.default_priority,
         route.has_features,
     )
-
-
-def _refusal(outcome: str, ns: int, count: int) -> PodiumError:
-    match outcome:
-        case "queue_full":
-            return Overloaded("Exceeds maximum queue size", ns / NS_PER_S or None)
-        case "too_many_requests":
-            return Overloaded(f"Exceeds maximum queue size: {count} requests are in flight in this server")
-        case "too_many_bytes":
-            return Overloaded(f"Exceeds maximum queue size: {count} bytes of inputs are in flight in this server")
-        case "passed":
-            return Expired("Request timeout expired")
-        case "predicted":
-            return Expired(f"Request timeout expired: predicted to finish {ns / 1e6:.3f} ms after its deadline")
-        case "closed":
-            return QueueClosed("the version has just left service")
-        case _:
-            return ShuttingDown("Server is stopping, scheduler for model has stopped accepting new inference requests")

@@ -55,17 +55,34 @@ std::pair<int, int> Plane::threads_for(const std::string& name, int slots, int i
   return {have, need};
 }
 
-void Plane::open(const std::string& name, const Rules& rules) {
+void Plane::open(const std::string& name, const Rules& rules, uint64_t entrance) {
   Lock lock(mutex_);
   Device& its = device(name, 1);
-  its.plan.add_queue(rules);
+  entrances_[entrance].add(its.plan, *its.plan.add_queue(rules));
+  entrance_of_[rules.queue_id] = entrance;
   by_queue_[rules.queue_id] = &its;
   running_[rules.queue_id] = 0;
 }
 
-void Plane::close(uint64_t queue_id) {
-  Lock lock(mutex_);
-  if (Device* its = device_of(queue_id)) its->plan.queue(queue_id)->closed = true;
+void Plane::close(uint64_t queue_id, bool move) {
+  Late late{{}, Ended::expired, {}};
+  {
+    Lock lock(mutex_);
+    Device* its = device_of(queue_id);
+    if (!its) return;
+    Queue& queue = *its->plan.queue(queue_id);
+    queue.closed = true;
+    if (move) {
+      for (Ref<Ticket>& ticket : entrances_.at(entrance_of_.at(queue_id)).move(queue, now_ns())) {
+        end_late(std::move(ticket), late);
+      }
+      idle_.notify_all();
+      for (auto& [name, each] : devices_) {
+        if (each->sleeping && each->plan.waiting()) each->changed.notify_one();
+      }
+    }
+  }
+  tell(late);
 }
 
 bool Plane::wait_idle(uint64_t queue_id, double timeout_s) {
@@ -80,6 +97,10 @@ bool Plane::wait_idle(uint64_t queue_id, double timeout_s) {
   };
   if (!idle_.wait_until(lock, until, idle)) return false;
   if (!device_of(queue_id)) return true;
+  auto entrance = entrances_.find(entrance_of_.at(queue_id));
+  entrance->second.remove(*its->plan.queue(queue_id));
+  if (entrance->second.empty()) entrances_.erase(entrance);
+  entrance_of_.erase(queue_id);
   its->plan.remove_queue(queue_id);
   by_queue_.erase(queue_id);
   running_.erase(queue_id);
@@ -94,33 +115,14 @@ std::optional<QueueCounts> Plane::snapshot(uint64_t queue_id) {
   return QueueCounts{static_cast<size_t>(queue->waiting), queue->waiting_rows(), static_cast<size_t>(queue->open)};
 }
 
-void Plane::stop() {
-  Late waiting{{}, Ended::stopping};
-  {
-    Lock lock(mutex_);
-    if (!stopped_) {
-      stopped_ = true;
-      for (auto& [name, its] : devices_) {
-        for (Ref<Ticket>& ticket : its->plan.all_waiting()) {
-          its->plan.withdraw(*ticket);
-          end_late(std::move(ticket), waiting);
-        }
-        its->changed.notify_all();
-      }
-      timer_changed_.notify_all();
-    }
-  }
-  tell(waiting);
-  std::lock_guard<std::mutex> one(stopping_mutex_);
-  if (timer_.joinable()) timer_.join();
-}
-
 // -- the doors' side ---------------------------------------------------------------------------------------------------
 
 Entered Plane::enter(const Ref<Ticket>& ticket, int64_t now) {
   if (stopped_) return {Outcome::stopped};
-  Device* its = device_of(ticket->queue_id);
-  if (!its || its->plan.queue(ticket->queue_id)->closed) return {Outcome::closed};
+  auto entrance = entrances_.find(ticket->queue_id);
+  const Queue* first = entrance == entrances_.end() ? nullptr : entrance->second.first_open();
+  if (!first) return {Outcome::closed};
+  ticket->queue_id = first->rules.queue_id;  // what is refused by the limit is counted there
   switch (limit_.enter(ticket->nbytes)) {
     case Entry::entered:
       break;
@@ -131,7 +133,7 @@ Entered Plane::enter(const Ref<Ticket>& ticket, int64_t now) {
   }
   Admitted admitted;
   try {
-    admitted = its->plan.admit(ticket, now);
+    admitted = entrance->second.admit(ticket, now);
   } catch (...) {
     limit_.leave(ticket->nbytes);
     throw;
@@ -235,7 +237,7 @@ void Plane::observe_delivery(int64_t took_ns) {
 
 std::unique_ptr<Taken> Plane::take(const std::string& name) {
   while (true) {
-    Late late{{}, Ended::expired};
+    Late late = this->late(Ended::expired);
     std::unique_ptr<Taken> taken;
     {
       Lock lock(mutex_);
@@ -252,6 +254,8 @@ std::unique_ptr<Taken> Plane::take(const std::string& name) {
         }
         taken = std::make_unique<Taken>(Taken{release.queue->rules.queue_id, release.token, name, std::move(release.tickets),
                                               release.rows, release.reason, release.staged, now});
+        if (taken->staged) its.staged[taken->token] = taken->tickets;
+        taken->size_class = taken->tickets.front()->size_class;
         running_[taken->queue_id]++;
         // another executor may be free, or time to stage the next batch
         if (its.plan.waiting() && its.sleeping) its.changed.notify_one();
@@ -276,6 +280,7 @@ int64_t Plane::enter_device(Taken& taken) {
     int64_t now = now_ns();
     its.plan.begin(taken.token, now, gather_ns);
     for (Ref<Ticket>& ticket : taken.tickets) ticket->staged = false;
+    its.staged.erase(taken.token);
     // until now its requests waited for the device, as those do that were not taken yet
     taken.taken_ns = now - gather_ns;
     // the place behind this batch is free
@@ -288,6 +293,7 @@ int64_t Plane::enter_device(Taken& taken) {
 
 void Plane::leave(Device& its, const Taken& taken) {
   its.plan.executed(taken.token, now_ns());
+  its.staged.erase(taken.token);
   its.begins.notify_all();
   if (its.sleeping) its.changed.notify_one();
 }
@@ -311,6 +317,7 @@ void Plane::end(Ticket& ticket) {
   if (!its) return;
   Queue* queue = its->plan.queue(ticket.queue_id);
   queue->open--;
+  queue->open_rows -= ticket.rows;
   if (queue->closed && !queue->open) idle_.notify_all();
 }
 
@@ -339,7 +346,7 @@ bool Plane::is_watched(const Ticket& ticket) const {
 
 void Plane::expire_forever() {
   while (true) {
-    Late expired{{}, Ended::expired};
+    Late expired = late(Ended::expired);
     {
       Lock lock(mutex_);
       if (stopped_) return;
@@ -367,18 +374,24 @@ void Plane::expire_forever() {
   }
 }
 
+Plane::Late Plane::late(Ended why) const {
+  return {{}, why, why == Ended::expired ? endings_.passed() : endings_.server_stops()};
+}
+
 void Plane::end_late(Ref<Ticket> ticket, Late& late) {
   Late::Entry entry{ticket, Ref<Stream>(), ticket->state == State::taken, ticket->state == State::taken && !ticket->staged, {}};
   if (ticket->native) {
     NativeTicket& native = static_cast<NativeTicket&>(*ticket);
     entry.stream = std::move(native.stream);
     if (native.place >= 0) {
-      entry.answer = error_of(native, (late.why == Ended::expired ? endings_.passed() : endings_.server_stops()).text);
+      entry.answer = error_of(native, late.ending.text);
     }
     // one that is being executed is counted with its batch
     if (late.why == Ended::expired && !entry.executing) refusals_[ticket->queue_id].expired++;
+    // one that is staged is counted with its batch
+    if (late.why == Ended::failed && !entry.in_batch) refusals_[ticket->queue_id].not_ready++;
   }
-  ticket->refused = late.why == Ended::expired ? Refused::expired : Refused::stopping;
+  ticket->refused = refused_as(late.why);
   end(*ticket);
   late.entries.push_back(std::move(entry));
 }
