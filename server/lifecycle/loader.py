@@ -149,7 +149,7 @@ class Loader:
         try:
             return self._load(found, settings, progress, lost)
         except Exception as error:
-            device_lost = progress.device if isinstance(error, DeviceLost) else ""
+            device_lost = progress.device if _of_lost_device(error) else ""
             for place in progress.places:
                 if place.device == device_lost:
                     self._abandoned += place.opened
@@ -282,6 +282,13 @@ def _give_back(found: FoundVersion, place: _Place) -> None:
     unreturned = account.reservation.release(close)
     if unreturned:
         _log.warning("%s: its failed load left %d bytes of %s in use", found.key, unreturned, account.device)
+
+
+def _of_lost_device(error: BaseException | None) -> bool:
+    """Whether a lost device is behind it: some say no more than at which step a load failed, and why in its cause."""
+    while error is not None and not isinstance(error, DeviceLost):
+        error = error.__cause__
+    return error is not None
 
 
 def _close(found: FoundVersion, backend: Backend) -> None:

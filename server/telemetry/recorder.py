@@ -149,8 +149,7 @@ class VersionRecorder:
 
         Shapes: `spans` `[B + 1]` as in `Batch`, the other arrays `[B]`. `answered` is what `DataPlane.finish` returned, and
         `failed` marks the requests that were given an error. `padded_rows` is P: rows executed; `elements`, too, as in `Batch`.
-        Units: `taken_ns`, `finished_ns`, `arrival_ns`, `deadline_ns` monotonic; `input_ns`, `infer_ns`, `output_ns`
-        durations of the whole batch.
+        Units: `taken_ns`, `finished_ns`, `arrival_ns`, `deadline_ns` monotonic; the others durations of the whole batch.
         Raises: ValueError when P is less than the requests' own rows (a bug in the caller, nothing is recorded).
         """
         rows = int(spans[-1])

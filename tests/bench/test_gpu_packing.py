@@ -12,7 +12,7 @@ import pytest
 
 from bench.gpu import packing, unattended, unpacking
 from bench.gpu.packing import MANIFEST, batches, pack, requirements
-from bench.gpu.unpacking import join, make_venv, site_folders, unpack_debian
+from bench.gpu.unpacking import build_environment, join, make_venv, site_folders, unpack_debian
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,6 +106,18 @@ def test_an_environment_borrows_what_no_wheel_brings(tmp_path: Path) -> None:
     assert site_folders(inner)[0].is_relative_to(tmp_path / "venv")
 
 
+def test_what_was_unpacked_is_found_first_and_the_machines_own_after_it(tmp_path: Path) -> None:
+    now = {"LD_LIBRARY_PATH": "driver:other", "PATH": "bin", "CPATH": "", "HOME": "home"}
+    made = build_environment(tmp_path, tmp_path / "wheels", Path("python/bin/python3"), now)
+    assert made["LD_LIBRARY_PATH"].split(":")[-2:] == ["driver", "other"]
+    assert made["LD_LIBRARY_PATH"].startswith(f"{tmp_path}/usr/lib/")
+    assert made["PATH"] == f"{Path.cwd()}/python/bin:bin"
+    # an empty entry would be the current folder
+    assert all(made[name].strip(":") == made[name] for name in ("CPATH", "LIBRARY_PATH", "CMAKE_PREFIX_PATH"))
+    assert made["PIP_NO_INDEX"] == "1"
+    assert "HOME" not in made
+
+
 def test_a_run_with_nothing_to_go_on_says_so_step_by_step(tmp_path: Path) -> None:
     command: list[str | Path] = [
         ROOT / ".ci" / "gpu",
@@ -126,9 +138,13 @@ def test_a_run_with_nothing_to_go_on_says_so_step_by_step(tmp_path: Path) -> Non
     assert not any(step["good"] for step in result["steps"] if step["name"] != "wheels")
     assert "nothing was packed" in result["steps"][0]["text"]
     assert result["tests_passed"] is False
-    (tmp_path / "again").mkdir()
-    again = [*command[:-4], "--work", tmp_path / "again"]
-    assert "is there already" in subprocess.run(again, env=environment, capture_output=True, text=True, check=False).stderr
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 1, "an earlier run's folder is made anew"
+    (tmp_path / "work").mkdir(exist_ok=True)
+    (tmp_path / "work" / "letters").write_text("mine")
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (refused.returncode, "holds other things" in refused.stderr) == (2, True)
+    assert (tmp_path / "work" / "letters").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["gpu", "gpu-pack"])
