@@ -82,7 +82,9 @@ def test_two_batches_are_in_flight_at_once_and_a_drain_finishes_both(serve: Call
         until(both_execute, "two batches at once")
         assert all(call.result() for call in calls)
         page = scrape(serving)
-        assert [value(page, "podium_device_batches_total", **labels, device=device) for device in DEVICES] == [2, 2]
+        done = [value(page, "podium_device_batches_total", **labels, device=device) for device in DEVICES]
+        assert sum(done) == 4
+        assert min(done) >= 1
         assert [value(page, "podium_device_serves", **labels, device=device) for device in DEVICES] == [1, 1]
         assert value(page, "podium_model_memory_bytes", **labels) == 2000
         assert counts(stub, "pair") == (4, 0, 4, 4)

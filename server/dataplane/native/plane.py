@@ -77,7 +77,7 @@ class NativePlane:
         self._numbers: dict[Ticket, int] = {}
         self._number = 0
         self._rules: dict[int, QueueRules] = {}
-        self._failed: dict[int, str] = {}  # by entrance, gone or not: who left as one of its queues failed may ask later
+        self._failed: dict[int, str] = {}  # of queues that are gone too: who left as they failed may ask later
         self._entrances: dict[int, Signature] = {}
         self.native = podium_native.Plane(limit.max_requests, limit.max_bytes, density)
         self.native.on_ended(_weakly(self._ended))
@@ -270,10 +270,9 @@ class NativePlane:
 
     def fail(self, queue_id: int, reason: str) -> None:
         """See `DataPlane.fail`."""
-        rules = self._rules.get(queue_id)
-        if rules is None:
+        if queue_id not in self._rules:
             return
-        self._failed[rules.entrance] = reason
+        self._failed[queue_id] = reason
         code, text, trailing = self._ending(NotReady(reason))  # DeviceLost has the same
         self.native.fail(queue_id, code, text, list(trailing))
 
