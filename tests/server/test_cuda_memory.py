@@ -26,7 +26,7 @@ def started(home: Path, plane: str, double: Double) -> Serving:
     repository.mkdir(parents=True)
     put_simple(repository)
     put_identity(repository, "BYTES")
-    put_fake(repository, "slow", 800_000.0, queue="early_drop = false")
+    put_fake(repository, "slow", 1_500_000.0, queue="early_drop = false")
     chosen: dict[str, Any] = {"data_plane": plane, "allow_client_shm": True, "libcudart": str(double.path)}
     # the server inherits it, and nobody else is meant
     with pytest.MonkeyPatch.context() as patch:
