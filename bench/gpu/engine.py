@@ -88,6 +88,22 @@ def pipelined(backend: Backend) -> TypeGuard[PipelinedBackend]:
     return callable(getattr(backend, "begin", None))
 
 
+def prepared(backend: Backend, buckets: Sequence[int]) -> list[str]:
+    """Ready as a server would make it, warm-up included; what the backend says of that. Raises: BackendDead, LoadFailed."""
+    getattr(backend, "prepare", _nothing)(buckets)
+    warm(backend, buckets, _WARM_RUNS, monotonic_ns)
+    return list(getattr(backend, "notes", tuple)())
+
+
+def _nothing(buckets: Sequence[int]) -> None:
+    pass
+
+
+def _samples(signature: Signature, rows: int) -> dict[str, Array]:
+    """Of padded inputs the largest: a device that is kept busy by these is by all."""
+    return sample_inputs(signature, rows, "varied", 32, size=signature.pad_sizes[-1] if signature.pad_sizes else None)
+
+
 def _given(backend: Backend, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
     if not pipelined(backend) or any(array.dtype == object for array in inputs.values()):
         return inputs
@@ -101,7 +117,7 @@ def measure(backend: Backend, buckets: Sequence[int], seconds: float) -> dict[st
     """Times at every size within `seconds` in all, and the best rate over the buckets. Units: us, rows per second."""
     asked, rows = sizes(buckets), []
     for size in asked:
-        inputs = sample_inputs(backend.signature, size, "varied", 32)
+        inputs = _samples(backend.signature, size)
         backend.run(_given(backend, inputs))
         alone = serial_s(backend, inputs, seconds / len(asked) / 2)
         # with several on their way none takes longer than by itself; more than that is noise
@@ -114,7 +130,7 @@ def measure(backend: Backend, buckets: Sequence[int], seconds: float) -> dict[st
 def bodies(backend: Backend) -> list[tuple[pb.ModelInferRequest, bytes]]:
     """Requests of one row each, with what the model answers to them alone; of BYTES answers nothing is known."""
     signature = backend.signature
-    inputs = sample_inputs(signature, BODIES, "varied", 32)
+    inputs = _samples(signature, BODIES)
     made = []
     for place in range(BODIES if signature.max_batch else 1):
         row = {name: array[place : place + 1] if signature.max_batch else array for name, array in inputs.items()}
@@ -149,9 +165,9 @@ def main(arguments: list[str]) -> int:
     backend, settings = open_version(chosen.repository, chosen.model)
     try:
         buckets = buckets_for(backend.signature.max_batch, settings.batching)
-        warm(backend, buckets, _WARM_RUNS, monotonic_ns)
+        notes = prepared(backend, buckets)
         write_bodies(chosen.bodies, bodies(backend))
-        facts = {"device": backend.device, "platform": backend.platform, "pipelined": pipelined(backend)}
+        facts = {"device": backend.device, "platform": backend.platform, "pipelined": pipelined(backend), "notes": notes}
         print(json.dumps(facts | measure(backend, buckets, chosen.seconds) | {"memory_bytes": backend.memory_bytes()}))
     finally:
         backend.close()

