@@ -28,6 +28,9 @@ from server.lifecycle.replica import Loaded
 MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "program.pt2": "torch", "fake.json": "fake"}
 """Which file in a version's folder says which backend, where settings do not."""
 
+TOKENIZER_FILE = "tokenizer.json"
+"""Beside a model file it says that the version takes texts."""
+
 BindFeatures = Callable[[VersionKey, Path, ModelSettings, Signature], Features | None]
 """The features of a version, by its folder, its settings and its model's own signature; None where it was trained on none.
 Raises: LoadFailed where it was, and cannot have them."""
@@ -165,7 +168,9 @@ class Loader:
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
         name: str | None = settings.backend
-        if name is None:
+        if name is None and (folder / TOKENIZER_FILE).is_file():
+            name = "text"
+        elif name is None:
             present = [file for file in MODEL_FILES if (folder / file).is_file()]
             if len(present) != 1:
                 seen = " and ".join(present) if present else f"none of {', '.join(MODEL_FILES)}"
