@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -121,8 +121,8 @@ def over(kind: Callable[[Backend], Watched]) -> tuple[Callable[[str], BackendFac
     def factory(name: str) -> BackendFactory:
         assert name == "torch"
 
-        def opened(given: LoadTask) -> Backend:
-            made.append(kind(torch_program.open_backend(given)))
+        def opened(task: LoadTask) -> Backend:
+            made.append(kind(torch_program.open_backend(task)))
             return made[-1]
 
         return opened
@@ -262,7 +262,7 @@ def test_both_backends_answer_alike_and_one_must_be_chosen(tmp_path: Path) -> No
     folder = put(tmp_path / "1", onnx=True)
     with pytest.raises(LoadFailed, match=r"model\.onnx and program\.pt2; set 'backend' in \[text\]"):
         open_backend(task(folder), backend_factory)
-    got = []
+    got: list[Any] = []
     for name in ("onnx", "torch"):
         backend = open_backend(task(folder, text={"backend": name}), backend_factory)
         assert type(backend) is TextBackend
@@ -422,7 +422,7 @@ def test_a_panic_in_the_tokenizer_fails_its_batch_alone(folder: Path) -> None:
             raise self.error
 
     tokens = Tokens(folder / TOKENIZER_FILE, 0, 24, 100)
-    tokens._tokenizer = Panicking()
+    tokens._tokenizer = cast(Any, Panicking())
     with pytest.raises(BackendFailed, match="input 'text' could not be tokenized: index out of bounds"):
         tokens.encode("text", column("late")["text"])
     Panicking.error = KeyboardInterrupt()
