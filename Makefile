@@ -8,7 +8,7 @@ CXX_FILES = $(shell find $(NATIVE) bench -name '*.cc' -o -name '*.h')
 CLANG_FORMAT = $(BIN)/clang-format --style=file:$(NATIVE)/.clang-format
 FUZZ_S ?= 60
 
-.PHONY: demo test lint format native stub sanitize fuzz bench soak protos clean
+.PHONY: demo test lint format native stub image sanitize fuzz bench soak protos clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,7 @@ lint: $(STAMP)
 	$(CLANG_FORMAT) --dry-run --Werror $(CXX_FILES)
 	$(BIN)/mypy
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/hadolint Dockerfile.gpu
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -44,6 +45,11 @@ native: $(STAMP)
 # what type checkers know of the module, from the module
 stub: native
 	cp $$($(BIN)/python -c 'import podium_native; from pathlib import Path; print(Path(podium_native.__file__).parent)')/podium_native.pyi $(NATIVE)/typings/
+
+# the lines of Dockerfile.gpu, run below a scratch folder: where there is no Docker, and before there is an image
+image: native
+	$(BIN)/hadolint Dockerfile.gpu
+	$(BIN)/python -m pytest -m image tests/test_native_image.py
 
 sanitize: $(STAMP)
 	PYTHON=$(abspath $(BIN)/python) $(NATIVE)/sanitize.sh

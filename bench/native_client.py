@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import onnxruntime
 
 from bench.processes import CLIENT_CORE
+from protos import grpc_service_pb2 as pb
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "server" / "dataplane" / "native" / "client"
@@ -50,25 +52,46 @@ def _run(command: list[str]) -> None:
         raise RuntimeError(f"podium_client could not be built: {done.stderr}")
 
 
+def command(target: str, model: str, *options: str | float | Path) -> list[str]:
+    """One run, to be started by whoever asks."""
+    return [str(BUILD / "podium_client"), "--target", target, "--model", model, *map(str, options)]
+
+
+def limit_s(options: Sequence[str | float | Path], patience_s: float) -> float:
+    """How long a run may take: `patience_s` beyond its own time."""
+    own = [float(str(options[options.index(name) + 1])) for name in ("--seconds", "--settle-s") if name in options]
+    return sum(own) + patience_s
+
+
 def load(target: str, model: str, *options: str | float | Path, patience_s: float = 60.0) -> dict[str, Any]:
-    """One run on the client's core. `patience_s`: how long it may take beyond its own --seconds before it counts as hanging.
+    """One run on the client's core. `patience_s`: how long it may take beyond its own time before it counts as hanging.
 
     Raises: RuntimeError when the run did not take place.
     """
-    command = [str(BUILD / "podium_client"), "--target", target, "--model", model, *map(str, options)]
-    seconds = float(str(options[options.index("--seconds") + 1])) if "--seconds" in options else 0.0
     done = subprocess.run(
-        command,
+        command(target, model, *options),
         capture_output=True,
         text=True,
         check=False,
-        timeout=seconds + patience_s,
+        timeout=limit_s(options, patience_s),
         preexec_fn=lambda: os.sched_setaffinity(0, {CLIENT_CORE}),
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
     report: dict[str, Any] = json.loads(done.stdout)
     return report
+
+
+def write_bodies(path: Path, bodies: Sequence[tuple[pb.ModelInferRequest, bytes]]) -> None:
+    """Messages and the raw contents of their answers, in the form that `--bodies` reads: for any model, of any inputs.
+
+    A message brings no name, version, id or parameters: the client writes these. An empty answer is not known.
+    """
+    parts = [b"PDBY", np.array([len(bodies)], "<u4").tobytes()]
+    for message, answer in bodies:
+        body = message.SerializeToString()
+        parts += [np.array([len(body), len(answer)], "<u4").tobytes(), body, answer]
+    path.write_bytes(b"".join(parts))
 
 
 def write_expected(path: Path, model: Path, width: int) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,14 +26,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], log: Path) -> Iterator[psutil.Process]:
-    """A process pinned to the server's core; ended at exit, killed if it does not listen."""
+def running(command: list[str], log: Path, cores: Collection[int] = (SERVER_CORE,)) -> Iterator[psutil.Process]:
+    """A process pinned to the server's cores; ended at exit, killed if it does not listen."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
             stdout=output,
             stderr=output,
-            preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),  # noqa: PLW1509 - no threads here yet,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),  # noqa: PLW1509 - no threads here yet,
         )
     try:
         yield psutil.Process(process.pid)
@@ -47,19 +47,21 @@ def running(command: list[str], log: Path) -> Iterator[psutil.Process]:
 
 
 @contextmanager
-def podium(repository: Path, folder: Path, *flags: str) -> Iterator[tuple[str, str, psutil.Process]]:
+def podium(
+    repository: Path, folder: Path, *flags: str, cores: Collection[int] = (SERVER_CORE,), start_s: float = _START_S
+) -> Iterator[tuple[str, str, psutil.Process]]:
     """A Podium server: its gRPC address, its HTTP address, its process. Returns when it is ready."""
     address, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     command = ["server", "serve", "--repository", str(repository), "--grpc-address", address, "--http-address", http]
     command += ["--drain-delay-s", "0", "--log-level", "warning", *flags]
-    with running(command, folder / "podium.log") as process:
-        end = time.monotonic() + _START_S
+    with running(command, folder / "podium.log", cores) as process:
+        end = time.monotonic() + start_s
         while True:
             try:
                 with urllib.request.urlopen(f"http://{http}/readyz", timeout=1):
                     break
             except OSError:
-                if time.monotonic() > end or not process.is_running():
+                if time.monotonic() > end or not alive(process):
                     raise RuntimeError((folder / "podium.log").read_text()) from None
                 time.sleep(0.1)
         yield address, http, process
@@ -73,6 +75,11 @@ def reference(model: Path, folder: Path) -> Iterator[tuple[str, psutil.Process]]
         with grpc.insecure_channel(address) as channel:
             grpc.channel_ready_future(channel).result(timeout=_START_S)
         yield address, process
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether it runs: a child that has ended and was not waited for yet still has its number."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def cpu_s(process: psutil.Process) -> float:

@@ -26,9 +26,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
-    """Write `result` as NAME.json; a reader sees the old file or the new one."""
-    path = RESULTS / f"{name}.json"
+def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write `result` as NAME.json of a folder; a reader sees the old file or the new one."""
+    path = folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"name": name, "measured_at": datetime.now(UTC).isoformat(timespec="seconds"), **result}
     partial = path.with_suffix(".tmp")

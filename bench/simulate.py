@@ -93,7 +93,7 @@ def simulate(models: list[Model], seconds: float, seed: int, *, density: bool = 
     while position < len(arrivals) or events:
         if events and (position == len(arrivals) or events[0][0] <= arrivals[position][0]):
             now_ns, token, index, tickets, rows, took = heapq.heappop(events)
-            plan.queues[index].costs.observe(rows, took, now_ns)
+            plan.queues[index].costs[0].observe(rows, took, now_ns)
             plan.executed(token, now_ns)
             busy[index] += took
             for ticket in tickets:

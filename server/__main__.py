@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from server.app import serve
 from server.commands import add_commands
 from server.consumers_command import add_consumers_command
 from server.core.settings import ServerSettings
+from server.health_command import add_health_command
+from server.process import serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_serve(verbs.add_parser("serve", help="run a server"))
     add_commands(verbs)
     add_consumers_command(verbs)
+    add_health_command(verbs)
     chosen = parser.parse_args(arguments)
     status: int = chosen.run(chosen)
     return status

@@ -6,12 +6,11 @@ balancers look away before a single call is refused.
 
 import asyncio
 import logging
-import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version as distribution_version
 from pathlib import Path
@@ -20,31 +19,36 @@ from typing import Any
 from grpc_health.v1 import health_pb2_grpc
 
 from protos.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from server.backends.cudart import Cudart
 from server.core.clock import monotonic_ns
-from server.core.errors import PodiumError
+from server.core.errors import BackendDead, DeviceLost, PodiumError
 from server.core.settings import ServerSettings
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.answers import Answer, settle
+from server.device_memory import Machine
 from server.features.readings import FeatureReading
 from server.features.without import NoFeatures
+from server.lifecycle.accounts import Accounts
 from server.lifecycle.cache import AnswerCache
+from server.lifecycle.ledger import Ledger
 from server.lifecycle.manager import Manager
+from server.lifecycle.replica import Replica
 from server.optional import (
     InstalledFeatures,
     PlaneKind,
-    choose_plane,
+    cuda_for_sharing,
     device_readings,
     loader_over,
     open_door,
-    open_features,
     open_plane,
-    open_trace_sink,
 )
 from server.registry.lease import lease
+from server.registry.measured_files import MeasuredFiles, files_digest
 from server.registry.source import LocalDirectory
 from server.registry.watch import changes
+from server.restart import Restart
 from server.service.control import Control
 from server.service.engine import Engine
 from server.service.fast_lane import FastLane
@@ -59,7 +63,7 @@ from server.transport.access import Access, subject_of
 from server.transport.callers import CallerLimit, refusals
 from server.transport.hand_over import HandOver
 from server.transport.health import Health
-from server.transport.http import split_address, start_http
+from server.transport.http import start_http
 from server.transport.infer import Inference
 from server.transport.listen import Door
 from server.transport.malformed import Registrar
@@ -71,9 +75,25 @@ from server.transport.status import follow
 from server.transport.streams import Streams
 
 _log = logging.getLogger("podium")
-_STOP_MODELS_S = 10.0
 _LAST_TRACES_S = 2.0
 _BUILD = distribution_version("podium")
+
+
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """How long each step of leaving may take."""
+
+    delay_s: float
+    grace_s: float
+    models_s: float = 10.0
+    engine_s: float = 10.0
+
+
+def _paced(settings: ServerSettings, *, anew: bool) -> _Pace:
+    if anew:
+        # what runs elsewhere may end; a thread in a dead device never does
+        return _Pace(0.0, min(settings.drain_grace_s, 5.0), 3.0, 1.0)
+    return _Pace(settings.drain_delay_s, settings.drain_grace_s)
 
 
 class Server:
@@ -86,14 +106,18 @@ class Server:
         tracer: Tracer,
         features: InstalledFeatures | NoFeatures,
         kind: PlaneKind,
+        restart: Restart,
     ) -> None:
         self._settings = settings
         self._tracer = tracer
         self._features = features
+        self._restart = restart
         self._loop = asyncio.get_running_loop()
         self._leaving = asyncio.Event()
         self._hurry = asyncio.Event()
         self._draining = False
+        self.lost = ""
+        """The lost device for which this process is to begin anew, once it has drained; empty where it is just to end."""
         self._engines: list[Engine] = []
         self._door: Door | None = None
         follow(settings.error_codes)  # before the plane, which may ask how calls end
@@ -115,20 +139,24 @@ class Server:
         self._usage = UsageFile(
             self._consumers, Path(settings.usage_dir) if settings.usage_dir else None, settings.usage_flush_s
         )
+        self._machine = Machine()
+        self._ledger = Ledger(self._machine.memory, settings.device_memory_budget_ratio)
         self._metrics = self._measured(settle)
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
         watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
         self._manager = Manager(
             source=source,
-            loader=loader_over(source.verify, lease, features.bind),
+            loader=loader_over(source.verify, lease, features.bind, self._accounts()),
             plane=self._plane,
             metrics=self._metrics,
             mode=settings.control_mode,
             initial=settings.load_models,
+            again=self._restart.loads,
             settle_s=settings.settle_s,
             changes=watched if settings.control_mode == "poll" else None,
             on_change=self._readiness_may_have_changed,
             on_publish=(lambda published: None) if lane is None else lane.publish,
+            on_device_lost=lambda reason: self._on_loop(lambda: self._leave_for(reason)),
         )
         self._health = Health()
         self._reflection = Reflection() if settings.reflection else None
@@ -146,8 +174,16 @@ class Server:
             refusals=lambda: refusals(self._access, self._callers),
             features=self._features_read,
             door=self._door_read,
+            ledger=lambda: self._ledger.reading,
             settle=settle,
+            device_restarts=self._restart.before.total,
         )
+
+    def _accounts(self) -> Accounts:
+        """The books of loads."""
+        folder = self._settings.measured_dir
+        store = MeasuredFiles(Path(folder) if folder else None)
+        return Accounts(self._ledger, store, files_digest, self._machine, partial(datetime.now, UTC))
 
     def _fast_lane(self) -> FastLane:
         """What the native plane answers without the door's handlers."""
@@ -167,7 +203,8 @@ class Server:
             self._plane, lambda: self._manager.published, settings.default_timeout_us, count_use=self._consumers.count
         )
         control = Control(self._manager)
-        regions = Regions(allowed=settings.allow_client_shm, max_read_bytes=settings.max_message_bytes)
+        allowed, cuda = settings.allow_client_shm, _cuda_memory(settings)
+        regions = Regions(allowed=allowed, max_read_bytes=settings.max_message_bytes, cuda=cuda, later=self._on_loop)
         hand_over = HandOver(self._plane.wake)
         names = subject_of if settings.tls.client_ca_file else None
         inference = Inference(predict, hand_over, memory=regions, tracer=tracer, subject_of=names)
@@ -181,6 +218,7 @@ class Server:
             _BUILD,
             RuntimeSettings(tracer, log, control.is_ready),
             regions,
+            lambda: not self.fatal(),
         )
 
     def problems(self) -> list[str]:
@@ -188,6 +226,10 @@ class Server:
         if self._draining:
             return ["the server is draining"]
         return [*self._manager.ready_problems(), *(engine.problem for engine in self._engines if engine.problem)]
+
+    def fatal(self) -> list[str]:
+        """Why this process should be replaced; empty while it is of use, and while it is about to begin anew by itself."""
+        return [] if self._settings.restart_on_device_loss else list(self._manager.lost.values())
 
     async def run(self) -> bool:
         """Serve until SIGTERM or SIGINT, then drain. False if something still executes.
@@ -197,7 +239,8 @@ class Server:
         settings = self._settings
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._leave)
-        http = await start_http(settings.http_address, self._metrics.render, self.problems, self._consumers.rows)
+        pages = (self._metrics.render, self.problems, self._consumers.rows, self.fatal)
+        http = await start_http(settings.http_address, *pages)
         try:
             # engines that outlive the drain may still have answers for it
             self._door = door = open_door(settings, self._plane)
@@ -223,30 +266,41 @@ class Server:
 
         False if a load or an execution did not end in time.
         """
-        settings = self._settings
+        pace = _paced(self._settings, anew=bool(self.lost))
         self._draining = True
         self._health.set_serving(False)
-        _log.info("draining", extra={"delay_s": settings.drain_delay_s, "grace_s": settings.drain_grace_s})
+        _log.info("draining", extra={"delay_s": pace.delay_s, "grace_s": pace.grace_s})
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), settings.drain_delay_s)
+            await asyncio.wait_for(self._hurry.wait(), pace.delay_s)
         self._health.close()
         self._streams.close()
         if self._reflection is not None:
             self._reflection.close()
-        await door.stop(settings.drain_grace_s)
+        await door.stop(pace.grace_s)
         await self._usage.close()
-        emptied = await asyncio.to_thread(self._manager.stop, _STOP_MODELS_S)
+        emptied = await asyncio.to_thread(self._manager.stop, pace.models_s)
         await asyncio.to_thread(self._plane.stop)
         for engine in self._engines:
-            await asyncio.to_thread(engine.join, _STOP_MODELS_S)
+            await asyncio.to_thread(engine.join, pace.engine_s)
         _log.info("stopped", extra={"everything_closed": emptied})
         return emptied and not any(engine.is_alive() for engine in self._engines)
 
     def _leave(self) -> None:
-        """The first signal begins to drain, a second one skips the delay."""
+        """The first signal begins to drain, a second one skips the delay. Who is told to leave does not begin anew."""
         if self._leaving.is_set():
             self._hurry.set()
+        self.lost = ""
+        self._restart.forget()
         self._leaving.set()
+
+    def _leave_for(self, reason: str) -> None:
+        """A device is lost. Called on the event loop, once everything on it is out of service."""
+        if self._settings.restart_on_device_loss and not self._leaving.is_set():
+            self.lost = reason
+            if self._settings.control_mode == "explicit":
+                self._restart.hand_on(self._manager.asked)
+            self._restart.watch(reason)
+            self._leaving.set()
 
     def _deliver(self, answers: Sequence[Answer], executed_ns: int | None) -> None:
         self._on_loop(partial(self._settle, answers, executed_ns))
@@ -262,17 +316,26 @@ class Server:
             self._plane,
             device,
             monotonic_ns,
-            on_dead=lambda replica, error: self._manager.mark_dead(replica, str(error)),
+            on_dead=self._mark_dead,
             on_crash=self._readiness_may_have_changed,
             features=self._settings.features,
         )
         self._engines.append(engine)
         engine.start()
 
+    def _mark_dead(self, replica: Replica, error: BackendDead) -> None:
+        if isinstance(error, DeviceLost):
+            self._manager.lose_device(replica.device, str(error))
+        else:
+            self._manager.mark_dead(replica, str(error))
+
     def _slots_of(self, device: str) -> int:
         """On the CPU a second batch at hand would only be formed too early: gathering it takes the same cores. Where one
-        waits for its features those are idle."""
-        return self._settings.device_slots or (2 if device != "cpu" or self._settings.features.definitions else 1)
+        waits for its features those are idle. A device that works by itself needs a thread that waits for it, one that gets
+        the next batch ready and one that deals out the answers of the last."""
+        if self._settings.device_slots or device != "cpu":
+            return self._settings.device_slots or 3
+        return 2 if self._settings.features.definitions else 1
 
     def _features_read(self) -> FeatureReading | None:
         """Without the verdicts on versions that are gone: nobody could do anything about those."""
@@ -313,49 +376,10 @@ class Server:
                 raise
 
 
-def serve(settings: ServerSettings) -> int:
-    """Run a server until it is told to leave. The exit status: 0 after a drain, 1 when it could not start, 2 for settings
-    that can never work."""
-    log = logs.configure(settings.log_level)
+def _cuda_memory(settings: ServerSettings) -> Cudart | None:
+    """What shares the memory of GPUs, or None; where it was hoped for, the log says why not."""
     try:
-        split_address(settings.http_address)
-    except ValueError as error:
-        sys.stderr.write(f"podium serve: http_address: {error}\n")
-        return 2
-    try:
-        kind, why = choose_plane(settings.data_plane)
+        return cuda_for_sharing(settings)
     except PodiumError as error:
-        sys.stderr.write(f"podium serve: data_plane: {error}\n")
-        return 1
-    try:
-        tracer = Tracer(settings.trace, open_trace_sink(settings.trace))
-    except PodiumError as error:
-        sys.stderr.write(f"podium serve: trace: {error}\n")
-        return 1
-    try:
-        features = open_features(settings.features)
-    except PodiumError as error:
-        sys.stderr.write(f"podium serve: features: {error}\n")
-        return 1
-
-    _log.info("data plane", extra={"plane": kind, "why": why})
-
-    opened: list[Server] = []
-
-    async def main() -> bool:
-        opened.append(Server(settings, log, tracer, features, kind))
-        return await opened[0].run()
-
-    try:
-        ended = asyncio.run(main())
-    except (OSError, RuntimeError) as error:
-        _log.error("cannot serve", extra={"reason": str(error)})
-        return 1
-    finally:
-        # engines have ended, or are inside native code and will not come back: nobody reads features any more
-        features.close()
-    if not ended:
-        # a thread is inside native code; the interpreter's own end would take the libraries away under it, and abort
-        logging.shutdown()
-        os._exit(0)
-    return 0
+        _log.info("memory of a GPU cannot be shared", extra={"why": str(error)})
+    return None

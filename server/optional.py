@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from server.backends.base import Backend, BackendFactory, LoadTask
+from server.backends.cudart import Cudart, load
 from server.backends.warm import warm
 from server.core.clock import Clock, monotonic_ns
 from server.core.errors import LoadFailed, PodiumError, Unsupported
@@ -25,6 +26,7 @@ from server.dataplane.python.plane import PythonPlane
 from server.features.interface import Features
 from server.features.readings import FeatureReading
 from server.features.without import NoFeatures
+from server.lifecycle.accounts import Accounts
 from server.lifecycle.found import Lease
 from server.lifecycle.loader import BindFeatures, Loader
 from server.registry.gates import compare_golden
@@ -68,7 +70,10 @@ def backend_factory(name: str) -> BackendFactory:
 
 
 def loader_over(
-    verify: Callable[[Any], None], lease: Callable[[Path], Lease] | None, bind_features: BindFeatures | None = None
+    verify: Callable[[Any], None],
+    lease: Callable[[Path], Lease] | None,
+    bind_features: BindFeatures | None = None,
+    accounts: Accounts | None = None,
 ) -> Loader:
     """A loader with every backend of this installation: what a server loads with, and what proves a rebuilt version."""
     return Loader(
@@ -81,6 +86,7 @@ def loader_over(
         clock=monotonic_ns,
         lease=lease,
         bind_features=bind_features,
+        accounts=accounts,
     )
 
 
@@ -98,6 +104,15 @@ def device_readings() -> Callable[[], Sequence[DeviceReading]]:
     except (ImportError, Unsupported):
         return tuple
     return readings
+
+
+def cuda_for_sharing(settings: ServerSettings) -> Cudart | None:
+    """CUDA for memory that callers share, where that is allowed. Raises: Unsupported, with why, where there is no GPU."""
+    if not settings.allow_client_shm:
+        return None
+    cuda = load(settings.libcudart)
+    cuda.device_count()
+    return cuda
 
 
 def open_trace_sink(settings: TraceSettings) -> TraceSink | None:

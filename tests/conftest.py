@@ -3,10 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from server.dataplane.native.install import compiler
 from tests import planes
 
-# the native data plane is built where its toolchain is (`make native`); what needs the module is left out elsewhere
+# the native data plane is built where its toolchain is (`make native`); what needs the module is left out elsewhere, and
+# where there is no compiler at all, what needs the double of CUDA's library
 collect_ignore_glob = [] if find_spec("podium_native") else ["*test_native_*.py"]
+collect_ignore_glob += [] if compiler() else ["*test_cuda_*.py"]
 
 
 def pytest_report_header() -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server import app, optional
+from server import optional, process
 from server.backends.base import LoadTask
 from server.core.errors import LoadFailed, Unsupported
 from server.core.feature_settings import FeatureStoreSettings
@@ -46,7 +46,7 @@ def test_tracing_without_its_packages_says_so(
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        assert app.serve(ServerSettings(repository=str(tmp_path), trace=trace)) == 1
+        assert process.serve(ServerSettings(repository=str(tmp_path), trace=trace)) == 1
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
@@ -60,7 +60,7 @@ def test_definitions_that_cannot_be_used_are_told_at_the_start(capsys: pytest.Ca
     try:
         for file in ("gone.py", "broken.py"):
             features = FeatureStoreSettings(definitions=(str(tmp_path / file),), store="memory://")
-            assert app.serve(ServerSettings(repository=str(tmp_path), features=features)) == 1
+            assert process.serve(ServerSettings(repository=str(tmp_path), features=features)) == 1
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)

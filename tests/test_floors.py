@@ -10,7 +10,20 @@ from tests.pure_coverage import is_pure
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     **dict.fromkeys(
-        ("server", "server.app", "server.optional", "server.__main__", "server.commands", "server.consumers_command"), 7
+        (
+            "server",
+            "server.app",
+            "server.process",
+            "server.restart",
+            "server.handed_on",
+            "server.optional",
+            "server.device_memory",
+            "server.__main__",
+            "server.commands",
+            "server.consumers_command",
+            "server.health_command",
+        ),
+        7,
     ),
     "server.transport": 6,
     "server.service": 5,
@@ -27,6 +40,8 @@ BESIDE = {"loadtest": {"protos"}, "models": {"server.core", "server.registry", "
 register what they build, and the demo reads its histograms."""
 WIRE = {"grpc", "grpc_health", "grpc_tools", "protos"}
 HEAVY = {"torch", "onnxruntime", "tokenizers", "redis", "pynvml", "opentelemetry"}
+BACKENDS = {"torch": "server/backends/torch_"}
+"""Heavy packages that take more than one file: the beginning of their paths."""
 IMPURE = HEAVY | WIRE - {"protos"}
 IMPURE |= {
     "asyncio",
@@ -104,14 +119,25 @@ def test_only_the_door_speaks_the_wire() -> None:
     assert not named((path, module) for path, module in inside if module.split(".")[0] in WIRE)
 
 
-def test_what_is_heavy_is_imported_by_one_file() -> None:
-    users: defaultdict[str, set[Path]] = defaultdict(set)
+def test_what_is_heavy_is_imported_by_one_file_or_by_the_files_of_one_backend() -> None:
+    users: defaultdict[str, set[str]] = defaultdict(set)
     for path, found in FILES.items():
         for module, _ in found:
             if own_room(path).startswith("server") and module.split(".")[0] in HEAVY:
-                users[module.split(".")[0]].add(path)
-    assert not {module: paths for module, paths in users.items() if len(paths) > 1}
-    assert {"onnxruntime", "pynvml"} <= set(users)
+                users[module.split(".")[0]].add(path.relative_to(ROOT).with_suffix("").as_posix())
+    assert users.keys() == HEAVY - {"redis"}, "redis is the feature client's"
+    for heavy, paths in users.items():
+        backend = BACKENDS.get(heavy)
+        assert len(paths) == 1 if backend is None else all(path.startswith(backend) for path in paths), (heavy, paths)
+
+
+def test_files_of_a_backend_are_imported_by_it_alone() -> None:
+    """Else whoever imports one of them would pay for its heavy package."""
+    for backend in BACKENDS.values():
+        names = backend.replace("/", ".")
+        for path, found in FILES.items():
+            own = path.relative_to(ROOT).as_posix().startswith(backend)
+            assert own or not [module for module, _ in found if module.startswith(names)], path
 
 
 def test_the_pure_import_nothing_impure() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server import app, optional
+from server import optional, process
 from server.core.errors import Unsupported
 from server.core.settings import ServerSettings
 
@@ -38,7 +38,7 @@ def test_a_native_plane_that_is_not_there_is_missed_by_name(
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        assert app.serve(ServerSettings(repository=str(tmp_path), data_plane="native")) == 1
+        assert process.serve(ServerSettings(repository=str(tmp_path), data_plane="native")) == 1
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)

@@ -3,7 +3,7 @@
 A backend holds one version on one device. It is used by one engine thread at a time and by nobody after `close`.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +46,18 @@ class Backend(Protocol):
         ...
 
 
+class PreparedBackend(Backend, Protocol):
+    """A loaded version that is got ready for the batches it will be given: compiled for them, captured as graphs."""
+
+    def prepare(self, buckets: Sequence[int]) -> None:
+        """Get ready for batches of so many rows. Called once, before the warm-up. Raises: BackendDead."""
+        ...
+
+    def notes(self) -> tuple[str, ...]:
+        """What came of it, for the version's operator: what is executed otherwise than asked for, and why."""
+        ...
+
+
 class DecoupledBackend(Backend, Protocol):
     """A loaded version whose requests may have any number of answers (`decoupled` in its settings)."""
 
@@ -75,7 +87,8 @@ class Pending(Protocol):
 class PipelinedBackend(Backend, Protocol):
     """A loaded version on a device that works by itself: its next batch is handed over while one executes.
 
-    `run` is `begin`, `wait` and `outputs` at once. `begin` may be called from several threads, one batch of each being open.
+    `run` is `begin`, `wait` and `outputs` at once. `begin` may be called from several threads, one batch of each being open; as
+    many as its attribute `slots` says, where it has one, may be open before `begin` waits for one of them to end.
     """
 
     def arrays(self, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, Array]:

@@ -19,7 +19,7 @@ def decide_batching(backend: Backend, task: LoadTask, file: str) -> None:
     if task.settings.max_batch is not None or not backend.signature.max_batch:
         return
     try:
-        mixing = try_batching(backend)
+        mixing = try_batching(backend, halves=task.settings.torch.precision != "as_saved")
     except BackendFailed as error:
         backend.close()
         raise LoadFailed(f"{file}: {error}") from error

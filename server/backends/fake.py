@@ -27,9 +27,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.backends.base import LoadTask
-from server.backends.fake_accelerator import NAME, Work, accelerator
+from server.backends.fake_accelerator import Work, accelerator
 from server.core.clock import NS_PER_S, NS_PER_US, Clock, monotonic_ns
-from server.core.errors import BackendFailed, LoadFailed
+from server.core.errors import BackendFailed, LoadFailed, RegistryError
+from server.core.measured import parse_measured, table_us
+from server.core.placement import FAKE
 from server.core.settings import DEFAULT_MAX_BATCH, FakeSettings, ModelSettings, TensorSettings
 from server.core.signature import Signature
 from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec
@@ -52,7 +54,7 @@ class _FakeFile(BaseModel):
 
 def open_backend(task: LoadTask) -> "FakeBackend":
     """Open `fake.json`. Raises: LoadFailed where it is missing, is not JSON, or does not describe tensors."""
-    signature, settings = _read_signature(task), task.settings.fake
+    signature, settings = _read_signature(task), _with_measured(task)
     counting = settings.responses_input
     if counting and (counting not in signature.input_names or signature.input_names[counting].datatype not in _COUNTING):
         raise LoadFailed(f"fake.responses_input is '{counting}', which is no input of datatype {' or '.join(_COUNTING)}")
@@ -153,7 +155,7 @@ class AcceleratedFake(FakeBackend):
 
     def __init__(self, signature: Signature, settings: FakeSettings) -> None:
         super().__init__(signature, settings)
-        self.device = f"{NAME}:{settings.device_id}"
+        self.device = f"{FAKE}:{settings.device_id}"
         self._accelerator = accelerator(settings.device_id, settings.device_bytes)
         self._accelerator.load(settings.weights_bytes)
 
@@ -241,6 +243,24 @@ def from_checksum(datatype: str, checksums: NDArray[np.uint32]) -> Array:
     return checksums.astype(NUMPY_DTYPES[datatype])
 
 
+def _with_measured(task: LoadTask) -> FakeSettings:
+    """The settings, with the table of the document that they name. A path is relative to the model's folder."""
+    settings: FakeSettings = task.settings.fake
+    if not settings.measured:
+        return settings
+    try:
+        table = table_us(parse_measured((task.folder.parent / settings.measured).read_bytes()))
+    except OSError as error:
+        raise LoadFailed(f"fake.measured '{settings.measured}' cannot be read: {error.strerror}") from error
+    except RegistryError as error:
+        raise LoadFailed(f"fake.measured '{settings.measured}': {error}") from error
+    if not table:
+        raise LoadFailed(
+            f"fake.measured '{settings.measured}' holds no times: no sample of that version ran when it was loaded"
+        )
+    return settings.model_copy(update={"table_us": table})
+
+
 def _echoed(output: TensorSpec, signature: Signature) -> str:
     """The input an output repeats, or ""."""
     alike = [
@@ -271,6 +291,8 @@ def _read_signature(task: LoadTask) -> Signature:
                 raise LoadFailed(f"model.toml states {kind} '{override.name}', but {FILE} has the {kind}s {names}")
     if any(tensor.labels is not None for tensor in (*stated.inputs, *stated.outputs)):
         raise LoadFailed(f"{FILE}: labels belong into model.toml")
+    if any(tensor.pad_to for tensor in (*stated.inputs, *stated.outputs)):
+        raise LoadFailed(f"{FILE}: pad_to belongs into model.toml")
     max_batch = DEFAULT_MAX_BATCH if settings.max_batch is None else settings.max_batch
     return Signature(
         task.key.model,

@@ -9,10 +9,8 @@ from collections.abc import Callable
 
 from server.core.clock import Clock, monotonic_ns
 from server.core.errors import DeviceLost, LoadFailed, OutOfDeviceMemory
+from server.core.placement import FAKE
 from server.core.tensors import Array
-
-NAME = "fake"
-"""Device names begin with it: fake:0."""
 
 
 class Work:
@@ -95,7 +93,7 @@ _lock = threading.Lock()
 def accelerator(number: int, total_bytes: int) -> Accelerator:
     """The device of this number. Raises: LoadFailed where it is there with another amount of memory."""
     with _lock:
-        found = _devices.setdefault(number, Accelerator(f"{NAME}:{number}", total_bytes))
+        found = _devices.setdefault(number, Accelerator(f"{FAKE}:{number}", total_bytes))
     if found.total_bytes != total_bytes:
         raise LoadFailed(f"{found.name} has {found.total_bytes} bytes of memory; device_bytes says {total_bytes}")
     return found

@@ -28,6 +28,10 @@ _PASSING = re.compile(
     re.IGNORECASE,
 )
 
+_TOO_LITTLE_MEMORY = re.compile(
+    r"out of memory|failed to allocate memory|memory allocation|ALLOC_FAILED|smaller than requested bytes", re.IGNORECASE
+)
+
 
 def reason(text: str, folder: Path) -> str:
     """The first line of an onnxruntime error, without status codes, source locations, or paths of this machine.
@@ -53,3 +57,12 @@ def is_fatal(text: str) -> bool:
     (True, False)
     """
     return bool(_DEVICE_ERROR.search(text)) and not _PASSING.search(text)
+
+
+def is_out_of_memory(text: str) -> bool:
+    """Whether a smaller batch might have succeeded: the device, or the arena that it may have, was full.
+
+    >>> is_out_of_memory("Available memory of 512 is smaller than requested bytes of 4096")
+    True
+    """
+    return bool(_TOO_LITTLE_MEMORY.search(text))

@@ -5,6 +5,8 @@ from the whole tensor lets one caller's row change another's answer. So rows are
 Never proves independence for all inputs; it refutes it for the ones tried, which is what exporters' mistakes need.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from server.backends.base import Backend
@@ -19,26 +21,29 @@ _ATTEMPTS: tuple[Attempt, ...] = (("varied", 3), ("varied", 1), ("varied", 32), 
 """Tried in order until single rows run. 32: convolutions over free image sizes need more than a few pixels."""
 _GROUPS = ((0, 1), (0, 0), (2, 1, 0, 3))
 """Rows put together: with a neighbour, with itself, and in another order."""
-_TOLERANCE = {"FP16": 2e-2, "BF16": 2e-2, "FP32": 2e-3, "FP64": 2e-3}
+Tolerance = Mapping[str, float]
+_TOLERANCE: Tolerance = {"FP16": 2e-2, "BF16": 2e-2, "FP32": 2e-3, "FP64": 2e-3}
 """Relative to the row's largest value: kernels for other batch sizes round differently (TF32 has 10 bits of mantissa), and
 files that compute in FP32 may still answer FP64. A mixed row is off by far more."""
+_IN_HALVES = dict.fromkeys(_TOLERANCE, 5e-2)
+"""Where 16-bit numbers stand in for FP32: bfloat16 has 8 bits, and their errors add up over layers."""
 
 
-def try_batching(backend: Backend) -> str | None:
+def try_batching(backend: Backend, *, halves: bool = False) -> str | None:
     """Leave a backend without batching where its rows mix; why, or None. A model whose batch dimension was only read off its
-    file is tried so; settings that state `max_batch` are taken at their word.
+    file is tried so; settings that state `max_batch` are taken at their word. `halves`: FP32 answers are computed in 16 bits.
 
     Raises: BackendDead.
     """
     batching = backend.signature
     backend.signature = without_batching(batching)
-    mixing = rows_mix(backend, batching)
+    mixing = rows_mix(backend, batching, _IN_HALVES if halves else _TOLERANCE)
     if mixing is None:
         backend.signature = batching
     return mixing
 
 
-def rows_mix(backend: Backend, batching: Signature) -> str | None:
+def rows_mix(backend: Backend, batching: Signature, tolerance: Tolerance = _TOLERANCE) -> str | None:
     """Say how batching would change answers, naming the first output; None if it does not, or cannot be judged.
 
     `backend` runs whatever it is given; `batching` is the signature it would have if it batched. An output that differs
@@ -57,7 +62,7 @@ def rows_mix(backend: Backend, batching: Signature) -> str | None:
             raise
         except BackendFailed:
             continue
-        return _single(alone, batching) or _together(backend, batching, samples, alone, again)
+        return _single(alone, batching) or _together(backend, batching, samples, alone, again, tolerance)
     return None
 
 
@@ -75,10 +80,15 @@ def _single(alone: list[dict[str, Array]], batching: Signature) -> str | None:
 
 
 def _together(
-    backend: Backend, batching: Signature, samples: dict[str, Array], alone: list[dict[str, Array]], again: dict[str, Array]
+    backend: Backend,
+    batching: Signature,
+    samples: dict[str, Array],
+    alone: list[dict[str, Array]],
+    again: dict[str, Array],
+    tolerance: Tolerance,
 ) -> str | None:
     for spec in batching.outputs:
-        if not _same(spec.datatype, alone[0][spec.name], again[spec.name]):
+        if not _same(spec.datatype, alone[0][spec.name], again[spec.name], tolerance.get(spec.datatype)):
             return f"output '{spec.name}' differs between two runs of the same row, so that rows cannot be compared"
     for group in _GROUPS:
         try:
@@ -92,14 +102,13 @@ def _together(
             if answer.shape[:1] != (len(group),):
                 return f"output '{spec.name}' has shape {list(answer.shape)} for {len(group)} rows"
             for position, row in enumerate(group):
-                if not _same(spec.datatype, answer[position], alone[row][spec.name][0]):
+                if not _same(spec.datatype, answer[position], alone[row][spec.name][0], tolerance.get(spec.datatype)):
                     return f"output '{spec.name}' of a row depends on the other rows of its batch"
     return None
 
 
-def _same(datatype: str, one: Array, other: Array) -> bool:
+def _same(datatype: str, one: Array, other: Array, tolerance: float | None) -> bool:
     one, other = np.asarray(one), np.asarray(other)
-    tolerance = _TOLERANCE.get(datatype)
     if one.shape != other.shape:
         return False
     if tolerance is None:

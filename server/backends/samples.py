@@ -21,8 +21,12 @@ _MOST_ELEMENTS_PER_ROW = 2**18
 _SEED = 17
 
 
-def sample_inputs(signature: Signature, rows: int, content: Content = "zeros", free_dim: int = 1) -> dict[str, Array]:
+def sample_inputs(
+    signature: Signature, rows: int, content: Content = "zeros", free_dim: int = 1, *, size: int | None = None
+) -> dict[str, Array]:
     """Every input of a model, `rows` rows of it; dimensions that vary per request become `free_dim`.
+
+    `size`: of padded inputs they become the largest of their own sizes that is not above it, their smallest where all are.
 
     "zeros" and "ones" are that number in every datatype (`b"0"`, `b"1"` for BYTES). "varied": floats of a normal
     distribution, integers and digits from 0 to 3 (small enough to index small tables), different in every row.
@@ -31,7 +35,7 @@ def sample_inputs(signature: Signature, rows: int, content: Content = "zeros", f
     """
     generator = np.random.default_rng(_SEED)
     return {
-        spec.name: _fill(spec.datatype, _shape(signature, spec, rows, free_dim), content, generator)
+        spec.name: _fill(spec.datatype, _shape(signature, spec, rows, _free(spec, size, free_dim)), content, generator)
         for spec in signature.inputs
     }
 
@@ -52,6 +56,12 @@ def worth_trying(signature: Signature, attempts: Sequence[Attempt]) -> list[Atte
 
 def _elements_per_row(signature: Signature, free_dim: int) -> int:
     return sum(element_count(free_dim if dim == -1 else dim for dim in spec.shape) for spec in signature.inputs)
+
+
+def _free(spec: TensorSpec, size: int | None, free_dim: int) -> int:
+    if size is None or not spec.pad_to:
+        return free_dim
+    return max((own for own in spec.pad_to if own <= size), default=spec.pad_to[0])
 
 
 def _shape(signature: Signature, spec: TensorSpec, rows: int, free_dim: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ back. What is executed only to fill them is counted. Never imports what executes
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -39,7 +39,7 @@ class _Cut:
 
 
 def open_backend(task: LoadTask, factory: Callable[[str], BackendFactory]) -> "TextBackend":
-    """Open `tokenizer.json` and the model file beside it; every token bucket is tried before anyone calls.
+    """Open `tokenizer.json` and the model file beside it.
 
     `factory` gives the factory of "onnx" or "torch". Raises: LoadFailed.
     """
@@ -54,12 +54,10 @@ def open_backend(task: LoadTask, factory: Callable[[str], BackendFactory]) -> "T
         buckets = _token_buckets(inner.signature, texts.token_buckets, tokens.most)
         rows = buckets_for(inner.signature.max_batch, settings.batching)
         kind = PipelinedText if callable(getattr(inner, "begin", None)) else TextBackend
-        backend = kind(inner, tokens, buckets, rows)
-        backend.try_out()
+        return kind(inner, tokens, buckets, rows)
     except BaseException:
         inner.close()
         raise
-    return backend
 
 
 class TextBackend:
@@ -82,6 +80,8 @@ class TextBackend:
         self._types = {spec.name: NUMPY_DTYPES[spec.datatype] for spec in whole.inputs}
         self._lock = threading.Lock()
         self._elements = (0, 0)
+        # what is got ready for batches learns so which lengths there will be
+        inner.signature = replace(whole, inputs=tuple(self._padded(spec) for spec in whole.inputs))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See `Backend.run`. Raises: InputsUnfit also for a text that is no UTF-8."""
@@ -91,13 +91,18 @@ class TextBackend:
             put(outputs, each, self._inner.run(self._filled(cut, each, plain)), len(cut.lengths))
         return outputs
 
-    def elements(self) -> tuple[int, int]:
-        """Tokens of texts that were executed since the load, and tokens executed beside them only to fill microbatches."""
+    def take_elements(self) -> tuple[int, int]:
+        """Tokens of the texts that were executed since the last call, and tokens executed beside them only to fill up."""
         with self._lock:
-            return self._elements
+            taken, self._elements = self._elements, (0, 0)
+        return taken
 
-    def try_out(self) -> None:
-        """Run every token bucket once, so that what the model does not take is found by the load. Raises: LoadFailed."""
+    def prepare(self, buckets: Sequence[int]) -> None:
+        """See `PreparedBackend`. Runs every token bucket once, so that one that the model does not take is found by the load.
+
+        Raises: LoadFailed, BackendDead.
+        """
+        getattr(self._inner, "prepare", _nothing)(self._row_buckets)
         for tokens in self._token_buckets:
             for rows in self._worth_trying():
                 try:
@@ -107,6 +112,11 @@ class TextBackend:
                 except BackendFailed as error:
                     raise LoadFailed(f"{rows} rows of {tokens} tokens do not run: {error}") from error
 
+    def notes(self) -> tuple[str, ...]:
+        """See `PreparedBackend`: the model's."""
+        told: tuple[str, ...] = getattr(self._inner, "notes", tuple)()
+        return told
+
     def memory_bytes(self) -> int:
         """The model's; a tokenizer holds few megabytes."""
         return self._inner.memory_bytes()
@@ -114,6 +124,9 @@ class TextBackend:
     def close(self) -> None:
         """Close the backend of the model file."""
         self._inner.close()
+
+    def _padded(self, spec: TensorSpec) -> TensorSpec:
+        return replace(spec, pad_to=self._token_buckets) if -1 in spec.shape else spec
 
     def _worth_trying(self) -> Sequence[int]:
         """The numbers of rows to try: a shape that runs with one row runs with more, at the same cost for each shape."""
@@ -180,6 +193,10 @@ class PipelinedText(TextBackend):
     def _worth_trying(self) -> Sequence[int]:
         """All: a device may prepare itself for each shape, which must not happen in the middle of traffic."""
         return self._row_buckets
+
+
+def _nothing(buckets: Sequence[int]) -> None:
+    """What a model is got ready with that needs nothing."""
 
 
 def plain(shapes: Shapes) -> dict[str, Array]:

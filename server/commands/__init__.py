@@ -7,6 +7,7 @@ from argparse import ArgumentParser, _SubParsersAction
 
 from server.commands.features import add_features
 from server.commands.listing import add_lineage, add_models
+from server.commands.measured import add_measured
 from server.commands.pruning import add_prune
 from server.commands.registering import add_alias, add_register
 from server.commands.reproducing import add_reproduce
@@ -14,5 +15,5 @@ from server.commands.reproducing import add_reproduce
 
 def add_commands(subparsers: "_SubParsersAction[ArgumentParser]") -> None:
     """Add the registry's commands; each parser sets `run`, which takes the parsed arguments and returns an exit code."""
-    for add in (add_register, add_alias, add_models, add_lineage, add_reproduce, add_prune, add_features):
+    for add in (add_register, add_alias, add_models, add_lineage, add_reproduce, add_prune, add_measured, add_features):
         add(subparsers)

@@ -95,7 +95,14 @@ class FeaturesUnavailable(PodiumError):
 
 
 class LoadFailed(PodiumError):
-    """A version could not be brought into service; the text says which check failed."""
+    """A version could not be brought into service; the text says which check failed.
+
+    `device_lost`: the device that was found to be lost, if that was why.
+    """
+
+    def __init__(self, text: str, device_lost: str = "") -> None:
+        super().__init__(text)
+        self.device_lost = device_lost
 
 
 class RegistryError(PodiumError):

@@ -22,6 +22,8 @@ class TensorSettings(_Table):
     """Overrides or states one input or output. `shape` leaves the batch dimension out; -1 is free per request.
 
     `labels`, of outputs only: a file with the names of its classes, one a line, below the version's or the model's folder.
+    `pad_to`, of inputs only: the sizes that free dimensions are padded up to with `pad_value`, so that requests of different
+    sizes share a batch.
     """
 
     name: str
@@ -29,6 +31,8 @@ class TensorSettings(_Table):
     shape: tuple[int, ...] | None = None
     optional: bool = False
     labels: str | None = None
+    pad_to: tuple[Annotated[int, Field(gt=0, lt=2**31)], ...] = ()
+    pad_value: float | int = 0
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -38,6 +42,10 @@ class TensorSettings(_Table):
             raise ValueError(f"dimensions of '{self.name}' must be positive, or -1 for one that varies")
         if self.labels is not None and not {"", ".", ".."}.isdisjoint(self.labels.split("/")):
             raise ValueError(f"labels of '{self.name}' must be a plain relative path, without '.' and '..'")
+        if list(self.pad_to) != sorted(set(self.pad_to)):
+            raise ValueError(f"pad_to of '{self.name}' must be ascending and distinct")
+        if self.pad_value and not self.pad_to:
+            raise ValueError(f"pad_value of '{self.name}' needs pad_to, which is not stated")
         return self
 
 
@@ -107,6 +115,7 @@ class OnnxSettings(_Table):
     """ONNX Runtime session options. Providers are tried in the order given.
 
     `intra_op_threads` 0: one per CPU that this process may run on; `inter_op_threads` 0: ONNX Runtime decides.
+    `cuda_graphs` to `arena_shrinkage` are the CUDA provider's, what follows is TensorRT's.
     """
 
     intra_op_threads: int = Field(0, ge=0, le=1024)
@@ -115,14 +124,34 @@ class OnnxSettings(_Table):
     providers: tuple[Literal["cpu", "cuda", "tensorrt"], ...] = ()
     device_id: int = Field(0, ge=0)
     gpu_memory_limit_bytes: int = Field(0, ge=0)
+    cuda_graphs: bool = False
+    cudnn_conv_search: Literal["exhaustive", "heuristic", "default"] = "exhaustive"
+    arena_extend: Literal["same_as_requested", "next_power_of_two"] = "same_as_requested"
+    arena_shrinkage: bool = False
+    tensorrt_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    tensorrt_workspace_bytes: int = Field(0, ge=0)
+    tensorrt_cache: str = ""
+
+    @model_validator(mode="after")
+    def _memory_stays(self) -> Self:
+        if self.cuda_graphs and self.arena_shrinkage:
+            raise ValueError("arena_shrinkage gives memory away that captured CUDA graphs (cuda_graphs) use")
+        return self
 
 
 class TorchSettings(_Table):
-    """Where and how a torch program runs. `intra_op_threads` 0: one per CPU that this process may run on."""
+    """Where and how a torch program runs. `intra_op_threads` 0: one per CPU that this process may run on.
+
+    `precision` stands in for FP32 within the program; inputs and outputs keep their types.
+    """
 
     device: Literal["cpu", "cuda"] = "cpu"
     device_id: int = Field(0, ge=0)
     intra_op_threads: int = Field(0, ge=0, le=1024)
+    precision: Literal["as_saved", "bf16", "fp16"] = "as_saved"
+    channels_last: bool = False
+    compile: Literal["off", "default", "max_autotune"] = "off"
+    cuda_graphs: bool = True
 
 
 class TextSettings(_Table):
@@ -145,7 +174,8 @@ class TextSettings(_Table):
 
 
 class FakeSettings(_Table):
-    """The calibrated fake backend: a batch of b rows takes `t0_us + row_us * b`, or its entry in `table_us`.
+    """The calibrated fake backend: a batch of b rows takes `t0_us + row_us * b`, or its entry in `table_us`,
+    or in the table of the document `measured`, which a load has written.
 
     A decoupled version takes that long for each answer. It gives as many as the input `responses_input` says, `responses`
     without one. On an "accelerator" with `device_bytes` of memory a version holds `weights_bytes`, and `row_bytes` for each row
@@ -155,6 +185,7 @@ class FakeSettings(_Table):
     t0_us: float = Field(1000.0, ge=0)
     row_us: float = Field(10.0, ge=0)
     table_us: dict[Annotated[int, Field(gt=0)], Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    measured: str = ""
     responses: int = Field(1, ge=0)
     responses_input: str = ""
     device: Literal["cpu", "accelerator"] = "cpu"
@@ -163,6 +194,12 @@ class FakeSettings(_Table):
     weights_bytes: int = Field(0, ge=0)
     row_bytes: int = Field(0, ge=0)
     kills_input: str = ""
+
+    @model_validator(mode="after")
+    def _one_table(self) -> Self:
+        if self.measured and self.table_us:
+            raise ValueError("'measured' names a table that would replace 'table_us': state one of them")
+        return self
 
 
 class ModelSettings(_Table):
@@ -194,6 +231,8 @@ class ModelSettings(_Table):
     def _consistent(self) -> Self:
         if any(tensor.labels is not None for tensor in self.inputs):
             raise ValueError("labels are for outputs: an input has no classes")
+        if any(tensor.pad_to for tensor in self.outputs):
+            raise ValueError("pad_to is for inputs: an output is as large as the model makes it")
         largest = DEFAULT_MAX_BATCH if self.max_batch is None else self.max_batch
         if self.batching.buckets and self.batching.buckets[-1] > largest:
             raise ValueError(f"buckets must not exceed max_batch, which is {largest}")
@@ -239,7 +278,7 @@ class TraceSettings(_Table):
 class ServerSettings(_Table):
     """The server process. Flags of `podium serve` override the file given with `--config`.
 
-    `device_slots` 0: 2 on GPUs, 1 on the CPU.
+    `device_slots` 0: 3 on GPUs, 1 on the CPU.
     """
 
     repository: str
@@ -254,15 +293,21 @@ class ServerSettings(_Table):
     settle_s: float = Field(1.0, ge=0)
     drain_delay_s: float = Field(5.0, ge=0)
     drain_grace_s: float = Field(30.0, ge=0)
+    restart_on_device_loss: bool = True
+    max_device_restarts: int = Field(3, ge=0, le=100)
+    device_restarts_window_s: float = Field(600.0, gt=0)
     max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31)
     max_inflight_bytes: int = Field(2**30, gt=0)
     max_inflight_requests: int = Field(100_000, gt=0)
     max_stream_requests: int = Field(1000, gt=0)
     max_stream_bytes: int = Field(64 * 2**20, gt=0)
     default_timeout_us: int = Field(0, ge=0)
-    device_slots: int = Field(0, ge=0, le=2)
+    device_slots: int = Field(0, ge=0, le=3)
+    device_memory_budget_ratio: float = Field(0.95, gt=0, le=1)
+    measured_dir: str = ""
     overload_order: Literal["deadline", "density"] = "deadline"
     allow_client_shm: bool = False
+    libcudart: str = ""
     usage_dir: str = ""
     usage_flush_s: float = Field(10.0, gt=0)
     server_name: str = Field("", pattern=r"^(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?$")

@@ -5,6 +5,8 @@ of the checks and the texts are NVIDIA Triton's, because clients match on them (
 `InferenceRequest::Normalize`).
 """
 
+from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -16,6 +18,9 @@ from numpy.typing import NDArray
 from server.core.errors import InvalidRequest
 from server.core.requests import InferRequest, WireTensor
 from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec, byte_size, element_count, split_bytes
+
+ShapeKey = tuple[tuple[str, tuple[int, ...]], ...]
+"""Inputs by name, each with its dimensions behind the rows, as they are executed."""
 
 _BATCH_NOTE = (
     " NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each"
@@ -51,6 +56,30 @@ class Signature:
         """Number of inputs a request must bring."""
         return sum(not spec.optional for spec in self.inputs)
 
+    @cached_property
+    def padded_inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs whose free dimensions are padded."""
+        return tuple(spec for spec in self.inputs if spec.pad_to)
+
+    @cached_property
+    def pad_sizes(self) -> tuple[int, ...]:
+        """Every size that any free dimension is padded to, ascending: one size class each. Empty where nothing is padded."""
+        return tuple(sorted({size for spec in self.padded_inputs for size in spec.pad_to}))
+
+    def size_class(self, shapes: ShapeKey) -> int:
+        """The size class of a batch of such rows: where in `pad_sizes` the largest size is that a dimension is padded to."""
+        if not self.pad_sizes:
+            return 0
+        padded = {spec.name: spec.shape for spec in self.padded_inputs}
+        sizes = [
+            dim
+            for name, dims in shapes
+            if name in padded
+            for stated, dim in zip(padded[name], dims, strict=True)
+            if stated == -1
+        ]
+        return bisect_left(self.pad_sizes, max(sizes, default=0))
+
     def full_shape(self, spec: TensorSpec) -> tuple[int, ...]:
         """A tensor's shape as metadata shows it: with the -1 batch dimension where the model batches."""
         return (-1, *spec.shape) if self.max_batch else spec.shape
@@ -61,12 +90,13 @@ class CheckedRows:
     """A request that fits its version.
 
     Shapes: each array is `[rows, *shape]` for batching models, else the model's own shape (and `rows` is 1).
-    `shape_key` is equal for two requests exactly when their rows may be concatenated.
+    `shape_key` is equal for two requests exactly when their rows may be concatenated: once they are padded, where they are.
     """
 
     arrays: dict[str, Array]
     rows: int
-    shape_key: tuple[tuple[str, tuple[int, ...]], ...]
+    shape_key: ShapeKey
+    size_class: int = 0
 
 
 class _UnknownTensor(InvalidRequest):
@@ -94,8 +124,9 @@ def check(request: InferRequest, signature: Signature) -> CheckedRows:
         raise InvalidRequest(f"[request id: {request.id or '<id_unknown>'}] {error}") from None
     start = 1 if signature.max_batch else 0
     # the names belong to the key: with optional inputs, two requests may bring different sets
-    key = tuple(sorted((name, array.shape[start:]) for name, array in arrays.items()))
-    return CheckedRows(arrays, rows, key)
+    specs = signature.input_names
+    key = tuple(sorted((name, specs[name].padded(array.shape[start:])) for name, array in arrays.items()))
+    return CheckedRows(arrays, rows, key, signature.size_class(key))
 
 
 def _check_outputs(request: InferRequest, signature: Signature) -> None:
@@ -166,7 +197,8 @@ def _check_datatype(tensor: WireTensor, signature: Signature) -> None:
 
 
 def _check_shape(tensor: WireTensor, signature: Signature) -> None:
-    expected = signature.full_shape(signature.input_names[tensor.name])
+    spec = signature.input_names[tensor.name]
+    expected = signature.full_shape(spec)
     fits = len(expected) == len(tensor.shape) and all(
         want in (-1, got) for want, got in zip(expected, tensor.shape, strict=True)
     )
@@ -176,6 +208,18 @@ def _check_shape(tensor: WireTensor, signature: Signature) -> None:
             f"unexpected shape for input '{tensor.name}' for model '{signature.model}'. Expected {_dims(expected)},"
             f" got {_dims(tensor.shape)}.{note}"
         )
+    if spec.pad_to:
+        _check_sizes(tensor, zip(expected, tensor.shape, strict=True), spec.pad_to[-1], signature)
+
+
+def _check_sizes(tensor: WireTensor, dims: Iterable[tuple[int, int]], largest: int, signature: Signature) -> None:
+    """No free dimension is larger than what it can be padded to. `dims`: as stated and as given, all of the tensor."""
+    for axis, (stated, given) in enumerate(dims):
+        if stated == -1 and given > largest and (axis or not signature.max_batch):
+            raise InvalidRequest(
+                f"input '{tensor.name}' has size {given} in shape {_dims(tensor.shape)}, but its size must be <= {largest}"
+                f" for '{signature.model}'"
+            )
 
 
 def _to_array(tensor: WireTensor, signature: Signature) -> Array:

@@ -5,6 +5,7 @@ Datatype names are those of the Open Inference Protocol. numpy has no bfloat16: 
 """
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
@@ -42,12 +43,29 @@ class TensorSpec:
     """One input or output of a model.
 
     Shapes: `shape` leaves the batch dimension out where the model batches; -1 is a dimension fixed per request.
+    `pad_to`, of inputs: the sizes that free dimensions are executed with, ascending; what a request does not fill of them is
+    `pad_value`. Empty: each size is executed as it is.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     optional: bool = False
+    pad_to: tuple[int, ...] = ()
+    pad_value: float = 0
+
+    def padded(self, dims: tuple[int, ...]) -> tuple[int, ...]:
+        """The dimensions that a tensor with these is executed with. Raises: IndexError for a free one above the largest size.
+
+        >>> TensorSpec("ids", "INT64", (-1, 2), pad_to=(16, 32)).padded((17, 2))
+        (32, 2)
+        """
+        if not self.pad_to:
+            return dims
+        sizes = self.pad_to
+        return tuple(
+            sizes[bisect_left(sizes, dim)] if stated == -1 else dim for stated, dim in zip(self.shape, dims, strict=True)
+        )
 
 
 def element_count(shape: Iterable[int]) -> int:

@@ -47,7 +47,7 @@ class Estimate:
 
 
 class CostModel:
-    """Predicted execution time by rows.
+    """Predicted execution time by rows, of one size class.
 
     Units: rows; ns. Ownership: one queue, under its data plane's lock.
     """
@@ -58,10 +58,6 @@ class CostModel:
         self._buckets = buckets
         self._estimates = [Estimate(cost) for cost in costs_ns]
         self._refusing_since_ns: list[int | None] = [None] * len(buckets)
-
-    def bucket_rows(self, rows: int) -> int:
-        """The smallest bucket that holds `rows` rows."""
-        return self._buckets[bisect_left(self._buckets, rows)]
 
     def predict_ns(self, rows: int) -> int:
         """Predicted time of one execution of `rows` rows; 0 where nothing was measured for its bucket.

@@ -38,10 +38,11 @@ class QueueRules:
     """Everything the data plane needs to know of one version.
 
     Units: `buckets` in rows, ascending, the last is the largest batch. `costs_ns` is the measured time of one execution
-    per bucket, 0 where it was not measured. `queue_id` names this queue alone: while a version is being reloaded, its old
-    and its new replica have a queue each. `instances` batches may run at once; `share` is the part of the device's time that
-    the version may claim before others, 0 none. `handle` is the engine's own reference, handed back with every batch and never
-    looked into. `allocate` makes the arrays that batches are gathered into: where its device reads them fastest.
+    per bucket, 0 where it was not measured; of each size class in turn, where the version has several. `queue_id` names this
+    queue alone: while a version is being reloaded, its old and its new replica have a queue each. `instances` batches may run
+    at once; `share` is the part of the device's time that the version may claim before others, 0 none. `handle` is the engine's
+    own reference, handed back with every batch and never looked into. `allocate` makes the arrays that batches are gathered
+    into: where its device reads them fastest.
     """
 
     queue_id: int
@@ -59,6 +60,16 @@ class QueueRules:
     instances: int = 1
     share: float = 0.0
     allocate: Allocate = plain_arrays
+
+    def class_costs_ns(self, size_class: int) -> tuple[int, ...]:
+        """The costs of one size class, per bucket."""
+        count = len(self.buckets)
+        return self.costs_ns[size_class * count : (size_class + 1) * count]
+
+    @property
+    def size_classes(self) -> int:
+        """How many size classes have costs of their own; 1 where nothing is padded but rows."""
+        return len(self.costs_ns) // len(self.buckets)
 
     def padded(self, rows: int) -> int:
         """How many rows are executed for so many."""
@@ -89,6 +100,7 @@ class Batch:
     Shapes: B requests, N rows (`spans[-1]`), P >= N rows after padding. `inputs` `[P, ...]`; `spans` int64 `[B + 1]`: request i
     owns rows `spans[i]:spans[i + 1]`; `arrival_ns`, `deadline_ns` int64 `[B]` (deadline 2**62 where there is none); `id_hashes`
     uint64 `[B]`, see `id_hash`.
+    `elements`: what the requests brought in inputs whose free dimensions are padded.
     `staged`: taken while the device was still busy. `fault`: why the rows could not be gathered; there is nothing to run
     then, only tickets to end. A batch of a decoupled version holds one request.
     Ownership: the engine thread that took it, until `finish`; `tickets` is the data plane's and opaque to the engine.
@@ -106,6 +118,13 @@ class Batch:
     fault: BackendFailed | None = None
     token: int = 0
     staged: bool = False
+    elements: int = 0
+
+    @property
+    def padding_elements(self) -> int:
+        """Of the same inputs, the elements that are executed only as padding: of dimensions, and of rows."""
+        specs = self.rules.signature.padded_inputs
+        return sum(self.inputs[spec.name].size for spec in specs if spec.name in self.inputs) - self.elements
 
     @property
     def rows(self) -> int:
@@ -183,6 +202,11 @@ class DataPlane(Protocol):
 
     def close(self, queue_id: int) -> None:
         """Admit nothing more to a queue; what is open still runs. Idempotent."""
+        ...
+
+    def fail(self, queue_id: int, reason: str) -> None:
+        """Close a queue whose device is lost, and end what has yet to reach it: with NotReady what waits, with DeviceLost what
+        is staged, which is counted with its batch. What executes ends with that. Idempotent."""
         ...
 
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:

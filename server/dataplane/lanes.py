@@ -17,10 +17,11 @@ Key = tuple[int, int, int]
 
 @dataclass(slots=True)
 class Lane:
-    """Tickets that may share a batch, most urgent first."""
+    """Tickets that may share a batch, most urgent first. `costs`: of their size class."""
 
     queue: "Queue"
     shape_key: object
+    costs: CostModel
     keys: list[Key] = field(default_factory=list)
     tickets: list[Ticket] = field(default_factory=list)
     rows: int = 0
@@ -29,10 +30,11 @@ class Lane:
 @dataclass(slots=True)
 class Queue:
     """One version's waiting tickets, by lane. `open` counts tickets that are admitted and not ended, `running` its batches
-    that run or are staged. `lead`: how much longer a batch takes that is not prepared while another one executes."""
+    that run or are staged. `costs` by size class. `lead`: how much longer a batch takes that is not prepared while another one
+    executes."""
 
     rules: QueueRules
-    costs: CostModel
+    costs: list[CostModel]
     cap_rows: int
     share: Share
     lanes: dict[object, Lane] = field(default_factory=dict)
@@ -46,8 +48,7 @@ class Queue:
 def backlog_ns(lane: Lane, tickets: int) -> int:
     """Predicted time of the first `tickets` tickets of a lane (rows by the lane's mean: exact when all are of one size)."""
     full, rest = divmod(tickets * lane.rows // len(lane.tickets), lane.queue.cap_rows)
-    costs = lane.queue.costs
-    return full * costs.predict_ns(lane.queue.cap_rows) + (costs.predict_ns(rest) if rest else 0)
+    return full * lane.costs.predict_ns(lane.queue.cap_rows) + (lane.costs.predict_ns(rest) if rest else 0)
 
 
 def prefix(lane: Lane, cap_rows: int) -> tuple[int, int]:
@@ -67,15 +68,15 @@ def ripe_at_ns(lane: Lane) -> int:
         return 0
     oldest_ns = min(ticket.arrival_ns for ticket in lane.tickets)
     tightest_ns = min(ticket.deadline_ns for ticket in lane.tickets)
-    return min(oldest_ns + delay_ns, tightest_ns - 2 * lane.queue.costs.predict_ns(lane.queue.cap_rows))
+    return min(oldest_ns + delay_ns, tightest_ns - 2 * lane.costs.predict_ns(lane.queue.cap_rows))
 
 
 def density(lane: Lane, now_ns: int) -> float:
     """Answers in time per ns of the device, if this lane goes next. (Requests, not rows: each caller waits for one.)"""
     queue = lane.queue
-    finish_ns = now_ns + queue.costs.predict_ns(min(lane.rows, queue.cap_rows))
+    finish_ns = now_ns + lane.costs.predict_ns(min(lane.rows, queue.cap_rows))
     level = lane.keys[0][0]
     doomed = bisect_left(lane.keys, (level, finish_ns, 0))
     tickets = min(len(lane.tickets) - doomed, max(queue.cap_rows * len(lane.tickets) // lane.rows, 1))
     rows = min(max(tickets * lane.rows // len(lane.tickets), 1), queue.cap_rows)
-    return tickets / max(queue.costs.predict_ns(rows), 1)
+    return tickets / max(lane.costs.predict_ns(rows), 1)

@@ -1,8 +1,9 @@
 """Which tickets run next on a device, which are refused, and when to look again. **Pure**: the oracle for every data plane.
 
 All queues of one device are planned together, because they share its one executor. Tickets whose rows can be concatenated
-(same version, same non-batch shapes) wait in one *lane*, sorted by (priority, due time, arrival order). A device runs as many
-batches at once as its version with the most instances has (`executors`), and holds one more staged where it has two *slots*.
+(same version, same non-batch shapes once padded) wait in one *lane*, sorted by (priority, due time, arrival order). A device
+runs as many batches at once as its version with the most instances has (`executors`), and holds one more staged where it has
+two *slots*.
 
 The rules, in order (PERFORMANCE.md says which simulations chose them; Nexus, SOSP 2019, for early drop):
 1. admission refuses at once what is predicted to finish after its deadline;
@@ -72,7 +73,7 @@ class Plan:
     """
 
     def __init__(self, delivery: Estimate, slots: int = 1, *, density: bool = False) -> None:
-        """`slots` 2: the next batch is gathered while one runs."""
+        """`slots` 2: the next batch is gathered while one runs; 3: and the answers of the one before are dealt out as well."""
         self.queues: dict[int, Queue] = {}
         self.executors = 1
         self._slots = slots
@@ -98,7 +99,7 @@ class Plan:
         if rules.queue_id in self.queues:
             raise ValueError(f"queue {rules.queue_id} is open already")
         cap = rules.buckets[-1] if rules.signature.max_batch else 1
-        costs = CostModel(rules.buckets, rules.costs_ns)
+        costs = [CostModel(rules.buckets, rules.class_costs_ns(size_class)) for size_class in range(rules.size_classes)]
         self.queues[rules.queue_id] = Queue(rules, costs, cap, Share(rules.share))
         self._count_executors()
 
@@ -124,15 +125,15 @@ class Plan:
             raise Expired("Request timeout expired")
         self._arrivals += 1
         key = (ticket.priority, ticket.due_ns, self._arrivals)
-        lane = queue.lanes.get(ticket.shape_key)
+        lane, costs = queue.lanes.get(ticket.shape_key), queue.costs[ticket.size_class]
         if queue.rules.early_drop and ticket.deadline_ns < NO_DEADLINE_NS and not self._density:
-            finish_ns, batch_rows = self._predict_finish(queue, lane, key, ticket.rows, now_ns)
+            finish_ns, batch_rows = self._predict_finish(queue, lane, costs, key, ticket.rows, now_ns)
             late_ns = finish_ns + self._delivery.predict_ns() - ticket.deadline_ns
-            if late_ns > 0 and not queue.costs.on_trial(batch_rows, now_ns):
-                queue.costs.refused(batch_rows, now_ns)
+            if late_ns > 0 and not costs.on_trial(batch_rows, now_ns):
+                costs.refused(batch_rows, now_ns)
                 raise Expired(f"Request timeout expired: predicted to finish {late_ns / 1e6:.3f} ms after its deadline")
         if lane is None:
-            lane = queue.lanes[ticket.shape_key] = Lane(queue, ticket.shape_key)
+            lane = queue.lanes[ticket.shape_key] = Lane(queue, ticket.shape_key, costs)
         # bisect and one memory move in C beat a heap here, and cancelling needs no tombstones
         index = bisect_left(lane.keys, key)
         lane.keys.insert(index, key)
@@ -155,7 +156,7 @@ class Plan:
         # a staged batch that may begin has its executor, though its thread may not have woken up yet
         staged = executing + self.beginning >= self.executors
         if staged:
-            if not self._keys or len(self._running) - executing >= self._slots - 1:
+            if not self._keys or len(self._running) - executing >= min(self._slots - 1, 1):
                 return Decision([], None, None)
             # as late as it can be: what arrives until then rides along
             ends_ns = [one.until_ns for one in self._running.values() if not one.staged]
@@ -211,17 +212,18 @@ class Plan:
             # one of several executors is a part of the device
             running.queue.share.use((now_ns - running.begun_ns) // self.executors, now_ns)
 
-    def observe(self, queue_id: int, rows: int, took_ns: int, features_ns: int, now_ns: int) -> None:
+    def observe(self, queue_id: int, rows: int, took_ns: int, features_ns: int, now_ns: int, *, size_class: int = 0) -> None:
         """Learn from a batch of `rows` rows that has ended now. `features_ns`: the part of its time that its features took."""
         queue = self.queues[queue_id]
+        costs = queue.costs[size_class]
         if self._slots > 1:
             # features of the next batch are found while one executes: what lies between two batches is the longer of both
             own_ns = took_ns - features_ns
             took_ns, lead_ns = max(own_ns, features_ns), min(own_ns, features_ns)
-            if queue.costs.on_trial(rows, now_ns - took_ns):
+            if costs.on_trial(rows, now_ns - took_ns):
                 queue.lead.at_most(Estimate(lead_ns))
             queue.lead.observe(lead_ns)
-        queue.costs.observe(rows, took_ns, now_ns)
+        costs.observe(rows, took_ns, now_ns)
 
     def _next_lane(self, now_ns: int, *, staged: bool) -> tuple[Lane | None, int | None]:
         """The lane that goes next, of those that need not wait; else when the first one will be ripe."""
@@ -267,15 +269,15 @@ class Plan:
         """The next batch of a lane; or None, when tickets had to be dropped and another lane may now be more urgent."""
         queue = lane.queue
         count, rows = (1, lane.tickets[0].rows) if queue.rules.decoupled else prefix(lane, queue.cap_rows)
-        predictive = queue.rules.early_drop and not queue.costs.on_trial(rows, now_ns)
-        took_ns, lead_ns = queue.costs.predict_ns(rows), queue.lead.predict_ns()
+        predictive = queue.rules.early_drop and not lane.costs.on_trial(rows, now_ns)
+        took_ns, lead_ns = lane.costs.predict_ns(rows), queue.lead.predict_ns()
         start_ns = max(self._free_at_ns(now_ns)[0], now_ns + lead_ns)
         finish_ns = start_ns + took_ns + self._delivery.predict_ns() if predictive else now_ns
         tickets = lane.tickets[:count]
         gone = [ticket for ticket in tickets if ticket.deadline_ns <= finish_ns]
         if gone:
             if any(ticket.deadline_ns > now_ns for ticket in gone):
-                queue.costs.refused(rows, now_ns)
+                lane.costs.refused(rows, now_ns)
             for ticket in gone:
                 self.withdraw(ticket)
             late.extend(gone)
@@ -302,7 +304,9 @@ class Plan:
         if not lane.tickets:
             del lane.queue.lanes[lane.shape_key]
 
-    def _predict_finish(self, queue: Queue, lane: Lane | None, key: Key, rows: int, now_ns: int) -> tuple[int, int]:
+    def _predict_finish(
+        self, queue: Queue, lane: Lane | None, costs: CostModel, key: Key, rows: int, now_ns: int
+    ) -> tuple[int, int]:
         """When a ticket with this key would be executed (the running batch, what is more urgent, then its own batch), and the
         rows of that batch.
         """
@@ -320,11 +324,11 @@ class Plan:
         free_ns = self._free_at_ns(now_ns)[: queue.rules.instances]
         free = [max(ns + ahead_ns // self.executors, soonest_ns) for ns in free_ns]
         if lane is None:
-            return free[0] + queue.costs.predict_ns(rows), rows
+            return free[0] + costs.predict_ns(rows), rows
         before = bisect_left(lane.keys, key)
         rows_before = before * lane.rows // len(lane.tickets)
         full, rest = divmod(rows_before, queue.cap_rows)
         rounds, odd = divmod(full, len(free))
-        start_ns = free[odd] + rounds * queue.costs.predict_ns(queue.cap_rows)
+        start_ns = free[odd] + rounds * costs.predict_ns(queue.cap_rows)
         own = min(queue.cap_rows, rest + lane.rows - rows_before + rows)
-        return start_ns + queue.costs.predict_ns(own), own
+        return start_ns + costs.predict_ns(own), own

@@ -91,6 +91,7 @@ class Ticket:
         "reply",
         "rows",
         "shape_key",
+        "size_class",
         "state",
     )
 
@@ -100,6 +101,7 @@ class Ticket:
         self.checked: CheckedRows | None = checked
         self.rows = checked.rows
         self.shape_key = checked.shape_key
+        self.size_class = checked.size_class
         self.nbytes = sum(map(held_bytes, checked.arrays.values()))
         self.reply = reply
         self.arrival_ns = arrival_ns

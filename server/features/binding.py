@@ -143,6 +143,8 @@ def _fitted(
 ) -> TensorSpec:
     """The model's input as features fill it, free dimensions fixed. Raises: LoadFailed where they cannot."""
     spec = model.input_names[name]
+    if spec.pad_to:
+        raise LoadFailed(f"the model's input '{name}' has pad_to, but features fill it: their sizes are fixed")
     made = [features.features[each] for each in taken[name]]
     for feature in made:
         what = f"the feature '{feature.name}' of '{features.view_of[feature.name].ref}'"

@@ -72,6 +72,11 @@ class FoundVersion(Protocol):
         """None for a bare model file."""
         ...
 
+    @property
+    def size_bytes(self) -> int:
+        """All its files together."""
+        ...
+
 
 class FoundModel(Protocol):
     """One model as the last scan saw it. `settings` is None where `problem` says that they could not be read."""

@@ -47,7 +47,7 @@ def _row(actual: Actual | None, found: FoundVersion | None) -> tuple[str, str]:
     if actual.state is State.READY:
         if problem:
             return actual.state, f"serves what was loaded before; on disk: {problem}"
-        return actual.state, f"serves what was loaded before: {actual.failure.reason}" if actual.failure else ""
+        return actual.state, f"serves what was loaded before: {actual.failure.reason}" if actual.failure else actual.reason
     if actual.state is State.UNAVAILABLE:
         return actual.state, problem or actual.reason
     return actual.state, ""

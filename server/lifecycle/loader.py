@@ -14,14 +14,17 @@ import numpy as np
 
 from server.backends.base import Backend, BackendFactory, DecoupledBackend, LoadTask
 from server.backends.first_answer import FirstAnswer
-from server.backends.instances import Instances
+from server.backends.instances import instances_of
 from server.core.clock import Clock
-from server.core.errors import LoadFailed, PodiumError
+from server.core.errors import DeviceLost, LoadFailed, PodiumError
+from server.core.padding import with_pad_sizes
+from server.core.placement import device_of
 from server.core.settings import ModelSettings, buckets_for
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
 from server.core.versions import VersionKey
 from server.features.interface import Features
+from server.lifecycle.accounts import Account, Accounts
 from server.lifecycle.found import FoundVersion, GoldenRef, Lease
 from server.lifecycle.replica import Loaded
 
@@ -34,6 +37,8 @@ TOKENIZER_FILE = "tokenizer.json"
 BindFeatures = Callable[[VersionKey, Path, ModelSettings, Signature], Features | None]
 """The features of a version, by its folder, its settings and its model's own signature; None where it was trained on none.
 Raises: LoadFailed where it was, and cannot have them."""
+
+_NONE_LOST: Mapping[str, str] = {}
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +61,7 @@ class Warm(Protocol):
     """`server.backends.warm.warm`."""
 
     def __call__(self, backend: Backend, buckets: Sequence[int], runs: int, clock: Clock, /) -> tuple[int, ...]:
-        """Run every bucket; the cost of each in ns, 0 where it could not be measured."""
+        """Run every bucket, of every size class; the cost of each in ns, 0 where it could not be measured."""
         ...
 
 
@@ -83,6 +88,8 @@ class _Progress:
     step: str = "lease"
     lease: Lease | None = field(default=None)
     opened: list[Backend] = field(default_factory=list)
+    account: Account | None = field(default=None)
+    device: str = ""
 
 
 class Loader:
@@ -91,6 +98,7 @@ class Loader:
     `backends` has a factory per name of `ModelSettings.backend`. `lease` keeps a folder from being pruned before anything of
     it is read, for as long as the version is in memory; without it nothing does. `bind_features` finds a version's features;
     without it versions are loaded as bare models, whatever they were trained on: what proves their files needs no store.
+    `accounts` reserves memory and keeps what was measured; without it neither is done.
     """
 
     def __init__(
@@ -105,6 +113,7 @@ class Loader:
         clock: Clock,
         lease: Callable[[Path], Lease] | None = None,
         bind_features: BindFeatures | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         self._verify = verify
         self._backends = backends
@@ -115,37 +124,55 @@ class Loader:
         self._clock = clock
         self._lease = lease
         self._bind_features = bind_features
+        self._accounts = accounts
+        self._abandoned: list[Backend] = []
 
-    def load(self, found: FoundVersion, settings: ModelSettings) -> Loaded:
-        """Lease, verify, open, bind features, read labels, warm every batch bucket, compare golden examples.
+    def load(self, found: FoundVersion, settings: ModelSettings, lost: Mapping[str, str] = _NONE_LOST) -> Loaded:
+        """Lease, verify, reserve memory, open, bind features, read labels, warm every batch bucket, compare golden examples,
+        measure.
 
         Warm-up and golden examples are of the model itself, with its own inputs.
 
-        Raises: LoadFailed with the step that failed and why; nothing stays open or leased.
+        `lost`: devices that nothing can be loaded on in this process, and why. They are not touched.
+
+        Raises: LoadFailed with the step that failed and why; nothing stays open or leased, except what is on a lost device:
+        freeing it could hang or end the process, whose end frees it.
         """
         progress = _Progress()
         try:
-            return self._load(found, settings, progress)
+            return self._load(found, settings, progress, lost)
         except Exception as error:
-            for backend in progress.opened:
-                _close(found, backend)
+            device_lost = progress.device if isinstance(error, DeviceLost) else ""
+            if device_lost:
+                self._abandoned += progress.opened
+            else:
+                _give_back(found, progress)
             if progress.lease is not None:
                 progress.lease.release()
             # what is not in the words of the domain is at least named by its type
             why = str(error) if isinstance(error, PodiumError) else f"{type(error).__name__}: {error}"
-            raise LoadFailed(f"{progress.step}: {why}") from error
+            raise LoadFailed(f"{progress.step}: {why}", device_lost) from error
 
-    def _load(self, found: FoundVersion, settings: ModelSettings, progress: _Progress) -> Loaded:
+    def _load(self, found: FoundVersion, settings: ModelSettings, progress: _Progress, lost: Mapping[str, str]) -> Loaded:
         if self._lease is not None:
             progress.lease = self._lease(found.folder)
         progress.step = "verify digests"
         self._verify(found)
         progress.step = "choose backend"
-        open_backend = self._backend_for(found.folder, settings)
+        name, open_backend = self._backend_for(found.folder, settings)
+        executes = _executes(name, found.folder, settings)
+        progress.device = device_of(executes, settings)
+        if progress.device in lost:
+            raise DeviceLost(f"{lost[progress.device]}: only a new process can use it again")
+        progress.step = "reserve memory"
+        if self._accounts is not None:
+            progress.account = self._accounts.open(found, settings, executes)
         progress.step = "open"
         task = LoadTask(found.key, found.folder, settings)
         for _ in range(settings.instances):
             progress.opened.append(open_backend(task))
+        for member in progress.opened:
+            member.signature = with_pad_sizes(member.signature, settings.inputs)
         tried = [_as_one_answer(member, settings) for member in progress.opened]
         progress.step = "features"
         signature = progress.opened[0].signature
@@ -156,6 +183,8 @@ class Loader:
         labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
         progress.step = "warm up"
         buckets = buckets_for(signature.max_batch, settings.batching)
+        for member in progress.opened:
+            getattr(member, "prepare", _nothing)(buckets)
         for member in tried:
             costs_ns = self._warm(member, buckets, settings.warmup.runs, self._clock)
         progress.step = "golden examples"
@@ -163,10 +192,15 @@ class Loader:
         if golden is not None:
             for member in tried:
                 self._prove(member, found.folder, golden)
-        backend = progress.opened[0] if settings.instances == 1 else Instances(progress.opened)
-        return Loaded(backend, buckets, costs_ns, labels, progress.lease, features)
+        backend = progress.opened[0] if settings.instances == 1 else instances_of(progress.opened)
+        progress.step = "measure"
+        account = progress.account
+        if self._accounts is not None and account is not None:
+            self._accounts.settle(account, backend, buckets, costs_ns[-len(buckets) :])  # of the largest size
+        reservation = None if account is None else account.reservation
+        return Loaded(backend, buckets, costs_ns, labels, progress.lease, features, reservation)
 
-    def _backend_for(self, folder: Path, settings: ModelSettings) -> BackendFactory:
+    def _backend_for(self, folder: Path, settings: ModelSettings) -> tuple[str, BackendFactory]:
         name: str | None = settings.backend
         if name is None and (folder / TOKENIZER_FILE).is_file():
             name = "text"
@@ -178,7 +212,7 @@ class Loader:
             name = MODEL_FILES[present[0]]
         if name not in self._backends:
             raise LoadFailed(f"backend '{name}' is not part of this installation")
-        return self._backends[name]
+        return name, self._backends[name]
 
     def _prove(self, backend: Backend, folder: Path, golden: GoldenRef) -> None:
         examples = self._load_golden(folder / golden.file)
@@ -195,6 +229,35 @@ def _as_one_answer(backend: Backend, settings: ModelSettings) -> Backend:
     if not callable(getattr(backend, "stream", None)):
         raise LoadFailed(f"'decoupled' is set, but a model of platform '{backend.platform}' gives each request one answer")
     return FirstAnswer(cast(DecoupledBackend, backend))
+
+
+def _executes(name: str, folder: Path, settings: ModelSettings) -> str:
+    """The backend that has a device: of texts, the one of the model file beside the tokenizer."""
+    if name != "text":
+        return name
+    if settings.text.backend is not None:
+        return settings.text.backend
+    return next((backend for file, backend in MODEL_FILES.items() if (folder / file).is_file()), name)
+
+
+def _nothing(buckets: Sequence[int]) -> None:
+    """What most backends get ready with."""
+
+
+def _give_back(found: FoundVersion, progress: _Progress) -> None:
+    """Close what a load that failed has opened, and return its memory."""
+
+    def close() -> None:
+        for backend in progress.opened:
+            _close(found, backend)
+
+    account = progress.account
+    if account is None or account.reservation is None:
+        close()
+        return
+    unreturned = account.reservation.release(close)
+    if unreturned:
+        _log.warning("%s: its failed load left %d bytes of %s in use", found.key, unreturned, account.device)
 
 
 def _close(found: FoundVersion, backend: Backend) -> None:

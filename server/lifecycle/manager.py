@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 
 from server.core.clock import NS_PER_S, Clock, monotonic_ns
-from server.core.errors import LoadFailed, NotReady, PodiumError, RegistryError, ShuttingDown
+from server.core.errors import DeviceLost, LoadFailed, NotReady, PodiumError, ShuttingDown
 from server.core.settings import ModelSettings
-from server.core.versions import State, VersionKey
+from server.core.versions import VersionKey
 from server.dataplane.interface import DataPlane
 from server.lifecycle.commands import Command, at_rest, not_polled, outcome
-from server.lifecycle.found import FoundModel, Given, Source
+from server.lifecycle.found import Given, Source
 from server.lifecycle.index import IndexRow, index_rows
 from server.lifecycle.loader import Loader
 from server.lifecycle.metrics import Metrics
@@ -37,18 +37,17 @@ from server.lifecycle.policy import (
     next_action,
 )
 from server.lifecycle.published import Published
+from server.lifecycle.readiness import dead_problems, start_problems
 from server.lifecycle.replica import Replica, queue_rules, replica_of
 from server.lifecycle.retirement import Retirement
+from server.lifecycle.scans import Scans
 from server.lifecycle.table import Table
 from server.lifecycle.watching import watch
 from server.lifecycle.wishes import Wishes
 
-ALL_MODELS = "*"
-
 _QUIESCE_S = 5.0
 """How long an unload waits for running requests before the loop turns to other work, to come back every `_REVISIT_S`."""
 _REVISIT_S = 0.1
-_RETRY_SCAN_NS = NS_PER_S
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +55,9 @@ _log = logging.getLogger(__name__)
 class Manager:
     """Owns every version of every model. Public methods may be called from any thread.
 
-    `initial` names the models that `explicit` mode loads at start ("*": all). `changes` yields whenever files may have
-    changed, until the event is set; without it only `wake` makes the manager look.
+    `initial` names the models that `explicit` mode loads at start ("*": all); with `again` it loads these instead, as `asked`
+    said in the life of the process before. `changes` yields whenever files may have changed, until the event is set; without it
+    only `wake` makes the manager look.
     """
 
     def __init__(
@@ -69,22 +69,24 @@ class Manager:
         metrics: Metrics,
         mode: ControlMode = "poll",
         initial: Sequence[str] = (),
+        again: Mapping[str, ModelSettings | None] | None = None,
         settle_s: float = 1.0,
         clock: Clock = monotonic_ns,
         changes: Callable[[threading.Event], Iterator[None]] | None = None,
         on_change: Callable[[], None] = lambda: None,
         on_publish: Callable[[Published], None] = lambda published: None,
+        on_device_lost: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        self._source = source
         self._loader = loader
         self._plane = plane
         self._metrics = metrics
         self._mode: ControlMode = mode
-        self._initial = tuple(initial)
-        self._settle_ns = int(settle_s * NS_PER_S)
+        self._scans = Scans(source, int(settle_s * NS_PER_S), clock)
         self._clock = clock
         self._on_change = on_change
+        self._on_device_lost = on_device_lost
         self._table = Table(metrics, on_publish)
+        self._table.start(True)
         self._retirement = Retirement(self._table, plane, metrics, clock)
         self._queue_ids = count(1)
         # guarded by the condition
@@ -95,16 +97,12 @@ class Manager:
         self._closed_because = ""
         self._stop_deadline_ns = 0
         # written by the manager's thread by one reference assignment each, read by others
-        self._found: Mapping[str, FoundModel] = {}
         self._wanted: Mapping[VersionKey, Desired] = {}
         self._missing: Mapping[str, str] = {}
-        self._scan_problem = ""
         self._initial_done = False
         # the manager's thread alone
-        self._wishes = Wishes()
+        self._wishes = Wishes(initial, again)
         self._pending: list[Command] = []
-        self._rescan_at_ns: int | None = None
-        self._first_scan_ns: int | None = None
         self._stop_event = threading.Event()
         self._threads = [threading.Thread(target=self._run, name="podium-lifecycle", daemon=True)]
         if changes is not None:
@@ -171,32 +169,48 @@ class Manager:
         if self._retirement.bury(replica, reason):
             _log.error("%s: its backend is dead: %s", replica.key, reason)
             self._on_change()
-            with self._condition:
-                self._look_again = True
-                self._condition.notify_all()
+            self._look()
+
+    def lose_device(self, device: str, why: str) -> None:
+        """Nothing can execute on a device any more, in this process: every version on it is out of service when this returns,
+        and what waited for it is answered. Nothing is loaded on it again. Idempotent.
+        """
+        reason = f"device '{device}' is lost: {why}"
+        if self._retirement.lose(device, reason, self._on_change):
+            _log.error("%s", reason)
+            self._look()
+            self._on_device_lost(reason)
+
+    def _look(self) -> None:
+        with self._condition:
+            self._look_again = True
+            self._condition.notify_all()
+
+    @property
+    def lost(self) -> Mapping[str, str]:
+        """Devices that nothing can be executed on any more, and why."""
+        return self._table.lost
+
+    @property
+    def asked(self) -> Mapping[str, ModelSettings | None]:
+        """What Loads stand that are from the repository, and the settings that replace the model's own."""
+        return self._wishes.from_repository
 
     def ready_problems(self) -> list[str]:
         """Why this server should not be sent requests; empty when it should."""
-        problems = [self._closed_because] if self._closed_because else []
-        if not self._initial_done:
-            problems.append("the initial load has not finished")
-            if self._scan_problem:
-                problems.append(self._scan_problem)
-        problems.extend(self._missing.values())
-        wanted = self._wanted
-        for key, state in sorted(self._table.actual().items()):
-            if state.state is not State.READY and state.failure is not None and state.failure.dead and key in wanted:
-                problems.append(f"{key}: its backend is dead: {state.failure.reason}")
-        return problems
+        closed = [self._closed_because] if self._closed_because else []
+        start = () if self._initial_done else start_problems(self._scans.problem)
+        dead = dead_problems(self.lost, self._wanted.keys(), self._table.actual())
+        return [*closed, *start, *self._missing.values(), *dead]
 
     def settings_on_disk(self, model: str) -> ModelSettings:
         """What the last scan read from a model's `model.toml`; the defaults for an unknown model."""
-        found = self._found.get(model)
+        found = self._scans.found.get(model)
         return ModelSettings() if found is None or found.settings is None else found.settings
 
     def index(self) -> list[IndexRow]:
         """Every version on disk or in memory, with its state and the reason for it."""
-        return index_rows({**self._found, **self._wishes.given}, self._table.actual())
+        return index_rows({**self._scans.found, **self._wishes.given}, self._table.actual())
 
     def _ask(self, command: Command, timeout_s: float | None) -> None:
         refusal: PodiumError | None = None
@@ -239,7 +253,7 @@ class Manager:
         self._scan_if_due()
         self._accept()
         actual = self._table.actual()
-        self._wanted = desired(self._found, self._mode, self._wishes.current(), actual, self.published.defaults)
+        self._wanted = desired(self._scans.found, self._mode, self._wishes.current(), actual, self.published.defaults)
         if self._answer(actual):
             return  # what is wanted may have changed
         action = next_action(self._wanted, actual, self._clock())
@@ -258,43 +272,24 @@ class Manager:
                 self._sleep(action)
 
     def _scan_if_due(self) -> None:
-        due = self._rescan_at_ns is not None and self._clock() >= self._rescan_at_ns
         with self._condition:
-            due, self._scan_wanted = due or self._scan_wanted, False
+            due, self._scan_wanted = self._scans.due or self._scan_wanted, False
         if due:
             self._scan()
 
     def _scan(self) -> None:
-        now_ns = self._clock()
-        self._rescan_at_ns = None
-        try:
-            self._found = self._source.scan()
-        except (OSError, RegistryError) as error:
-            # what was found before still holds: a repository out of reach unloads nothing
-            self._scan_problem = (
-                f"the repository cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-            )
-            _log.warning("%s", self._scan_problem)
-            self._rescan_at_ns = now_ns + _RETRY_SCAN_NS
+        if not self._scans.scan(wait_for_files=self._mode == "poll"):
             return
-        self._scan_problem = ""
-        if self._first_scan_ns is None:
-            self._first_scan_ns = now_ns
-            if self._mode == "explicit":
-                self._missing = self._wishes.ask_all(self._found if ALL_MODELS in self._initial else self._initial, self._found)
-                for problem in self._missing.values():
-                    _log.error("%s", problem)
-        if self._mode == "poll" and self._unsettled():
-            self._rescan_at_ns = now_ns + self._settle_ns
+        if self._mode == "explicit" and not self._wishes.begun:
+            self._missing = self._wishes.begin(self._scans.found)
+            for problem in self._missing.values():
+                _log.error("%s", problem)
         self._tell_table()
 
-    def _unsettled(self) -> bool:
-        return any(not version.settled for model in self._found.values() for version in model.versions.values())
-
     def _tell_table(self) -> None:
-        models = [*self._found.values(), *self._wishes.given.values()]
+        models = [*self._scans.found.values(), *self._wishes.given.values()]
         on_disk = {VersionKey(model.name, version) for model in models for version in model.versions}
-        polled = {name: model.aliases for name, model in self._found.items()}
+        polled = {name: model.aliases for name, model in self._scans.found.items()}
         self._table.know(polled if self._mode == "poll" else self._wishes.aliases(), on_disk)
 
     def _accept(self) -> None:
@@ -311,10 +306,10 @@ class Manager:
                 self._wishes.ask(given.found, command.settings, given, self._table.actual())
             elif command.load:
                 self._scan()
-                model = self._found.get(name)
-                if self._scan_problem or model is None or model.problem is not None:
+                model = self._scans.found.get(name)
+                if self._scans.problem or model is None or model.problem is not None:
                     self._pending.remove(command)
-                    command.answer(LoadFailed(not_polled(name, model, self._scan_problem)))
+                    command.answer(LoadFailed(not_polled(name, model, self._scans.problem)))
                     continue
                 self._wishes.ask(model, command.settings, None, self._table.actual())
             else:
@@ -339,20 +334,21 @@ class Manager:
         self._table.loading(key)
         begun_ns = self._clock()
         try:
-            loaded = self._loader.load(serve.found, serve.settings)
+            loaded = self._loader.load(serve.found, serve.settings, self.lost)
         except LoadFailed as error:
-            now_ns = self._clock()
-            _log.warning("%s: loading failed: %s", key, error)
-            previous = self._table.actual()[key].failure
-            self._table.load_failed(key, failed(previous, identity(serve), now_ns, str(error)))
-            self._metrics.record_load(key, (now_ns - begun_ns) / NS_PER_S, ok=False)
+            self._not_brought(key, serve, begun_ns, error)
             return
         recorder = self._metrics.add(key)
         recorder.hold_memory(loaded.backend.memory_bytes())
         replica = replica_of(next(self._queue_ids), serve, loaded, recorder)
         # the queue is there before anybody can find the replica
         self._plane.open(queue_rules(replica))
-        old = self._table.ready(replica, identity(serve))
+        try:
+            old = self._table.ready(replica, identity(serve))
+        except DeviceLost as error:
+            self._retirement.leave(replica)
+            self._not_brought(key, serve, begun_ns, LoadFailed(str(error), replica.device))
+            return
         seconds = (self._clock() - begun_ns) / NS_PER_S
         self._metrics.record_load(key, seconds, ok=True)
         _log.info("%s: READY on %s after %.3f s", key, replica.device, seconds)
@@ -360,20 +356,28 @@ class Manager:
             self._retirement.leave(old)
             self._retirement.close_idle(_QUIESCE_S)
 
+    def _not_brought(self, key: VersionKey, serve: Serve, begun_ns: int, error: LoadFailed) -> None:
+        now_ns = self._clock()
+        _log.warning("%s: loading failed: %s", key, error)
+        previous = self._table.actual()[key].failure
+        dead = bool(error.device_lost)
+        self._table.load_failed(key, failed(previous, identity(serve), now_ns, str(error), dead=dead))
+        self._metrics.record_load(key, (now_ns - begun_ns) / NS_PER_S, ok=False)
+        if dead:
+            self.lose_device(error.device_lost, str(error))
+
     def _end_initial(self, action: Action) -> None:
         """The initial load is over when nothing is left to do; files that never settle hold it up for two periods."""
-        if self._initial_done or self._first_scan_ns is None or isinstance(action, WaitUntil):
-            return
-        waited_ns = self._clock() - self._first_scan_ns
-        if self._mode == "poll" and self._unsettled() and waited_ns < 2 * self._settle_ns:
+        if self._initial_done or isinstance(action, WaitUntil) or self._scans.awaits_files(wanted=self._mode == "poll"):
             return
         self._initial_done = True
+        self._table.start(False)
         _log.info("the initial load has finished")
 
     def _sleep(self, action: Action) -> None:
         instants = [action.ns] if isinstance(action, WaitUntil) else []
-        if self._rescan_at_ns is not None:
-            instants.append(self._rescan_at_ns)
+        if self._scans.again_at_ns is not None:
+            instants.append(self._scans.again_at_ns)
         timeout_s = max(0, min(instants) - self._clock()) / NS_PER_S if instants else None
         if len(self._retirement):
             timeout_s = _REVISIT_S if timeout_s is None else min(timeout_s, _REVISIT_S)

@@ -72,7 +72,7 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class Actual:
     """One version as it is. `identity` is what is in memory (READY only); `failure` may stand beside a READY version
-    whose reload failed.
+    whose reload failed. `reason`: why it is not READY; of one that is, what its operator should know.
     """
 
     state: State
@@ -130,12 +130,12 @@ def in_service(found: FoundModel, actual: Mapping[VersionKey, Actual]) -> bool:
     return any(served.get(version.key) == version.stamp for version in found.versions.values())
 
 
-def failed(previous: Failure | None, target: Identity, now_ns: int, reason: str) -> Failure:
-    """The failure after one more failed attempt; the waiting time doubles up to `LONGEST_BACKOFF_NS`."""
+def failed(previous: Failure | None, target: Identity, now_ns: int, reason: str, *, dead: bool = False) -> Failure:
+    """The failure after one more failed attempt; the waiting time doubles up to `LONGEST_BACKOFF_NS`. `dead`: its device is."""
     count = previous.count + 1 if previous is not None and previous.identity == target else 1
     # the exponent is bounded so that the shift stays a small number
     backoff_ns = min(FIRST_BACKOFF_NS << min(count - 1, 16), LONGEST_BACKOFF_NS)
-    return Failure(target, count, now_ns + backoff_ns, reason)
+    return Failure(target, count, now_ns + backoff_ns, reason, dead)
 
 
 def desired(

@@ -6,7 +6,7 @@ consistent instant. It never changes after it is made.
 
 import re
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.core.errors import InvalidRequest, NotFound, NotReady
 from server.core.versions import State, VersionKey
@@ -19,7 +19,11 @@ _LONGEST = 2**63
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """READY replicas by every name a caller may use. `defaults` is the version that answers where none is named."""
+    """READY replicas by every name a caller may use. `defaults` is the version that answers where none is named.
+
+    `_dead`: models with a version whose backend is dead, and why: it comes back with the next process. `_starting`: versions
+    are still being brought into service for the first time. Who asks for either is told to try again.
+    """
 
     _named: Mapping[tuple[str, str], Replica]
     _states: Mapping[VersionKey, State]
@@ -27,6 +31,8 @@ class Published:
     _models: Set[str]
     defaults: Mapping[str, int]
     ready: Mapping[VersionKey, Replica]
+    _dead: Mapping[str, str] = field(default_factory=dict)
+    _starting: bool = False
 
     def lookup(self, model: str, version: str) -> Replica:
         """The replica that answers this call. `version` is a number, an alias of the model, or "" for the default.
@@ -37,15 +43,20 @@ class Published:
         if replica is not None:
             return replica
         if model not in self._models:
+            if self._starting and not self._models:
+                raise NotReady(f"Request for unknown model: '{model}' is not at ready state: the server is starting")
             raise NotFound(f"Request for unknown model: '{model}' is not found")
         if not version:
+            if self._starting or model in self._dead:
+                why = self._dead.get(model, "the server is starting")
+                raise NotReady(f"Request for unknown model: '{model}' is not at ready state: {why}")
             raise NotFound(f"Request for unknown model: '{model}' has no available versions")
         aliased = None if _INTEGER.fullmatch(version) else self._aliases.get(model, {}).get(version)
         number = parse_version(version) if aliased is None else aliased
         replica = self.ready.get(VersionKey(model, number))
         if replica is not None:
             return replica  # "007" or "+7": not how the table writes it, but a number all the same
-        if VersionKey(model, number) in self._states:
+        if self._starting or VersionKey(model, number) in self._states:
             raise NotReady(f"Request for unknown model: '{model}' version {number} is not at ready state")
         raise NotFound(f"Request for unknown model: '{model}' version {number} is not found")
 
@@ -67,11 +78,15 @@ def publish(
     states: Mapping[VersionKey, State],
     aliases: Mapping[str, Mapping[str, int]],
     before: Published,
+    dead: Mapping[str, str] | None = None,
+    *,
+    starting: bool = False,
 ) -> Published:
     """The table for this instant.
 
     `states` names every version that is not a stranger, `aliases` every model that is not one. The default of a model is
     its champion; while the champion is not READY, what was the default before; failing that, the highest READY version.
+    `dead`, `starting`: see `Published`.
     """
     named: dict[tuple[str, str], Replica] = {}
     highest: dict[str, int] = {}
@@ -94,7 +109,7 @@ def publish(
             # a number is always a version, whatever somebody called an alias
             if aliased is not None and alias and not _INTEGER.fullmatch(alias):
                 named[model, alias] = aliased
-    return Published(named, dict(states), aliases, known, defaults, dict(ready))
+    return Published(named, dict(states), aliases, known, defaults, dict(ready), dict(dead or {}), starting)
 
 
 def parse_version(version: str) -> int:

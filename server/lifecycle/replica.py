@@ -16,6 +16,7 @@ from server.dataplane.interface import QueueRules, plain_arrays
 from server.features.interface import Features
 from server.lifecycle.cache import AnswerCache
 from server.lifecycle.found import Lease
+from server.lifecycle.ledger import Reservation
 from server.lifecycle.policy import Serve
 
 
@@ -29,18 +30,20 @@ class Loaded:
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lease: Lease | None = None
     features: Features | None = None
+    reservation: Reservation | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replica:
     """One version in memory on one device. Compared by identity: a reload of the same version is another replica.
 
-    Units: `buckets` in rows, ascending; `costs_ns` per bucket, 0 where it was not measured. `labels` by output,
-    then by index.
+    Units: `buckets` in rows, ascending; `costs_ns` per bucket, 0 where it was not measured; of each size class in turn.
+    `labels` by output, then by index.
     Ownership: `backend` is the engine thread's until the queue `queue_id` is idle, then the lifecycle closes it.
     `recorder` is the telemetry's recorder of this version, the same before and after a reload. `cache` (None: the model has
     none) is the door's, and goes with the replica: what another load would answer is not known from it. `lease` on the
     version's folder is released once the backend is closed. With `features`, `signature` is theirs: what callers bring.
+    `reservation`: what it holds of its device's memory, released as the backend is closed; None where the device does not tell.
     """
 
     queue_id: int
@@ -57,6 +60,13 @@ class Replica:
     cache: AnswerCache | None = None
     lease: Lease | None = None
     features: Features | None = None
+    reservation: Reservation | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How the backend executes it, where that is not a matter of course."""
+        told: tuple[str, ...] = getattr(self.backend, "notes", tuple)()
+        return told
 
 
 def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Replica:
@@ -76,6 +86,7 @@ def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Re
         cache=AnswerCache(serve.settings.cache.max_bytes) if serve.settings.cache.max_bytes else None,
         lease=loaded.lease,
         features=loaded.features,
+        reservation=loaded.reservation,
     )
 
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 
+from server.core.errors import DeviceLost
 from server.core.versions import State, VersionKey, advance
 from server.lifecycle.metrics import Metrics
 from server.lifecycle.policy import Actual, Failure, Identity
@@ -29,12 +30,22 @@ class Table:
         self._actual: dict[VersionKey, Actual] = {}
         self._replicas: dict[VersionKey, Replica] = {}
         self._aliases: Mapping[str, Mapping[str, int]] = {}
+        self._starting = False
         self.published: Published = EMPTY
+        self.lost: Mapping[str, str] = {}
+        """Devices that nothing can be executed on any more, and why. Replaced as a whole, so any thread may read it."""
 
     def actual(self) -> dict[VersionKey, Actual]:
         """Every known version as it is now: a copy."""
         with self._lock:
             return dict(self._actual)
+
+    def start(self, starting: bool) -> None:
+        """Whether versions are still being brought into service for the first time: until then, who asks for one that is not
+        there is told to wait."""
+        with self._lock:
+            self._starting = starting
+            self._publish()
 
     def know(self, aliases: Mapping[str, Mapping[str, int]], on_disk: Set[VersionKey]) -> None:
         """Take over the models' aliases, and forget versions that are neither in memory nor on disk."""
@@ -71,9 +82,11 @@ class Table:
 
     def ready(self, replica: Replica, identity: Identity) -> Replica | None:
         """Publish a replica whose queue is open and whose metrics were added. Returns the one it replaces, which nobody
-        finds any more.
+        finds any more. Raises: DeviceLost where its device was lost meanwhile; then nothing has changed.
         """
         with self._lock:
+            if replica.device in self.lost:
+                raise DeviceLost(self.lost[replica.device])
             state = self._actual[replica.key].state
             if state is State.UNAVAILABLE:
                 state = advance(state, State.LOADING)  # the old replica died while this one was loaded
@@ -81,7 +94,7 @@ class Table:
                 advance(state, State.READY)
             old = self._replicas.get(replica.key)
             self._replicas[replica.key] = replica
-            self._actual[replica.key] = Actual(State.READY, identity)
+            self._actual[replica.key] = Actual(State.READY, identity, reason="; ".join(replica.notes))
             self._metrics.mark_ready(replica.key, True)
             self._publish()
             return old
@@ -97,11 +110,11 @@ class Table:
                 self._publish()
             return replica
 
-    def unloaded(self, key: VersionKey) -> None:
-        """The replica that left is closed, its memory given back."""
+    def unloaded(self, key: VersionKey, remark: str = "") -> None:
+        """The replica that left is closed, its memory given back, or as much of it as `remark` says."""
         with self._lock:
             state = self._actual[key]
-            self._actual[key] = replace(state, state=advance(state.state, State.UNAVAILABLE), reason="unloaded")
+            self._actual[key] = replace(state, state=advance(state.state, State.UNAVAILABLE), reason=f"unloaded{remark}")
             self._publish()
 
     def dead(self, replica: Replica, reason: str) -> bool:
@@ -109,17 +122,37 @@ class Table:
         with self._lock:
             if self._replicas.get(replica.key) is not replica:
                 return False
-            del self._replicas[replica.key]
-            state = self._actual[replica.key]
-            # what is READY has an identity
-            failure = Failure(state.identity, 1, 0, reason, dead=True) if state.identity is not None else None
-            self._actual[replica.key] = Actual(advance(state.state, State.UNAVAILABLE), None, failure, reason)
-            self._metrics.mark_ready(replica.key, False)
+            self._bury(replica, reason)
             self._publish()
             return True
 
+    def lose(self, device: str, reason: str) -> list[Replica] | None:
+        """Nothing can be executed on a device any more: every replica on it leaves READY in one step, and none becomes READY
+        on it again. Returns them; None if that was known.
+        """
+        with self._lock:
+            if device in self.lost:
+                return None
+            self.lost = {**self.lost, device: reason}
+            gone = [replica for replica in self._replicas.values() if replica.device == device]
+            for replica in gone:
+                self._bury(replica, reason)
+            self._publish()
+            return gone
+
+    def _bury(self, replica: Replica, reason: str) -> None:
+        del self._replicas[replica.key]
+        state = self._actual[replica.key]
+        # what is READY has an identity
+        failure = Failure(state.identity, 1, 0, reason, dead=True) if state.identity is not None else None
+        self._actual[replica.key] = Actual(advance(state.state, State.UNAVAILABLE), None, failure, reason)
+        self._metrics.mark_ready(replica.key, False)
+
     def _publish(self) -> None:
         states = {key: state.state for key, state in self._actual.items()}
-        published = publish(self._replicas, states, self._aliases, self.published)
+        coming = {
+            key.model: state.failure.reason for key, state in self._actual.items() if state.failure and state.failure.dead
+        }
+        published = publish(self._replicas, states, self._aliases, self.published, coming, starting=self._starting)
         self._on_publish(published)
         self.published = published

@@ -14,6 +14,8 @@ from server.lifecycle.commands import not_polled
 from server.lifecycle.found import FoundModel, Given
 from server.lifecycle.policy import Actual, Wish, in_service
 
+ALL_MODELS = "*"
+
 
 @dataclass(slots=True)
 class _Held:
@@ -32,12 +34,18 @@ class _Held:
 class Wishes:
     """Wishes by model. Owns every `Given` it was handed.
 
-    `given` are the models that are served from given files: replaced as a whole, so any thread may read it.
+    `given` are the models that are served from given files, `from_repository` the settings of the others, None where they are
+    the model's own: replaced as a whole, so any thread may read them. `begun`: what is wanted from the start was asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, initial: Iterable[str] = (), again: Mapping[str, ModelSettings | None] | None = None) -> None:
+        """`initial` names what is wanted from the start ("*": all); with `again` it is these instead, some with settings."""
+        self._initial = tuple(initial if again is None else again)
+        self._again = again or {}
+        self.begun = False
         self._held: dict[str, _Held] = {}
         self.given: Mapping[str, FoundModel] = {}
+        self.from_repository: Mapping[str, ModelSettings | None] = {}
 
     def current(self) -> dict[str, Wish]:
         """What should be served, on probation or not."""
@@ -68,13 +76,17 @@ class Wishes:
         self._held[name] = _Held(Wish(found, settings, elsewhere), given, before, proven=not elsewhere)
         self._show()
 
-    def ask_all(self, names: Iterable[str], found: Mapping[str, FoundModel]) -> dict[str, str]:
-        """A Load of each of these models, as `found`. Returns what is wrong with those that cannot be loaded."""
+    def begin(self, found: Mapping[str, FoundModel]) -> dict[str, str]:
+        """A Load of everything that is wanted from the start, as `found`. Returns what is wrong with models that cannot be
+        loaded.
+        """
+        self.begun = True
+        names = found if ALL_MODELS in self._initial else self._initial
         missing: dict[str, str] = {}
         for name in names:
             model = found.get(name)
             if model is not None and model.problem is None:
-                self.ask(model)
+                self.ask(model, self._again.get(name))
             else:
                 missing[name] = not_polled(name, model)
         return missing
@@ -111,3 +123,4 @@ class Wishes:
 
     def _show(self) -> None:
         self.given = {name: held.wish.found for name, held in self._held.items() if held.given is not None}
+        self.from_repository = {name: held.wish.settings for name, held in self._held.items() if held.given is None}

@@ -17,6 +17,9 @@ INCOMING_PREFIX = ".incoming-"
 PRUNED_PREFIX = ".pruned-"
 """How the hidden folder of a version that is being removed begins."""
 
+MEASURED_FOLDER = ".measured"
+"""The hidden folder of a model in which what loads have measured of its versions is kept."""
+
 _MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)
 # 18 digits stay inside int64, which is what a version is on the wire; "01" would be a second spelling of 1

@@ -8,7 +8,7 @@ folder, which the next prune of the model removes. Never removes what it cannot 
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from server.registry.environment import current_user
 from server.registry.keeping import Rules, Shelf, reasons_to_keep
 from server.registry.lease import Hold, hold
 from server.registry.manifest import MANIFEST_FILE
-from server.registry.names import PRUNED_PREFIX, Pruned
+from server.registry.names import MEASURED_FOLDER, PRUNED_PREFIX, Pruned
 from server.registry.source import FoundModel, FoundVersion, LocalDirectory
 
 JOURNAL_FILE = "pruned.log"
@@ -123,6 +123,9 @@ def _hide(model: FoundModel, version: int) -> Path:
     path = model.folder / f"{PRUNED_PREFIX}{version}-{secrets.token_hex(8)}"
     found.folder.rename(path)
     sync_folder(model.folder)
+    # what was measured of it says nothing of another version: it goes with its files
+    with suppress(OSError):
+        (model.folder / MEASURED_FOLDER / str(version)).rename(path / MEASURED_FOLDER)
     return path
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from watchfiles import watch
 
-from server.registry.names import INCOMING_PREFIX, PRUNED_PREFIX
+from server.registry.names import INCOMING_PREFIX, MEASURED_FOLDER, PRUNED_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def changes(root: Path, stop: threading.Event, rescan_s: float) -> Iterator[None
 
     The first yield closes the gap: what changed between an earlier scan and the start of the watch is seen by the scan
     that follows it. Ends soon after `stop` is set. Changes inside a version that is still being registered count only
-    once it is there, and those inside one that was taken away not at all.
+    once it is there, those inside one that was taken away not at all, nor does what a load has measured.
 
     Ownership: one thread iterates, any may set `stop`.
     """
@@ -54,4 +54,6 @@ def changes(root: Path, stop: threading.Event, rescan_s: float) -> Iterator[None
 
 
 def _visible(path: str, root: Path) -> bool:
-    return not any(part.startswith((INCOMING_PREFIX, PRUNED_PREFIX)) for part in Path(path).parts[len(root.parts) :])
+    return not any(
+        part.startswith((INCOMING_PREFIX, PRUNED_PREFIX, MEASURED_FOLDER)) for part in Path(path).parts[len(root.parts) :]
+    )

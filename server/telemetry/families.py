@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from server.core.clock import NS_PER_S
 from server.telemetry.histogram import Histogram
-from server.telemetry.readings import ConsumerReading, FeatureReading, LoadReading, TraceReading, VersionReading
+from server.telemetry.readings import ConsumerReading, FeatureReading, LedgerReading, LoadReading, TraceReading, VersionReading
 
 _VERSION = ("model", "version")
 
@@ -67,6 +67,23 @@ def feature_families(reading: FeatureReading) -> Iterator[Metric]:
     yield CounterMetricFamily("podium_feature_samples_dropped", "Rows of the audit lost", value=reading.samples_dropped)
 
 
+def ledger_families(reading: LedgerReading) -> Iterator[Metric]:
+    """Memory of the devices that tell of it, by the lifecycle's books."""
+    labels = (*_VERSION, "device")
+    reserved = GaugeMetricFamily("podium_device_reserved_bytes", "Memory that counts against the budget", labels=labels)
+    measured = GaugeMetricFamily("podium_device_measured_bytes", "Memory that its loads have taken", labels=labels)
+    for holding in reading.holdings:
+        of = (holding.key.model, str(holding.key.version), holding.device)
+        reserved.add_metric(of, holding.reserved_bytes)
+        measured.add_metric(of, holding.measured_bytes)
+    budgets = GaugeMetricFamily("podium_device_budget_bytes", "Memory that may be in use", labels=("device",))
+    unreturned = CounterMetricFamily("podium_device_unreturned_bytes", "Memory that did not come back", labels=("device",))
+    for budget in reading.budgets:
+        budgets.add_metric((budget.device,), budget.budget_bytes)
+        unreturned.add_metric((budget.device,), budget.unreturned_bytes)
+    yield from (reserved, measured, budgets, unreturned)
+
+
 def trace_families(reading: TraceReading) -> Iterator[Metric]:
     """Traced requests, of all versions: what is lost is lost on the way to one file or one collector."""
     yield CounterMetricFamily("podium_traces", "Traces written or sent", value=reading.written)
@@ -86,6 +103,11 @@ def build_family(version: str, python: str) -> Metric:
     family = GaugeMetricFamily("podium_build_info", "The running build; always 1", labels=("version", "python"))
     family.add_metric((version, python), 1)
     return family
+
+
+def restart_family(restarts: int) -> Metric:
+    """How often this process has begun anew since it was created; the one number that goes on over that."""
+    return CounterMetricFamily("podium_device_restarts", "New beginnings after a lost device", value=restarts)
 
 
 def _histograms(readings: Sequence[VersionReading]) -> Iterator[Metric]:
@@ -131,13 +153,20 @@ def _plain_counters(readings: Sequence[VersionReading]) -> Iterator[Metric]:
     rows = CounterMetricFamily("podium_rows", "Rows executed, without padding", labels=_VERSION)
     padding = CounterMetricFamily("podium_padding_rows", "Rows executed only to fill a bucket", labels=_VERSION)
     late = CounterMetricFamily("podium_late", "Requests answered after their deadline", labels=_VERSION)
+    elements = CounterMetricFamily("podium_elements", "Elements executed of padded inputs, without padding", labels=_VERSION)
+    padding_elements = CounterMetricFamily("podium_padding_elements", "Elements executed only as padding", labels=_VERSION)
     for reading in readings:
+        if reading.stats.elements or reading.stats.padding_elements:
+            elements.add_metric(reading.labels, reading.stats.elements)
+            padding_elements.add_metric(reading.labels, reading.stats.padding_elements)
         rows.add_metric(reading.labels, reading.stats.rows)
         padding.add_metric(reading.labels, reading.stats.padding_rows)
         late.add_metric(reading.labels, reading.stats.late)
     yield rows
     yield padding
     yield late
+    yield elements
+    yield padding_elements
 
 
 def _gauges(readings: Sequence[VersionReading]) -> Iterator[Metric]:

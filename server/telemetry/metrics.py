@@ -22,7 +22,9 @@ from server.telemetry.families import (
     build_family,
     consumer_family,
     feature_families,
+    ledger_families,
     load_families,
+    restart_family,
     trace_families,
     version_families,
 )
@@ -32,7 +34,9 @@ from server.telemetry.readings import (
     DeviceReading,
     DoorReading,
     FeatureReading,
+    LedgerReading,
     LoadReading,
+    NoLedger,
     QueueLevels,
     TraceReading,
     VersionReading,
@@ -52,8 +56,9 @@ class Metrics:
     `queues` tells a version's queue at this instant (`DataPlane.snapshot`), `devices` reads the GPUs
     (`device_metrics.open_devices`), `caches` tells a version's response cache, `consumers` who asked which version, `traces`
     what became of traced requests (`Tracer.reading`), `features` what the feature store has to say, None where there is none,
-    and `door` what the native one does, None for grpcio's; all are called on the thread that renders. `settle`: see
-    `VersionRecorder`. `build` is the program's version.
+    `door` what the native one does, None for grpcio's, and `ledger` who holds which device's memory; all are called on the
+    thread that renders. `settle`: see `VersionRecorder`. `build` is the program's version, `device_restarts` how often this
+    process has begun anew.
     """
 
     def __init__(
@@ -69,7 +74,9 @@ class Metrics:
         refusals: Callable[[], Iterable[tuple[str, str, int]]] = tuple,
         features: Callable[[], FeatureReading | None] = lambda: None,
         door: Callable[[], DoorReading | None] = lambda: None,
+        ledger: Callable[[], LedgerReading] = NoLedger,
         settle: Callable[[], None] = lambda: None,
+        device_restarts: int = 0,
     ) -> None:
         self._queues = queues
         self._devices = devices
@@ -79,6 +86,7 @@ class Metrics:
         self._refusals = refusals
         self._features = features
         self._door = door
+        self._ledger = ledger
         self._settle = settle
         self._wall_clock_ns = wall_clock_ns
         self._lock = threading.Lock()
@@ -88,6 +96,7 @@ class Metrics:
         self._loads: OrderedDict[tuple[VersionKey, str], tuple[int, float]] = OrderedDict()
         self._process = ProcessCollector(registry=None)
         self._build = build_family(build, platform.python_version())
+        self._restarts = restart_family(device_restarts)
 
     def add(self, key: VersionKey) -> VersionRecorder:
         """Begin, or go on, to record a version; it is not ready yet. The same recorder while the version is there."""
@@ -145,6 +154,7 @@ class Metrics:
     def _families(self, readings: Sequence[VersionReading]) -> Iterator[Metric]:
         yield from version_families(readings)
         yield from load_families(self._read_loads())
+        yield from ledger_families(self._ledger())
         yield consumer_family(self._consumers())
         yield from trace_families(self._traces())
         yield access_family(self._refusals())
@@ -153,6 +163,7 @@ class Metrics:
         if (door := self._door()) is not None:
             yield from door_families(door)
         yield self._build
+        yield self._restarts
         yield from self._process.collect()
 
     def _read(self) -> list[VersionReading]:

@@ -4,7 +4,7 @@ Floor 2, between those who measure (recorder, the data plane above, a device lib
 text writers free of locks, clocks and NVML, and telemetry free of an import of the data plane above it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,6 +86,71 @@ class FeatureReading(Protocol):
     def samples_dropped(self) -> int:
         """Rows chosen for the audit that were lost on the way to its file."""
         ...
+
+
+class MemoryHolding(Protocol):
+    """What the replicas of one version hold of one device's memory."""
+
+    @property
+    def key(self) -> VersionKey:
+        """Model and version."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """The device's name."""
+        ...
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What counts against the budget."""
+        ...
+
+    @property
+    def measured_bytes(self) -> int:
+        """What the device's driver said that those which are loaded took."""
+        ...
+
+
+class MemoryBudget(Protocol):
+    """What versions may hold of one device's memory."""
+
+    @property
+    def device(self) -> str:
+        """The device's name."""
+        ...
+
+    @property
+    def budget_bytes(self) -> int:
+        """How much of it may be in use, by whomever."""
+        ...
+
+    @property
+    def unreturned_bytes(self) -> int:
+        """What unloads have not given back since the process started."""
+        ...
+
+
+class LedgerReading(Protocol):
+    """What telemetry needs of the lifecycle's ledger."""
+
+    @property
+    def holdings(self) -> Sequence[MemoryHolding]:
+        """By version and device."""
+        ...
+
+    @property
+    def budgets(self) -> Sequence[MemoryBudget]:
+        """By device."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoLedger:
+    """The books of a server on whose devices nothing was ever reserved: empty ones."""
+
+    holdings: tuple[MemoryHolding, ...] = ()
+    budgets: tuple[MemoryBudget, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,8 @@ class VersionStats:
     `answers`: of a decoupled version, the same by the place of an answer in its request, see `AnswerCosts`.
     `features`: of ns per batch that features took; None where there were none.
     Units: `inference_count` rows answered, `execution_count` batches, `last_inference_ms` since 1970 (0: never),
-    `rows` and `padding_rows` executed. Ownership: the histograms are copies; nobody changes them any more.
+    `rows` and `padding_rows` executed; `elements` and `padding_elements` of inputs whose free dimensions are padded.
+    Ownership: the histograms are copies; nobody changes them any more.
     """
 
     key: VersionKey
@@ -59,6 +60,8 @@ class VersionStats:
     late: int
     rows: int
     padding_rows: int
+    elements: int = 0
+    padding_elements: int = 0
     cache_evictions: int = 0
     answers: Mapping[int, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
     features: Histogram | None = None
@@ -112,6 +115,8 @@ class VersionRecorder:
         self._memory_bytes = 0
         self._late = 0
         self._padding_rows = 0
+        self._elements = 0
+        self._padding_elements = 0
         self._cache_hit = [0, 0]  # count, ns
         self._cache_miss = [0, 0]
         self._cache_evictions = 0
@@ -133,11 +138,13 @@ class VersionRecorder:
         finished_ns: int,
         padded_rows: int,
         released: str,
+        elements: int = 0,
+        padding_elements: int = 0,
     ) -> None:
         """Record one executed batch, after its last answer has been handed over.
 
         Shapes: `spans` `[B + 1]` as in `Batch`, the other arrays `[B]`. `answered` is what `DataPlane.finish` returned, and
-        `failed` marks the requests that were given an error. `padded_rows` is P: rows executed, padding included.
+        `failed` marks the requests that were given an error. `padded_rows` is P: rows executed; `elements`, too, as in `Batch`.
         Units: `taken_ns`, `finished_ns`, `arrival_ns`, `deadline_ns` monotonic; `input_ns`, `infer_ns`, `output_ns`
         durations of the whole batch.
         Raises: ValueError when P is less than the requests' own rows (a bug in the caller, nothing is recorded).
@@ -173,6 +180,8 @@ class VersionRecorder:
             self._inference_count += ok_rows
             self._late += int(np.count_nonzero(deadline_ns < finished_ns))
             self._padding_rows += padded_rows - rows
+            self._elements += elements
+            self._padding_elements += padding_elements
             self._last_inference_ms = now_ms
 
     def _size_cost(self, size: int) -> _BatchCost:
@@ -261,6 +270,8 @@ class VersionRecorder:
                 late=self._late,
                 rows=batch_rows.sum,
                 padding_rows=self._padding_rows,
+                elements=self._elements,
+                padding_elements=self._padding_elements,
                 cache_evictions=self._cache_evictions,
                 answers={} if self._answers is None else self._answers.durations(),
                 features=None if self._features is None else self._features.copy(),

@@ -70,7 +70,11 @@ def settings_from_config(json_text: str, name: str, base: ModelSettings) -> Mode
         # the settings' own buckets were for their own largest batch
         changed["batching"]["buckets"] = [size for size in base.batching.buckets if size <= config.max_batch_size]
     if config.input:
-        changed["inputs"] = [{**_tensor(tensor), "optional": tensor.optional} for tensor in config.input]
+        # a ModelConfig has no word for padding
+        padding = {each.name: {"pad_to": each.pad_to, "pad_value": each.pad_value} for each in base.inputs}
+        changed["inputs"] = [
+            {**_tensor(tensor), "optional": tensor.optional, **padding.get(tensor.name, {})} for tensor in config.input
+        ]
     if config.output:
         changed["outputs"] = [{**_tensor(tensor), "labels": tensor.label_filename or None} for tensor in config.output]
     if config.HasField("version_policy"):

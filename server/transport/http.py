@@ -30,16 +30,18 @@ async def start_http(
     metrics: Callable[[], bytes],
     ready: Callable[[], list[str]],
     consumers: Callable[[str | None], Sequence[BaseModel]] = lambda model: (),
+    fatal: Callable[[], list[str]] = list,
     *,
     shutdown_s: float = _SHUTDOWN_S,
 ) -> web.AppRunner:
     """Listen on `address` ("HOST:PORT", "[IPV6]:PORT"; port 0: any that is free) until the runner's `cleanup`.
 
-    `/healthz` is 200 while the process answers at all; `/readyz` is 200 exactly when `ready` returns no reason against it,
-    and shows the reasons otherwise. `/consumers?model=NAME` shows what `consumers` returns for a model, or for None: all.
+    `/healthz` is 200 while the process answers and `fatal` returns no reason to replace it; `/readyz` is 200 exactly when
+    `ready` returns no reason against it. Both show the reasons otherwise. `/consumers?model=NAME` shows what `consumers`
+    returns for a model, or for None: all.
     `runner.addresses` holds what was bound.
-    Ownership: `metrics` and `consumers` are called on worker threads, possibly several at once; `ready` on the event loop, so
-    it must not block. An exception in any is answered 500 and logged.
+    Ownership: `metrics` and `consumers` are called on worker threads, possibly several at once; `ready` and `fatal` on the
+    event loop, so they must not block. An exception in any is answered 500 and logged.
     Raises: ValueError for what is not an address, OSError where it cannot be bound.
     """
     host, port = split_address(address)
@@ -54,7 +56,7 @@ async def start_http(
     app.add_routes(
         [
             web.get("/metrics", _metrics_page(metrics, pool)),
-            web.get("/healthz", _alive),
+            web.get("/healthz", _alive_page(fatal)),
             web.get("/readyz", _ready_page(ready)),
             web.get("/consumers", _consumers_page(consumers, pool)),
         ]
@@ -98,8 +100,14 @@ def _metrics_page(metrics: Callable[[], bytes], pool: ThreadPoolExecutor) -> Han
     return page
 
 
-async def _alive(request: web.Request) -> web.Response:
-    return web.json_response({"alive": True})
+def _alive_page(fatal: Callable[[], list[str]]) -> Handler:
+    async def page(request: web.Request) -> web.Response:
+        reasons = fatal()
+        if not reasons:
+            return web.json_response({"alive": True})
+        return web.json_response({"alive": False, "reasons": reasons}, status=503)
+
+    return page
 
 
 def _ready_page(ready: Callable[[], list[str]]) -> Handler:

@@ -59,11 +59,13 @@ class Servicer(GRPCInferenceServiceServicer):
         server_version: str,
         runtime_settings: RuntimeSettings,
         regions: Regions | None = None,
+        live: Callable[[], bool] = lambda: True,
     ) -> None:
         self._inference = inference
         self._streams = streams
         self._control = control
         self._ready = ready
+        self._live = live
         self._server_version = server_version
         self.regions = regions or Regions()
         self._runtime_settings = runtime_settings
@@ -73,8 +75,18 @@ class Servicer(GRPCInferenceServiceServicer):
     SystemSharedMemoryRegister = _about_memory(shared_memory_calls.system_register)
     SystemSharedMemoryUnregister = _about_memory(shared_memory_calls.system_unregister)
     CudaSharedMemoryStatus = _about_memory(shared_memory_calls.cuda_status)
-    CudaSharedMemoryRegister = _about_memory(shared_memory_calls.cuda_register)
     CudaSharedMemoryUnregister = _about_memory(shared_memory_calls.cuda_unregister)
+
+    async def CudaSharedMemoryRegister(  # noqa: N802
+        self, request: pb.CudaSharedMemoryRegisterRequest, context: Context
+    ) -> pb.CudaSharedMemoryRegisterResponse:
+        """Memory of a GPU, opened on a thread."""
+        try:
+            return await shared_memory_calls.cuda_register(self.regions, self._waiting, request)
+        except Exception as error:  # noqa: BLE001 - every failure ends the call with a status
+            await abort(context, error)
+        finally:
+            del context  # as in ModelInfer
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         """One inference: answered by exactly one ticket, whatever becomes of the call."""
@@ -98,8 +110,8 @@ class Servicer(GRPCInferenceServiceServicer):
             del context  # as in ModelInfer
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:  # noqa: N802
-        """The process answers."""
-        return pb.ServerLiveResponse(live=True)
+        """The process answers, and can be of use again without being replaced; the same word as /healthz."""
+        return pb.ServerLiveResponse(live=self._live())
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:  # noqa: N802
         """Whether the server wants traffic; the same word as /readyz and grpc.health.v1."""
@@ -108,6 +120,8 @@ class Servicer(GRPCInferenceServiceServicer):
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:  # noqa: N802
         """Name, version and extensions. Clients' own tests expect the name "triton": it names the protocol they speak."""
         extensions = (*EXTENSIONS, "system_shared_memory") if self.regions.allowed else EXTENSIONS
+        if self.regions.cuda is not None:
+            extensions = (*extensions, "cuda_shared_memory")
         return pb.ServerMetadataResponse(name="triton", version=self._server_version, extensions=extensions)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:  # noqa: N802

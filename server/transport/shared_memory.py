@@ -1,6 +1,7 @@
-"""The regions of system shared memory that callers have registered: files below `/dev/shm`, read and written, never mapped.
+"""The regions of shared memory that callers have registered. Those of the system are files below `/dev/shm`, read and written,
+never mapped; those of a GPU are `cuda_memory`'s, kept here under the same names.
 
-Floor 6: the only place that opens them. A file that its owner truncates while a process has it mapped kills that process;
+Floor 6: the only place that opens such files. A file that its owner truncates while a process has it mapped kills that process;
 reading and writing through a descriptor gives an error instead, which only the request at fault is told. A region's
 descriptor is closed when nobody holds the region any more: it may be unregistered, and its name used again, at any moment,
 while requests that were admitted with it still end as they began. Off by default, since whoever may register can read and
@@ -11,9 +12,12 @@ import os
 import resource
 import stat
 import weakref
+from collections.abc import Callable
 
+from server.backends.cudart import Cudart
 from server.core import requests
 from server.core.errors import AlreadyExists, InvalidRequest, NotFound, Overloaded, SharedMemoryFailed, Unsupported
+from server.transport.cuda_memory import CudaRegion, open_region
 from server.transport.places import NoMemory
 
 FOLDER = "/dev/shm"
@@ -92,20 +96,30 @@ class Region:
 
 
 class Regions(NoMemory):
-    """Regions by name. Ownership: the event loop."""
+    """Regions by name, of both kinds: a name is one region's. Ownership: the event loop."""
 
-    def __init__(self, *, allowed: bool = False, max_read_bytes: int = 0, max_open: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        allowed: bool = False,
+        max_read_bytes: int = 0,
+        max_open: int | None = None,
+        cuda: Cudart | None = None,
+        later: Callable[[Callable[[], None]], None] = lambda function: function(),
+    ) -> None:
         """`max_open` None: MAX_OPEN, but no more than a quarter of the files that this process may open, since callers need
-        connections.
+        connections. `cuda` None: no GPU's memory can be shared. `later` runs a function on the event loop, from any thread.
         """
         self.allowed = allowed
         self.max_read_bytes = max_read_bytes
+        self.cuda = cuda if allowed else None
+        self._later = later
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = MAX_OPEN if files == resource.RLIM_INFINITY else min(MAX_OPEN, files // 4)
         self._max_open = most if max_open is None else max_open
-        self._regions: dict[str, Region] = {}
+        self._regions: dict[str, Region | CudaRegion] = {}
         # those that are registered, and those that requests on their way still hold
-        self._open: weakref.WeakSet[Region] = weakref.WeakSet()
+        self._open: weakref.WeakSet[Region | CudaRegion] = weakref.WeakSet()
 
     def find(self, name: str) -> requests.Region:
         """A registered region. Raises: NotFound."""
@@ -120,12 +134,7 @@ class Regions(NoMemory):
         file = key.lstrip("/")
         if not file:
             raise InvalidRequest(f"cannot register shared memory region '{name}' - invalid shm key '{key}'")
-        if name in self._regions:
-            raise AlreadyExists(f"shared memory region '{name}' already in manager")
-        if len(self._open) >= self._max_open:
-            raise Overloaded(
-                f"shared memory region '{name}' cannot be registered: {len(self._open)} are open, the most there can be"
-            )
+        self._check_room(name)
         refused = InvalidRequest(f"failed to register shared memory region '{name}': invalid args")
         # the name "" means all of them elsewhere
         if not 0 < len(name) <= MAX_NAME or byte_size <= 0 or offset < 0:
@@ -134,22 +143,62 @@ class Regions(NoMemory):
         if os.fstat(fd).st_size < offset + byte_size:
             os.close(fd)
             raise refused
-        region = self._regions[name] = Region(name, key, offset, byte_size, fd)
-        self._open.add(region)
+        self._add(Region(name, key, offset, byte_size, fd))
 
-    def unregister(self, name: str) -> None:
-        """Forget a region, or all of them for ""; those that are unknown are forgotten already. Raises: Unsupported."""
+    def opening(self, name: str, handle: bytes, device_id: int, byte_size: int) -> Callable[[], CudaRegion]:
+        """What opens the allocation that `handle` stands for, on any thread; what it returns is to be given to `keep`.
+
+        Raises: Unsupported, AlreadyExists, Overloaded, InvalidRequest; the function what `open_region` raises.
+        """
         self.check_allowed()
-        if name:
-            self._regions.pop(name, None)
-        else:
-            self._regions.clear()
+        if (cuda := self.cuda) is None:
+            raise Unsupported(f"failed to register CUDA shared memory region: '{name}', GPUs not supported")
+        self._check_room(name)
+        if not 0 < len(name) <= MAX_NAME:
+            raise InvalidRequest(f"failed to register shared memory region '{name}': invalid args")
+        return lambda: open_region(cuda, name, handle, device_id, byte_size, self._later)
+
+    def keep(self, region: CudaRegion) -> None:
+        """Register what was opened. Raises: AlreadyExists, Overloaded where somebody was faster; it closes by itself then."""
+        self._check_room(region.name)
+        self._add(region)
+
+    def unregister(self, name: str, kind: type[Region] | type[CudaRegion] = Region) -> None:
+        """Forget a region, or all of that kind for ""; others are forgotten already. Raises: Unsupported."""
+        self.check_allowed()
+        for region in [region for region in self._regions.values() if isinstance(region, kind)]:
+            if name in ("", region.name):
+                del self._regions[region.name]
 
     def registered(self, name: str) -> list[Region]:
-        """One region, or all of them for "". Raises: NotFound."""
-        if name and name not in self._regions:
+        """One region of the system's memory, or all of them for "". Raises: NotFound."""
+        found = self._regions.get(name)
+        if isinstance(found, CudaRegion):
+            raise NotFound(f"The region named '{name}' is registered as CUDA shared memory, not system shared memory")
+        if name and found is None:
             raise NotFound(f"Unable to find system shared memory region: '{name}'")
-        return [self._regions[name]] if name else list(self._regions.values())
+        return [found] if found else [region for region in self._regions.values() if isinstance(region, Region)]
+
+    def registered_cuda(self, name: str) -> list[CudaRegion]:
+        """One region of a GPU's memory, or all of them for "". Raises: NotFound."""
+        found = self._regions.get(name)
+        if isinstance(found, Region):
+            raise NotFound(f"The region named '{name}' is registered as system shared memory, not CUDA shared memory")
+        if name and found is None:
+            raise NotFound(f"Unable to find cuda shared memory region: '{name}'")
+        return [found] if found else [region for region in self._regions.values() if isinstance(region, CudaRegion)]
+
+    def _check_room(self, name: str) -> None:
+        if name in self._regions:
+            raise AlreadyExists(f"shared memory region '{name}' already in manager")
+        if len(self._open) >= self._max_open:
+            raise Overloaded(
+                f"shared memory region '{name}' cannot be registered: {len(self._open)} are open, the most there can be"
+            )
+
+    def _add(self, region: Region | CudaRegion) -> None:
+        self._regions[region.name] = region
+        self._open.add(region)
 
     def check_allowed(self) -> None:
         """Raises: Unsupported where callers may not share memory."""

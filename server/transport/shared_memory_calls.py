@@ -1,12 +1,13 @@
 """The six calls about shared memory, as messages over the registered regions.
 
-Floor 6. Memory of a GPU is not shared with this server, which answers as Triton does where it is built without GPUs: there
-are no such regions, forgetting them all succeeds, registering one does not. perf_analyzer asks to forget both kinds first.
+Floor 6. Without a GPU, or without CUDA's library, it answers as a Triton does that is built without GPUs: there are no such
+regions, forgetting them all succeeds, registering one does not. perf_analyzer asks to forget both kinds first.
 """
 
 from protos import grpc_service_pb2 as pb
-from server.core.errors import NotFound, Unsupported
+from server.transport.cuda_memory import CudaRegion
 from server.transport.shared_memory import Regions
+from server.transport.waiting import WaitingThreads
 
 
 def system_status(regions: Regions, request: pb.SystemSharedMemoryStatusRequest) -> pb.SystemSharedMemoryStatusResponse:
@@ -34,19 +35,28 @@ def system_unregister(
 
 
 def cuda_status(regions: Regions, request: pb.CudaSharedMemoryStatusRequest) -> pb.CudaSharedMemoryStatusResponse:
-    """There are none. Raises: NotFound for one by its name."""
-    if request.name:
-        raise NotFound(f"Unable to find cuda shared memory region: '{request.name}'")
-    return pb.CudaSharedMemoryStatusResponse()
+    """One region, or all of them. Raises: NotFound."""
+    response = pb.CudaSharedMemoryStatusResponse()
+    for region in regions.registered_cuda(request.name):
+        response.regions[region.name].CopyFrom(
+            response.RegionStatus(name=region.name, device_id=region.device_id, byte_size=region.byte_size)
+        )
+    return response
 
 
-def cuda_register(regions: Regions, request: pb.CudaSharedMemoryRegisterRequest) -> pb.CudaSharedMemoryRegisterResponse:
-    """Raises: Unsupported, always: no memory of a GPU can be shared here."""
-    regions.check_allowed()
-    raise Unsupported(f"failed to register CUDA shared memory region: '{request.name}', GPUs not supported")
+async def cuda_register(
+    regions: Regions, threads: WaitingThreads, request: pb.CudaSharedMemoryRegisterRequest
+) -> pb.CudaSharedMemoryRegisterResponse:
+    """Opened on a thread: the first use of a device takes its time. Raises: what `Regions.opening` and `keep` raise.
+
+    A caller that leaves meanwhile has registered nothing: what was opened for it closes by itself.
+    """
+    open_it = regions.opening(request.name, request.raw_handle, request.device_id, request.byte_size)
+    regions.keep(await threads.run(open_it))
+    return pb.CudaSharedMemoryRegisterResponse()
 
 
 def cuda_unregister(regions: Regions, request: pb.CudaSharedMemoryUnregisterRequest) -> pb.CudaSharedMemoryUnregisterResponse:
-    """There is nothing to forget. Raises: Unsupported where callers may not share memory at all."""
-    regions.check_allowed()
+    """Raises: Unsupported."""
+    regions.unregister(request.name, CudaRegion)
     return pb.CudaSharedMemoryUnregisterResponse()

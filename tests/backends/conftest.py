@@ -1,4 +1,5 @@
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,14 @@ import onnx
 import pytest
 from onnx import helper
 
+from server.backends import onnx_session
 from server.backends.base import LoadTask
-from server.backends.onnx_session import OnnxBackend, open_backend
+from server.backends.onnx_backend import OnnxBackend
+from server.backends.onnx_session import open_backend
 from server.core.settings import ModelSettings
 from server.core.tensors import Array
 from server.core.versions import VersionKey
+from tests.backends.onnx_devices import Device
 
 Tensor = tuple[str, int, Sequence[int | str | None] | None]
 Save = Callable[..., Path]
@@ -70,3 +74,15 @@ def linear(save: Save) -> Path:
         [("y", onnx.TensorProto.FLOAT, ["N", 2])],
         weights,
     )
+
+
+@pytest.fixture
+def device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    device = Device(folder)
+    monkeypatch.setattr(onnx_session, "open_session", device.open_session)
+    yield device
+    for backend in device.opened:
+        backend.close()
+    device.opened.clear()
+    gc.collect()
+    assert device.library.nothing_left()

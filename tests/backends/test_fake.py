@@ -10,10 +10,12 @@ from server.backends.base import LoadTask
 from server.backends.fake import FakeBackend, from_checksum, open_backend, row_checksums, tau_us
 from server.backends.samples import sample_inputs
 from server.core.errors import BackendFailed, LoadFailed
+from server.core.measured import measured_bytes
 from server.core.settings import FakeSettings, ModelSettings
 from server.core.signature import Signature
 from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec
 from server.core.versions import VersionKey
+from tests.core.test_measured import measured
 
 FREE = FakeSettings(t0_us=0, row_us=0)
 
@@ -246,3 +248,38 @@ def test_the_input_that_counts_must_be_a_number(tmp_path: Path, name: str) -> No
     task = LoadTask(VersionKey("m", 1), tmp_path, ModelSettings(fake=FakeSettings(responses_input=name)))
     with pytest.raises(LoadFailed, match=f"fake.responses_input is '{name}', which is no input of datatype INT32 or INT64"):
         open_backend(task)
+
+
+@pytest.mark.parametrize("device", ["cpu", "accelerator"])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_times_that_were_measured_elsewhere_are_replayed(tmp_path: Path, device: str, absolute: bool) -> None:
+    folder = tmp_path / "m" / "1"
+    folder.mkdir(parents=True)
+    (folder / "fake.json").write_text(json.dumps({"inputs": [], "outputs": []}))
+    document = tmp_path / "m" / "recorded" / "h200.json"
+    document.parent.mkdir()
+    document.write_bytes(measured_bytes(measured()))
+    path = str(document) if absolute else "recorded/h200.json"
+    fake = FakeSettings.model_validate({"measured": path, "device": device, "device_id": 90})
+    opened = open_backend(LoadTask(VersionKey("m", 1), folder, ModelSettings(fake=fake)))
+    assert isinstance(opened, FakeBackend)
+    assert [tau_us(rows, opened._settings) for rows in (1, 8)] == [100.0, 170.5]
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (None, "fake.measured 'm.json' cannot be read: No such file"),
+        (b"{}", "fake.measured 'm.json': model: Field required"),
+        (measured_bytes(measured(costs_ns={})), "fake.measured 'm.json' holds no times"),
+    ],
+)
+def test_a_document_that_cannot_be_replayed_fails_the_load(tmp_path: Path, data: bytes | None, fault: str) -> None:
+    folder = tmp_path / "m" / "1"
+    folder.mkdir(parents=True)
+    (folder / "fake.json").write_text(json.dumps({"inputs": [], "outputs": []}))
+    if data is not None:
+        (tmp_path / "m" / "m.json").write_bytes(data)
+    settings = ModelSettings(fake=FakeSettings(measured="m.json"))
+    with pytest.raises(LoadFailed, match=fault):
+        open_backend(LoadTask(VersionKey("m", 1), folder, settings))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from server.backends.instances import Instances
+from server.backends.instances import Instances, instances_of
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
 
@@ -80,3 +80,63 @@ def test_all_are_closed_though_one_refuses() -> None:
     with pytest.raises(ValueError, match="stuck"):
         Instances(members).close()
     assert all(member.closed for member in members)
+
+
+class Pending:
+    def __init__(self, member: "Pipelined") -> None:
+        self.member = member
+
+    def wait(self) -> None:
+        """Nothing to wait for."""
+
+    def outputs(self) -> dict[str, Any]:
+        if self.member.error is not None:
+            raise self.member.error
+        return {"Y": self.member.number}
+
+
+class Pipelined(Member):
+    def __init__(self, number: int, error: Exception | None = None, refuses: bool = False) -> None:
+        super().__init__(error=error)
+        self.number, self.refuses = number, refuses
+        self.begun = 0
+
+    def notes(self) -> tuple[str, ...]:
+        return "graphs", f"instance {self.number // 2}"
+
+    def arrays(self, shapes: Any) -> dict[str, Any]:
+        return {"from": self.number}
+
+    def begin(self, inputs: Mapping[str, Array]) -> Pending:
+        self.begun += 1
+        if self.refuses:
+            raise ValueError("full")
+        return Pending(self)
+
+
+def test_batches_go_to_the_instance_with_the_fewest_on_their_way() -> None:
+    both: Any = instances_of([Pipelined(0), Pipelined(1)])
+    assert both.arrays({}) == {"from": 0}
+    assert both.notes() == ("graphs", "instance 0")
+    first, second, third = both.begin({}), both.begin({}), both.begin({})
+    for pending, number in ((first, 0), (second, 1), (third, 0)):
+        pending.wait()
+        assert pending.outputs() == {"Y": number}
+    dropped = both.begin({})
+    assert both.begin({}).outputs() == {"Y": 1}
+    del dropped
+    assert both.begin({}).outputs() == {"Y": 0}
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_batch_that_fails_is_not_counted_any_longer(refuses: bool) -> None:
+    members = [Pipelined(0, None if refuses else ValueError("late"), refuses), Pipelined(1)]
+    both: Any = instances_of(members)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="full" if refuses else "late"):
+            both.begin({}).outputs()
+    assert [member.begun for member in members] == [3, 0]
+
+
+def test_members_that_take_no_batch_ahead_make_none_that_does() -> None:
+    assert not hasattr(instances_of([Member(), Pipelined(1)]), "begin")

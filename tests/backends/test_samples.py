@@ -53,3 +53,11 @@ def test_attempts_that_would_be_huge_are_left_out() -> None:
     attempts: tuple[Attempt, ...] = (("varied", 3), ("varied", 32), ("ones", 1))
     assert worth_trying(signature((3, -1, -1)), attempts) == list(attempts)
     assert worth_trying(signature((-1, -1, -1, -1)), attempts) == [("varied", 3), ("ones", 1)]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(None, 5), (2, 4), (4, 4), (8, 4), (9, 9), (20, 9)])
+def test_padded_inputs_have_the_largest_of_their_sizes_that_is_asked_for(size: int | None, expected: int) -> None:
+    padded = TensorSpec("x", "FP32", (-1, 2), pad_to=(4, 9))
+    model = Signature("m", (padded, TensorSpec("y", "FP32", (-1,))), (), 8)
+    made = sample_inputs(model, 3, free_dim=5, size=size)
+    assert (made["x"].shape, made["y"].shape) == ((3, expected, 2), (3, 5))

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from server.backends import torch_program
 from server.backends.base import Backend, BackendFactory, LoadTask, Pending
 from server.backends.fake_accelerator import Accelerator, Work
-from server.backends.text import PipelinedText, TextBackend, open_backend
+from server.backends.text import PipelinedText, TextBackend
+from server.backends.text import open_backend as open_bare
 from server.backends.text_tokens import Tokens
 from server.core.errors import BackendDead, BackendFailed, InputsUnfit, LoadFailed, OutOfDeviceMemory
 from server.core.signature import Signature
@@ -26,6 +27,19 @@ from tests.backends import texts
 from tests.backends.texts import OUTPUT, WORDS, network, put, task, tokenizer
 
 Open = Callable[..., TextBackend]
+
+
+def open_backend(task: LoadTask, factory: Callable[[str], BackendFactory]) -> TextBackend:
+    """As a load does: opened, then got ready."""
+    backend = open_bare(task, factory)
+    try:
+        backend.prepare((7,))
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
 ROWS, TOKENS = (1, 2, 4), (4, 8, 24)
 BATCHING = {"max_batch": 4, "batching": {"buckets": list(ROWS)}, "text": {"token_buckets": list(TOKENS)}}
 
@@ -169,13 +183,14 @@ def test_what_it_takes_and_gives(watched: tuple[TextBackend, Watched]) -> None:
 def test_each_row_gets_what_it_gets_alone(watched: tuple[TextBackend, Watched], batch: list[str]) -> None:
     backend, inner = watched
     del inner.sizes[:]
-    before = backend.elements()
+    backend.take_elements()
     got = backend.run(column(*batch))[OUTPUT]
     assert got.shape == (len(batch), 8)
     for row, text in zip(got, batch, strict=True):
         np.testing.assert_allclose(row, eager(text), rtol=0, atol=1e-5)
     assert set(inner.sizes) <= {(rows, tokens) for rows in ROWS for tokens in TOKENS}
-    real, padded = (after - was for after, was in zip(backend.elements(), before, strict=True))
+    real, padded = backend.take_elements()
+    assert backend.take_elements() == (0, 0)
     assert real == sum(len(tokenizer(pads=False).encode(text).ids) for text in batch)
     assert real + padded == sum(rows * tokens for rows, tokens in inner.sizes)
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from server.backends import torch_program
+from server.backends import torch_bound
 from server.backends.base import LoadTask
 from server.backends.pt2_archive import OWN, PROGRAM, WEIGHTS_CONFIG
 from server.backends.pt2_signature import DATATYPES
-from server.backends.torch_program import TorchBackend, open_backend
+from server.backends.torch_program import open_backend
 from server.core.errors import BackendDead, BackendFailed, InputsUnfit, LoadFailed
 from server.core.settings import ModelSettings
 from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec
@@ -23,7 +23,7 @@ from server.core.versions import VersionKey
 from tests.backends.programs import ROWS, Small, changed, exported, json_change, small
 
 DYNAMIC = torch.export.Dim.DYNAMIC
-Open = Callable[..., TorchBackend]
+Open = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def _threads() -> Iterator[None]:
 def opened(folder: Path) -> Open:
     """Open a program's bytes with settings given as keywords."""
 
-    def opened(content: bytes, **settings: object) -> TorchBackend:
+    def opened(content: bytes, **settings: object) -> Any:
         (folder / "program.pt2").write_bytes(content)
         return open_backend(LoadTask(VersionKey("m", 1), folder, ModelSettings.model_validate(settings)))
 
@@ -227,7 +227,7 @@ def test_errors_of_a_lost_device_are_fatal(opened: Open, monkeypatch: pytest.Mon
     def lost(*_: Any) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
 
-    monkeypatch.setattr(torch_program, "_step", lost)
+    monkeypatch.setattr(torch_bound, "_step", lost)
     with pytest.raises(BackendDead, match=r"an illegal memory access was encountered$"):
         backend.run({"codes": np.zeros((1, 1), np.int64), "numbers": np.zeros((1, 2), np.float32)})
 
@@ -327,3 +327,91 @@ def test_nothing_warns(opened: Open) -> None:
         frozen = np.zeros((1, 2), np.float32)
         frozen.flags.writeable = False
         backend.run({"codes": np.zeros((1, 1), np.int64), "numbers": frozen})
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 2e-2), ("fp16", 2e-3)])
+def test_another_precision_stands_in_for_fp32_and_clients_do_not_see_it(opened: Open, precision: str, tolerance: float) -> None:
+    exact, rounded = opened(small()), opened(small(), torch={"precision": precision})
+    assert rounded.signature == exact.signature
+    assert rounded.memory_bytes() == exact.memory_bytes() / 2
+    inputs = {"codes": np.arange(8).reshape(8, 1), "numbers": np.linspace(-1, 1, 16, dtype=np.float32).reshape(8, 2)}
+    expected, got = exact.run(inputs)["sigmoid"], rounded.run(inputs)["sigmoid"]
+    assert got.dtype == np.float32
+    assert not np.array_equal(got, expected)
+    assert np.allclose(got, expected, atol=tolerance)
+
+
+def test_a_type_that_the_program_names_is_rounded_too(opened: Open) -> None:
+    content = program(lambda self, x: torch.nn.functional.linear(x.to(torch.float32), self.weight.reshape(1, 3)))
+    (got,) = opened(content, max_batch=8, torch={"precision": "bf16"}).run({"x": np.ones((2, 3), np.float32)}).values()
+    assert got.tolist() == [[3.0], [3.0]]
+
+
+class Image(nn.Module):  # type: ignore[misc]  # as above
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 5 * 3 * 3 * 3).reshape(5, 3, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return torch.nn.functional.conv2d(x.to(torch.float32) / 255, self.weight, padding=1).relu()
+
+
+def image() -> bytes:
+    return exported(Image(), (torch.zeros((2, 3, 8, 8), dtype=torch.uint8),), ({0: DYNAMIC},))
+
+
+@pytest.mark.parametrize("precision", ["as_saved", "bf16"])
+def test_channels_may_be_last_in_memory(opened: Open, precision: str) -> None:
+    settings = {"precision": precision, "channels_last": True}
+    plain, last = opened(image(), max_batch=8), opened(image(), max_batch=8, torch=settings)
+    weights = next(tensor for tensor in last._model.weights.values() if tensor.dim() == 4)
+    assert weights.is_contiguous(memory_format=torch.channels_last)
+    x = np.random.default_rng(1).integers(0, 256, (4, 3, 8, 8), dtype=np.uint8)
+    (expected,), (got,) = plain.run({"x": x}).values(), last.run({"x": x}).values()
+    assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+    assert np.allclose(got, expected, atol=1e-5 if precision == "as_saved" else 0.15)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own compiler uses it
+def test_a_program_is_compiled_for_the_batches_it_is_prepared_for(opened: Open) -> None:
+    plain, compiled = opened(small(), max_batch=4), opened(small(), max_batch=4, torch={"compile": "default"})
+    compiled.prepare((1, 4))
+    assert compiled.notes() == ("compiled for batches of 1, 4",)
+    for rows in (1, 2, 4):
+        inputs = {"codes": np.arange(rows).reshape(rows, 1), "numbers": np.ones((rows, 2), np.float32)}
+        assert np.allclose(plain.run(inputs)["sigmoid"], compiled.run(inputs)["sigmoid"], rtol=1e-5)
+    plain.prepare((1, 4))
+    assert plain.notes() == ()
+
+
+def test_a_program_that_cannot_be_compiled_runs_step_by_step_and_says_so(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = opened(small(), max_batch=4, torch={"compile": "max_autotune"})
+
+    def refuses(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no kernel\nfor this")
+
+    monkeypatch.setattr(torch, "compile", refuses)
+    backend.prepare((1, 4))
+    assert backend.notes() == ("not compiled: no kernel",)
+    inputs = {"codes": np.zeros((1, 1), np.int64), "numbers": np.ones((1, 2), np.float32)}
+    assert np.array_equal(backend.run(inputs)["sigmoid"], opened(small()).run(inputs)["sigmoid"])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own compiler uses it
+@pytest.mark.parametrize(
+    ("function", "example"),
+    [
+        (lambda _, x: torch.cat(torch.split(x, [1, 2], dim=1)[::-1], dim=1), torch.zeros((4, 3))),
+        (lambda _, x: torch.stack(torch.topk(x, 2, dim=1)).float().sum(0), torch.zeros((4, 3))),
+        (lambda _, x: x.expand(x.shape[0], 3) * x.shape[0], torch.zeros((4, 3))),
+    ],
+    ids=["lists", "tuples", "sizes"],
+)
+def test_every_kind_of_step_compiles(opened: Open, function: Callable[..., Any], example: Any) -> None:
+    content = program(function, example)
+    plain, compiled = opened(content, max_batch=4), opened(content, max_batch=4, torch={"compile": "default"})
+    compiled.prepare((4,))
+    assert compiled.notes() == ("compiled for batches of 4",)
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    for expected, got in zip(plain.run({"x": x}).values(), compiled.run({"x": x}).values(), strict=True):
+        assert np.allclose(expected, got)

@@ -104,3 +104,44 @@ def test_a_dead_device_is_not_tried_again() -> None:
     with pytest.raises(BackendDead):
         warm(backend, (1, 8), 1, backend.clock)
     assert len(backend.seen) == 1
+
+
+class Sized(Timed):
+    """Padded to 4 or 9; takes so long for rows of a size."""
+
+    def __init__(self, times: Mapping[tuple[int, int], int]) -> None:
+        super().__init__({})
+        specs = TensorSpec("x", "INT64", (-1,), pad_to=(4, 9)), TensorSpec("other", "INT64", (-1,), pad_to=(6,))
+        self.signature = Signature("m", specs, (specs[0],), 64)
+        self.sized = dict(times)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        x = inputs["x"]
+        self.seen.append((*x.shape, inputs["other"].shape[1]))
+        if x.shape not in self.sized:
+            raise BackendFailed("out of memory")
+        self.now += self.sized[x.shape[0], x.shape[1]]
+        return {"x": x}
+
+
+def test_every_bucket_of_every_size_class_is_measured() -> None:
+    backend = Sized({(1, 4): 10, (8, 4): 50, (1, 9): 40, (8, 9): 200})
+    # sizes 4, 6 and 9: what has no size of its own as large runs with the next smaller one
+    assert warm(backend, (1, 8), 1, backend.clock) == (10, 50, 10, 50, 40, 200)
+    assert backend.seen == [(1, 4, 6), (8, 4, 6), (1, 4, 6), (8, 4, 6), (1, 9, 6), (8, 9, 6)]
+
+
+def test_costs_never_decrease_with_size() -> None:
+    backend = Sized({(1, 4): 30, (8, 4): 90, (1, 9): 20, (8, 9): 70})
+    assert warm(backend, (1, 8), 1, backend.clock) == (20, 70, 20, 70, 20, 70)
+
+
+def test_a_size_that_fails_where_a_smaller_one_ran_fails_the_load() -> None:
+    backend = Sized({(1, 4): 30, (8, 4): 90, (1, 9): 20})
+    with pytest.raises(LoadFailed, match="warm-up with 8 rows of size 9 failed although 1 of size 4 ran: out of memory"):
+        warm(backend, (1, 8), 1, backend.clock)
+
+
+def test_no_size_class_is_measured_where_no_sample_runs() -> None:
+    backend = Sized({})
+    assert warm(backend, (1, 8), 1, backend.clock) == (0,) * 6

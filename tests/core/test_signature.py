@@ -327,3 +327,53 @@ def test_any_request_is_accepted_whole_or_refused(pair: tuple[InferRequest, Sign
         assert len(array.shape) == len(spec.shape) + bool(against.max_batch)
         if spec.datatype == "BYTES":
             assert all(isinstance(item, bytes) for item in array.ravel().tolist())
+
+
+IDS = TensorSpec("ids", "INT32", (-1,), pad_to=(4, 8, 16))
+MASK = TensorSpec("mask", "INT32", (-1, -1), optional=True, pad_to=(8, 12))
+
+
+def padded(ids: int, *mask: int) -> CheckedRows:
+    tensors = [ints((2, ids), "ids")] + ([ints((2, *mask), "mask")] if mask else [])
+    return check(request(*tensors), signature(IDS, MASK))
+
+
+def test_requests_that_are_padded_to_the_same_sizes_share_a_lane() -> None:
+    one, other = padded(5), padded(8)
+    assert (one.arrays["ids"].shape, one.shape_key) == ((2, 5), (("ids", (8,)),))
+    assert one.shape_key == other.shape_key != padded(9).shape_key
+    assert padded(1, 8, 9).shape_key == padded(4, 2, 12).shape_key == (("ids", (4,)), ("mask", (8, 12)))
+    assert padded(0).shape_key == padded(4).shape_key
+
+
+def test_the_size_class_is_that_of_the_largest_size() -> None:
+    """Of all sizes that any input has: 4, 8, 12, 16."""
+    against = signature(IDS, MASK)
+    assert against.pad_sizes == (4, 8, 12, 16)
+    assert [padded(size).size_class for size in (0, 4, 5, 8, 9, 16)] == [0, 0, 1, 1, 3, 3]
+    assert [padded(3, 1, 1).size_class, padded(3, 1, 9).size_class, padded(13, 1, 9).size_class] == [1, 2, 3]
+    assert check(request(), signature(MASK)).size_class == 0
+    assert check(request(*GOOD), signature()).size_class == 0
+
+
+@pytest.mark.parametrize(
+    ("tensors", "text"),
+    [
+        ([ints((1, 17), "ids")], "input 'ids' has size 17 in shape [1,17], but its size must be <= 16 for 'm'"),
+        (
+            [ints((1, 4), "ids"), ints((1, 8, 13), "mask")],
+            "input 'mask' has size 13 in shape [1,8,13], but its size must be <= 12 for 'm'",
+        ),
+    ],
+)
+def test_sizes_above_the_largest_are_refused(tensors: list[WireTensor], text: str) -> None:
+    assert refusal(request(*tensors), signature(IDS, MASK)) == text
+
+
+def test_rows_are_no_size_but_with_whole_shapes_every_free_dimension_is() -> None:
+    assert check(request(ints((20, 4), "ids")), signature(IDS, max_batch=64)).rows == 20
+    whole = signature(TensorSpec("ids", "INT32", (-1, 2), pad_to=(4, 8)), max_batch=0)
+    assert check(request(ints((5, 2), "ids")), whole).shape_key == (("ids", (8, 2)),)
+    assert refusal(request(ints((9, 2), "ids")), whole) == (
+        "input 'ids' has size 9 in shape [9,2], but its size must be <= 8 for 'm'"
+    )

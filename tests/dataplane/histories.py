@@ -44,9 +44,11 @@ def ticket(
     priority: int = 0,
     queue_id: int = 1,
     width: int = 2,
+    size_class: int = 0,
 ) -> Ticket:
     made = Ticket(rows_of(tag, rows, width), CountingReply(), arrival_ns, deadline_ns, priority)
     made.queue_id = queue_id
+    made.size_class = size_class
     return made
 
 

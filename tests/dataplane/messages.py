@@ -1,7 +1,7 @@
 """ModelInfer messages for the tests of the native wire: of random signatures, well, nearly well, and oddly written."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -57,7 +57,14 @@ def signatures(draw: st.DrawFn) -> Signature:
         names = draw(st.lists(st.sampled_from(_NAMES), min_size=least, max_size=most, unique=True))
         return tuple(TensorSpec(name, draw(_DATATYPES), draw(dims), draw(optional)) for name in names)
 
-    return Signature(MODEL, specs(0, 4, st.booleans()), specs(1, 3, st.just(False)), draw(st.sampled_from([0, 1, 4])))
+    def padded(spec: TensorSpec) -> TensorSpec:
+        if -1 not in spec.shape or spec.datatype == "BYTES" or not draw(st.booleans()):
+            return spec
+        sizes = draw(st.sets(st.integers(1, 6), min_size=1, max_size=3))
+        return replace(spec, pad_to=tuple(sorted(sizes)), pad_value=draw(st.sampled_from([0, 1])))
+
+    inputs = tuple(map(padded, specs(0, 4, st.booleans())))
+    return Signature(MODEL, inputs, specs(1, 3, st.just(False)), draw(st.sampled_from([0, 1, 4])))
 
 
 def arrays_of(datatype: str, shape: tuple[int, ...]) -> st.SearchStrategy[Array]:
@@ -71,7 +78,8 @@ def arrays_of(datatype: str, shape: tuple[int, ...]) -> st.SearchStrategy[Array]
 @st.composite
 def tensors(draw: st.DrawFn, spec: TensorSpec, rows: int | None) -> Array:
     """A tensor that fits, with so many rows where the model batches."""
-    shape = tuple(draw(st.integers(0, 4)) if dim == -1 else dim for dim in spec.shape)
+    most = min((4, *spec.pad_to[-1:]))
+    shape = tuple(draw(st.integers(0, most)) if dim == -1 else dim for dim in spec.shape)
     return draw(arrays_of(spec.datatype, shape if rows is None else (rows, *shape)))
 
 

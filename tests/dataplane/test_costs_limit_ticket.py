@@ -15,7 +15,6 @@ from tests.dataplane.histories import CountingReply, ticket
 def test_prediction_is_the_bucket_that_holds_the_rows() -> None:
     costs = CostModel((1, 4, 8), (100, 250, 400))
     assert [costs.predict_ns(rows) for rows in (1, 2, 4, 5, 8)] == [100, 250, 250, 400, 400]
-    assert [costs.bucket_rows(rows) for rows in (1, 2, 8)] == [1, 4, 8]
 
 
 def test_an_unmeasured_bucket_is_learned_from_its_first_run() -> None:

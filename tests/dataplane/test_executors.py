@@ -98,8 +98,8 @@ def test_features_found_while_another_batch_executes_are_no_time_of_the_device()
     for plan in (one, two):
         for _ in range(60):
             plan.observe(1, 8, took_ns=180, features_ns=80, now_ns=0)
-    assert one.queues[1].costs.predict_ns(8) == pytest.approx(180, abs=2)
-    assert (two.queues[1].costs.predict_ns(8), two.queues[1].lead.predict_ns()) == (100, 80)
+    assert one.queues[1].costs[0].predict_ns(8) == pytest.approx(180, abs=2)
+    assert (two.queues[1].costs[0].predict_ns(8), two.queues[1].lead.predict_ns()) == (100, 80)
     # an idle device waits for features; what is behind another batch has them by then
     for finish_ns, priority in ((180, 2), (280, 3), (380, 4)):
         with pytest.raises(Expired):
@@ -114,10 +114,22 @@ def test_features_found_while_another_batch_executes_are_no_time_of_the_device()
     assert two.decide(180).wait_until_ns == 200
 
 
+def test_a_third_slot_is_a_thread_and_not_a_second_batch_that_waits() -> None:
+    plan = plan_of(rules(costs_ns=COSTS), slots=3)
+    assert plan.threads_with(1) == 3
+    admit(plan, *(ticket(rows=8) for _ in range(3)))
+    running = release(plan, 0)
+    assert not running.staged
+    assert release(plan, 10**6).staged
+    assert plan.decide(10**6).release is None
+    plan.executed(running.token, 10**6)
+    assert plan.decide(10**6).release is None, "the staged one has yet to begin"
+
+
 def test_a_slow_store_is_forgotten_by_the_first_trial() -> None:
     plan = plan_of(rules(costs_ns=(10**8,) * 4), slots=2)
     plan.observe(1, 8, took_ns=2 * 10**8, features_ns=10**8, now_ns=0)
-    plan.queues[1].costs.refused(8, 0)
+    plan.queues[1].costs[0].refused(8, 0)
     plan.observe(1, 8, took_ns=10**8 + 1000, features_ns=1000, now_ns=10**11)
     assert plan.queues[1].lead.predict_ns() == 1000
 
@@ -126,7 +138,7 @@ def test_features_that_take_longer_than_executions_are_what_batches_wait_for() -
     plan = plan_of(rules(costs_ns=COSTS), slots=2)
     for _ in range(60):
         plan.observe(1, 8, took_ns=400, features_ns=300, now_ns=0)
-    assert plan.queues[1].costs.predict_ns(8) == pytest.approx(300, abs=2)
+    assert plan.queues[1].costs[0].predict_ns(8) == pytest.approx(300, abs=2)
     assert plan.queues[1].lead.predict_ns() == 100
 
 

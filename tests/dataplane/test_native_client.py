@@ -18,7 +18,7 @@ import grpc
 import numpy as np
 import pytest
 
-from bench.native_client import executable, load
+from bench.native_client import executable, load, write_bodies
 from protos import grpc_service_pb2 as pb
 from protos.grpc_service_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
@@ -215,6 +215,123 @@ def test_an_open_loop_keeps_its_rate_and_says_how_late_it_was() -> None:
     assert report["lateness_us"]["count"] == 200
 
 
+def test_bursts_are_arrivals_too_and_a_late_client_says_so() -> None:
+    def slowly(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        threading.Event().wait(0.02)
+        return response_to(request)
+
+    with serving(Echo(None, slowly)) as (address, _):
+        # one call at a time, each of 20 ms, and 500 due every second: nearly all wait for the client, which is its fault
+        late = load(address, "identity", "--requests", 40, "--rate", 500, "--cv", 2)
+        in_time = load(address, "identity", "--requests", 40, "--rate", 20, "--cv", 2, "--streams", 50)
+    assert (late["right"], late["void"]) == (40, True)
+    assert in_time["right"] == 40
+    assert in_time["void"] is (in_time["lateness_us"]["p99"] > 0.05 * in_time["latency_us"]["p99"])
+
+
+def test_nothing_is_counted_before_the_load_has_settled() -> None:
+    echo = Echo(None)
+    with serving(echo) as (address, _):
+        report = load(address, "identity", "--rate", 300, "--settle-s", 0.5, "--seconds", 0.5, "--streams", 100)
+    assert report["settling"] > 0
+    assert report["requests"] == report["settling"] + report["right"] == len(echo.seen)
+    assert report["latency_us"]["count"] == report["lateness_us"]["count"] == report["right"] > 0
+    # what was due in half a second; the rate counts until the last answer
+    assert report["goodput"] == pytest.approx(report["right"] / 0.5)
+    assert report["rate"] == pytest.approx(report["right"] / report["seconds"])
+
+
+def test_a_closed_loop_counts_what_is_answered_after_it_has_settled() -> None:
+    def slowly(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        threading.Event().wait(0.4)
+        return response_to(request)
+
+    with serving(Echo(None, slowly)) as (address, _):
+        report = load(address, "identity", "--settle-s", 0.2, "--seconds", 0.1, "--streams", 4)
+    # sent at once, and answered after the load had settled
+    assert (report["settling"], report["right"], report["requests"]) == (0, 4, 4)
+    assert report["goodput"] == report["rate"]
+
+
+@pytest.mark.parametrize("word", ["grpc-timeout", "parameter"])
+def test_a_deadline_is_told_in_either_way_and_what_comes_after_it_is_late(word: str) -> None:
+    told: list[tuple[int, bool]] = []
+
+    class Timed(Echoing):
+        def ModelInfer(self, request: pb.ModelInferRequest, context: Any) -> pb.ModelInferResponse:  # noqa: N802
+            threading.Event().wait(0.15)
+            told.append((request.parameters["timeout"].int64_param, context.time_remaining() < 3600))
+            return response_to(request)
+
+    timed: Any = Timed
+    with serving(timed(None)) as (address, _):
+        report = load(address, "identity", "--requests", 3, "--deadline-ms", 50, "--deadline-as", word)
+    if word == "parameter":
+        assert told == [(50_000, False)] * 3
+        assert (report["late"], report["right"], report["rate"]) == (3, 0, 0)
+    else:
+        assert report["errors"] == {"4": 3}
+        assert all(one == (0, True) for one in told)
+
+
+def bodies_file(path: Path, answered: bool = True) -> Path:
+    """Three requests of two tensors of different datatypes and sizes, and what `swapped` answers."""
+    bodies = []
+    for size in (1, 1000, 150_000):
+        ids, mask = np.arange(size, dtype=np.int64), np.full((size, 2), 0.5 * size, np.float32)
+        message = pb.ModelInferRequest(raw_input_contents=[ids.tobytes(), mask.tobytes()])
+        message.inputs.add(name="ids", datatype="INT64", shape=[1, size])
+        message.inputs.add(name="mask", datatype="FP32", shape=[1, size, 2])
+        bodies.append((message, mask.tobytes() + ids.tobytes() if answered else b""))
+    write_bodies(path, bodies)
+    return path
+
+
+def swapped(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+    response = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+    for tensor, raw in reversed(list(zip(request.inputs, request.raw_input_contents, strict=True))):
+        response.outputs.add(name=f"{tensor.name}_again", datatype=tensor.datatype, shape=tensor.shape)
+        response.raw_output_contents.append(raw)
+    return response
+
+
+def test_bodies_of_any_model_in_turn(tmp_path: Path) -> None:
+    echo = Echo(None, swapped)
+    options = ("--requests", 12, "--streams", 4, "--deadline-ms", 10_000, "--deadline-as", "parameter")
+    with serving(echo) as (address, _):
+        report = load(address, "two", "--bodies", bodies_file(tmp_path / "bodies"), *options)
+        unknown = load(address, "two", "--bodies", bodies_file(tmp_path / "bodies", answered=False), *options)
+    assert (report["right"], report["wrong"], report["uncompared"]) == (12, 0, 0)
+    assert (unknown["right"], unknown["wrong"], unknown["uncompared"]) == (12, 0, 12)
+    sizes = {int(number, 16): len(payload) // 16 for number, payload in echo.seen}
+    assert [sizes[number] for number in range(6)] == [1, 1000, 150_000] * 2
+
+
+@pytest.mark.parametrize("spoil", [other_values, other_id, other_model, short_values, two_tensors], ids=lambda f: f.__name__)
+def test_a_spoilt_answer_to_a_body(tmp_path: Path, spoil: Callable[[pb.ModelInferResponse], None]) -> None:
+    with serving(Echo(spoil, swapped)) as (address, _):
+        report = load(address, "two", "--bodies", bodies_file(tmp_path / "bodies"), "--requests", 15)
+    assert report["wrong_by"] == {SPOILT[spoil]: 4}
+    assert (report["failed"], report["right"]) == (3, 8)
+
+
+@pytest.mark.parametrize(("error", "right"), [(1e-6, 6), (1e-3, 0)])
+def test_bodies_of_floats_are_compared_within_a_tolerance(tmp_path: Path, error: float, right: int) -> None:
+    row = np.linspace(0, 1, 8, dtype=np.float32)
+
+    def noisy(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        response = response_to(request)
+        response.raw_output_contents[0] = (row + np.float32(error)).tobytes()
+        return response
+
+    message = pb.ModelInferRequest(raw_input_contents=[row.tobytes()])
+    message.inputs.add(name="IN", datatype="FP32", shape=[1, 8])
+    write_bodies(tmp_path / "bodies", [(message, row.tobytes())])
+    with serving(Echo(None, noisy)) as (address, _):
+        report = load(address, "m", "--bodies", tmp_path / "bodies", "--requests", 6, "--tolerance", 1e-5)
+    assert (report["right"], report["inexact"], report["wrong"]) == (right, right, 6 - right)
+
+
 def test_connections_are_changed_after_so_many_requests() -> None:
     with serving(Echo(None)) as (address, _):
         report = load(address, "identity", "--requests", 40, "--connections", 2, "--streams", 2, "--requests-per-connection", 4)
@@ -259,6 +376,11 @@ def test_nobody_listens() -> None:
         (["--requests", "1", "--connections", "0"], "--connections"),
         (["--requests", "1", "--expected", "absent"], "cannot read"),
         (["--requests", "1", "--contents", "both"], "not an option"),
+        (["--requests", "1", "--deadline-as", "wish"], "not an option"),
+        (["--requests", "1", "--cv", "1000"], "--cv"),
+        (["--requests", "1", "--settle-s", "-1"], "not above zero"),
+        (["--requests", "1", "--bodies", "absent"], "cannot read"),
+        (["--requests", "1", "--bodies", "absent", "--expected", "absent"], "not both"),
     ],
 )
 def test_unfit_options_are_refused(options: list[str], text: str) -> None:

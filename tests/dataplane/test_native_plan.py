@@ -68,6 +68,7 @@ class World:
             priority=priority,
             queue_id=chosen.rules.queue_id,
             width=width,
+            size_class=width % chosen.rules.size_classes,  # of one shape, so of one class
         )
         try:
             self.plan.admit(made, self.now_ns)
@@ -119,11 +120,12 @@ class World:
             one = self.ended[index % len(self.ended)]
             queue_id = one.queue.rules.queue_id
             learnt = (queue_id, one.rows, took * self.scale_ns, min(took, features) * self.scale_ns, self.now_ns)
+            size_class = one.tickets[0].size_class
             if queue_id not in self.plan.queues:
                 with pytest.raises(LookupError):
-                    self.plan.observe(*learnt)
+                    self.plan.observe(*learnt, size_class=size_class)
             elif self.plan.queues[queue_id] is one.queue:  # its id may be another one's by now
-                self.plan.observe(*learnt)
+                self.plan.observe(*learnt, size_class=size_class)
 
     def deliver(self, took: int) -> None:
         self.plan.observe_delivery(took * self.scale_ns)
@@ -145,7 +147,8 @@ class World:
 def some_rules(draw: st.DrawFn, scale_ns: int) -> QueueRules:
     max_batch = draw(st.sampled_from((0, 1, 4, 8)))
     buckets = rules(max_batch=max_batch).buckets
-    costs = draw(st.lists(st.sampled_from((0, 3, 10, 20, 100, 5_000)), min_size=len(buckets), max_size=len(buckets)))
+    count = len(buckets) * draw(st.sampled_from((1, 1, 2, 3)))
+    costs = draw(st.lists(st.sampled_from((0, 3, 10, 20, 100, 5_000)), min_size=count, max_size=count))
     return rules(
         draw(st.integers(1, 5)),
         max_batch=max_batch,
@@ -206,9 +209,10 @@ def test_both_agree_over_any_history(history: tuple[World, list[tuple[Any, ...]]
 def test_both_agree_on_long_queues(seed: int) -> None:
     """Hundreds wait, in few lanes and in many, and enter and leave at every place."""
     chance = random.Random(seed)
-    plan = TwinPlan(Estimate(), slots=2, density=seed == 3)
+    plan = TwinPlan(Estimate(), slots=2 + seed % 2, density=seed == 3)
     plan.add_queue(rules(1, costs_ns=(10, 12, 15, 20), instances=2))
-    plan.add_queue(rules(2, max_batch=64, costs_ns=(10, 11, 13, 16, 22, 35, 60), share=0.5, early_drop=False))
+    classes = (10, 11, 13, 16, 22, 35, 60, 20, 22, 26, 32, 44, 70, 120)
+    plan.add_queue(rules(2, max_batch=64, costs_ns=classes, share=0.5, early_drop=False))
     world = World(plan, scale_ns=1000)
     widths = (2, 60)[seed % 2]
     for round_ in range(6):
@@ -291,7 +295,9 @@ NATIVE_RULES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"buckets": ()}, {"buckets": (2, 1)}, {"buckets": (0, 1)}, {"costs_ns": (1,)}, {"instances": 0}], ids=str
+    "wrong",
+    [{"buckets": ()}, {"buckets": (2, 1)}, {"buckets": (0, 1)}, {"costs_ns": (1,)}, {"costs_ns": ()}, {"instances": 0}],
+    ids=str,
 )
 def test_rules_that_cannot_be_planned_with_are_refused(wrong: dict[str, Any]) -> None:
     plan = podium_native.Plan()
@@ -307,6 +313,10 @@ def test_what_is_not_there_is_refused_and_changes_nothing() -> None:
     for queue_id, rows in ((2, 1), (1, 0), (1, 3)):
         with pytest.raises(LookupError):
             plan.admit(7, queue_id, "", rows, *arrival)
+    with pytest.raises(LookupError):
+        plan.admit(7, 1, "", 1, *arrival, size_class=1)
+    with pytest.raises(LookupError):
+        plan.observe(1, 1, 10, 0, 10, size_class=1)
     assert plan.admit(7, 1, "", 1, *arrival) == ("admitted", 0)
     with pytest.raises(ValueError, match="wait in queue"):
         plan.remove_queue(1)

@@ -34,10 +34,10 @@ class SlowToTell(NativePlane):
         self.ended, self.go_on, self.told = threading.Event(), threading.Event(), threading.Event()
         super().__init__(monotonic_ns, InflightLimit(100, 2**20), deliver, slots=lambda device: 2)
 
-    def _ended(self, tickets: Any, stopping: bool) -> None:
+    def _ended(self, tickets: Any, why: int) -> None:
         self.ended.set()
         self.go_on.wait(10)
-        super()._ended(tickets, stopping)
+        super()._ended(tickets, why)
         self.told.set()
 
     def holds_nothing(self) -> bool:

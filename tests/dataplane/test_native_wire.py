@@ -14,9 +14,12 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc._utils import _get_inference_request
 
 from protos.grpc_service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from server.core.errors import InvalidRequest
+from server.core.padding import pad_element
 from server.core.signature import CheckedRows, Signature, check
 from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec, to_raw
 from server.core.versions import VersionKey
+from server.dataplane.rows import place
 from server.transport.codec import MAX_RESPONSE_BYTES, decode, encode
 from tests.dataplane.messages import (
     MODEL,
@@ -46,7 +49,11 @@ TIMES = ("podium_queue_us", "podium_execute_us", "podium_features_us", "podium_b
 def wire_of(signature: Signature) -> Any:
     wire = podium_native.Wire()
     inputs, outputs = (
-        [(spec.name, spec.datatype, spec.shape) for spec in side] for side in (signature.inputs, signature.outputs)
+        [
+            (spec.name, spec.datatype, spec.shape, spec.pad_to, pad_element(spec).tobytes() if spec.pad_to else b"")
+            for spec in side
+        ]
+        for side in (signature.inputs, signature.outputs)
     )
     for version in ("", str(NUMBER)):
         wire.add(MODEL, version, str(NUMBER), inputs, outputs, signature.max_batch, masks_of(signature))
@@ -75,16 +82,22 @@ def agreed(signature: Signature, pieces: list[bytes], *, compact: bool = False) 
     assert plain["inputs"] == {}
     dims = [list(dims_of(checked, name)) for name in names if name in checked.arrays]
     assert plain["shape"] == podium_native.shape_of(plain["mask"], dims)
+    assert plain["size_class"] == checked.size_class
     return plain
 
 
-def same_tensor(spec: TensorSpec, native: tuple[tuple[int, ...], bytes], array: Array, *, batching: bool) -> None:
-    dims, data = native
-    assert dims == array.shape[1 if batching else 0 :]
-    raw = to_raw(spec.datatype, array)
-    if data != raw:
-        dtype = NUMPY_DTYPES[spec.datatype]
-        assert float_bits(np.frombuffer(data, dtype)) == float_bits(np.frombuffer(raw, dtype))
+def same_tensor(spec: TensorSpec, native: tuple[tuple[int, ...], bytes, bytes], array: Array, *, batching: bool) -> None:
+    """What arrived, and what a batch has of it, padded."""
+    dims, data, placed = native
+    start = 1 if batching else 0
+    assert dims == array.shape[start:]
+    whole = np.empty((*array.shape[:start], *spec.padded(dims)), array.dtype)
+    place(array, whole, spec if spec.pad_to else None)
+    for found, expected in ((data, array), (placed, whole)):
+        raw = to_raw(spec.datatype, expected)
+        if found != raw:
+            dtype = NUMPY_DTYPES[spec.datatype]
+            assert float_bits(np.frombuffer(found, dtype)) == float_bits(np.frombuffer(raw, dtype))
 
 
 def dims_of(checked: CheckedRows, name: str) -> tuple[int, ...]:
@@ -395,3 +408,30 @@ def test_answers_larger_than_a_message_are_refused_with_their_size() -> None:
     nothing = np.zeros(MAX_RESPONSE_BYTES - 20, np.uint8)  # never read, so never in memory
     with pytest.raises(Exception, match=r"^2147483\d{3}$"):
         wire_of(ONE).encode(MODEL, "", "", [(0, (1, 1), nothing)])
+
+
+def long(size: int, datatype: str = "INT64") -> tuple[Signature, ModelInferRequest]:
+    signature = Signature(MODEL, (TensorSpec("ids", datatype, (-1, 2), pad_to=(16, 300), pad_value=3),), ONE.outputs, 4)
+    message = ModelInferRequest(model_name=MODEL)
+    array = np.arange(3 * size * 2).reshape(3, size, 2).astype(NUMPY_DTYPES[datatype])
+    fill(message, signature.inputs[0], array, typed=False)
+    return signature, message
+
+
+@pytest.mark.parametrize("datatype", ["UINT8", "FP16", "INT32", "INT64"])
+def test_padded_rows_in_any_pieces(datatype: str) -> None:
+    for size, size_class in ((0, 0), (16, 0), (17, 1), (299, 1), (300, 1)):
+        signature, message = long(size, datatype)
+        data = message.SerializeToString()
+        for step in (1, 7, len(data)):
+            for compact in (False, True):
+                plain = agreed(signature, [data[at : at + step] for at in range(0, len(data), step)], compact=compact)
+                assert plain is not None
+                assert plain["size_class"] == size_class
+
+
+def test_sizes_above_the_largest_are_left_to_python_which_refuses_them() -> None:
+    signature, message = long(301)
+    assert agreed(signature, [message.SerializeToString()]) is None
+    with pytest.raises(InvalidRequest, match=r"input 'ids' has size 301 in shape \[3,301,2\], but its size must be <= 300"):
+        check(decode(message, 5, None), signature)

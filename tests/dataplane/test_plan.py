@@ -175,7 +175,7 @@ def test_early_drop_refuses_what_the_full_batch_would_make_late_and_refills() ->
 
 def test_small_batches_that_run_do_not_keep_a_large_one_refused_for_ever() -> None:
     plan = plan_of(rules(costs_ns=(100, 100, 100, 5_000)))  # 8 rows were slow once
-    costs = plan.queues[1].costs
+    costs = plan.queues[1].costs[0]
     large = None
     for now_ns in range(0, 3 * TRIAL_AFTER_NS, TRIAL_AFTER_NS // 10):
         plan.admit(ticket(rows=1, deadline_ns=now_ns + 1_000), now_ns)
@@ -225,7 +225,7 @@ def test_a_prediction_that_refuses_everything_is_tried() -> None:
     trial = ticket(deadline_ns=later + 1_000)
     plan.admit(trial, later)
     assert release(plan, later) == [trial]
-    plan.queues[1].costs.observe(1, 10**9, later + 10**9)  # the prediction was right
+    plan.queues[1].costs[0].observe(1, 10**9, later + 10**9)  # the prediction was right
     with pytest.raises(Expired):
         plan.admit(ticket(deadline_ns=later + 1_000), later)
 
@@ -338,3 +338,22 @@ def test_books_balance_over_any_history(history: list[tuple[object, ...]]) -> No
                 assert lane.keys == sorted(lane.keys)
                 assert len(lane.keys) == len(lane.tickets) > 0
     assert len(set(map(id, world.ended))) == len(world.ended)
+
+
+def test_a_lane_has_the_costs_of_its_size_class() -> None:
+    """The same rows of a larger size take ten times as long, and what is learnt of one size says nothing of the other."""
+    plan = plan_of(rules(costs_ns=(10, 20, 30, 40, 100, 200, 300, 400)))
+    plan.admit(ticket(rows=8, deadline_ns=50), 0)
+    with pytest.raises(Expired, match="predicted to finish"):
+        plan.admit(ticket(rows=8, width=3, size_class=1, deadline_ns=50), 0)
+    large = ticket(rows=4, width=3, size_class=1, deadline_ns=340)
+    plan.admit(large, 0)  # behind the others: 40 + 300
+    taken = plan.decide(0).release
+    assert taken is not None
+    plan.executed(taken.token, 40)
+    plan.observe(1, 8, 30, 0, 40)
+    plan.observe(1, 4, 500, 0, 40, size_class=1)
+    assert [costs.predict_ns(8) for costs in plan.queues[1].costs] == [41, 400]
+    assert plan.queues[1].costs[1].predict_ns(4) > 300
+    decision = plan.decide(40)  # what took longer than was measured makes it late
+    assert (decision.late, decision.release) == ([large], None)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from server.core.clock import monotonic_ns
-from server.core.errors import Expired, Overloaded, ShuttingDown
+from server.core.errors import BackendFailed, DeviceLost, Expired, NotReady, Overloaded, ShuttingDown
 from server.dataplane.interface import Batch, Part, QueueClosed
 from server.dataplane.ticket import Ticket, TicketState
 from tests.dataplane.histories import CountingReply, rows_of, rules
@@ -195,6 +195,57 @@ def test_a_closed_queue_says_choose_again_and_serves_what_it_admitted(plane: Any
     plane.open(rules(1))
     with pytest.raises(ValueError, match="open already"):
         plane.open(rules(1))
+
+
+GONE = "its device is lost"
+
+
+def test_a_queue_that_fails_ends_what_waits_and_what_is_staged_but_not_what_runs(new: New) -> None:
+    plane = new(slots=lambda device: 2)
+    plane.open(rules(1, costs_ns=(MS,) * 4))
+    plane.open(rules(2, costs_ns=(MS,) * 4))
+    try:
+        running, staged = submit(plane, 1, 8), submit(plane, 2, 8)
+        first = plane.take("cpu")
+        second = plane.take("cpu")
+        assert (first.staged, second.staged) == (False, True)
+        waiting = [submit(plane, 3, 8), submit(plane, 4, 1, deadline_ns=monotonic_ns() + 3600 * 1000 * MS)]
+        other = submit(plane, 5, 8, queue_id=2)
+        plane.fail(1, GONE)
+        plane.fail(1, GONE)
+        plane.fail(99, GONE)
+        for (ticket, reply), kind in ((staged, DeviceLost), (waiting[0], NotReady), (waiting[1], NotReady)):
+            error = reply.exception(10)
+            assert (type(error), str(error)) == (kind, GONE)
+            assert ticket.state is TicketState.ENDED
+            assert (type(ticket.refusal), str(ticket.refusal)) == (kind, GONE)
+            assert ticket.refusal is not error
+            assert plane.cancel(ticket) is TicketState.ENDED
+        assert not running[1].done()
+        with pytest.raises(QueueClosed):
+            submit(plane, 6)
+        assert not plane.wait_idle(1, 0.01), "a batch still has tickets of it"
+        assert plane.finish(first, [Part(0, 1, None, BackendFailed("broken"))], ran_rows=0, ran_ns=MS).tolist() == [True]
+        assert str(running[1].exception(10)) == "broken"
+        plane.enter_device(second)
+        assert plane.finish(second, [Part(0, 1, None, BackendFailed("broken"))], ran_rows=0, ran_ns=MS).tolist() == [False]
+        assert plane.wait_idle(1, 10)
+        assert plane.snapshot(1) is None
+        last = plane.take("cpu")  # of the queue that goes on
+        plane.finish(last, echo(last), ran_rows=8, ran_ns=MS)
+        assert other[1].result(10)["Y"].shape == (8, 2)
+    finally:
+        plane.stop()
+
+
+def test_who_left_as_the_queue_failed_is_told_nothing_more(plane: Any) -> None:
+    plane.open(rules(1))
+    gone, reply = submit(plane, 1)
+    assert plane.cancel(gone) is TicketState.WAITING
+    plane.fail(1, GONE)
+    assert plane.wait_idle(1, 10)
+    assert not reply.done()
+    assert gone.refusal is None
 
 
 def test_stop_answers_everything_that_waits(plane: Any) -> None:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.core.clock import monotonic_ns
-from server.core.errors import BackendFailed, Expired, Overloaded, PodiumError, ShuttingDown
+from server.core.errors import BackendFailed, DeviceLost, Expired, NotReady, Overloaded, PodiumError, ShuttingDown
 from server.dataplane.interface import Batch, Part
 from server.dataplane.ticket import Ticket, TicketState
 from tests.dataplane.histories import CountingReply, rows_of, rules
@@ -24,6 +24,7 @@ def new(request: pytest.FixtureRequest) -> New:
 PLACES = 50
 """More than a history has requests, so that no limit is in its way."""
 LARGEST_BYTES = 128
+LOST = "its device is lost"
 
 
 def all_places_are_free(plane: Any) -> None:
@@ -37,7 +38,7 @@ def all_places_are_free(plane: Any) -> None:
 
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["submit", "submit", "submit", "cancel", "pause"]),
+        st.sampled_from(["submit", "submit", "submit", "submit", "submit", "submit", "cancel", "pause", "fail"]),
         st.integers(1, 8),
         st.sampled_from([None, 0, 1, 5, 50]),
         st.integers(0, 2),
@@ -113,6 +114,8 @@ def test_every_admitted_ticket_ends_exactly_once(
             ticket = admitted[rows % len(admitted)][0]
             if plane.cancel(ticket) is not TicketState.ENDED:
                 cancelled.add(id(ticket))
+        elif action == "fail":
+            plane.fail(queue_id, LOST)
         elif action == "pause":
             time.sleep(0.001)
     if not stop_early:
@@ -133,5 +136,6 @@ def test_every_admitted_ticket_ends_exactly_once(
             if isinstance(answer, dict):
                 assert (answer["Y"] == rows_of(tag, rows).arrays["X"] * 10).all()
             else:
-                assert isinstance(answer, BackendFailed | Expired | ShuttingDown)
+                assert isinstance(answer, BackendFailed | Expired | NotReady | ShuttingDown)
+                assert not isinstance(answer, NotReady | DeviceLost) or str(answer) == LOST
                 assert not isinstance(answer, ShuttingDown) or stop_early

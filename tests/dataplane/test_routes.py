@@ -4,7 +4,7 @@ import pytest
 
 from server.core.signature import Signature
 from server.core.tensors import TensorSpec
-from server.dataplane.native.routes import masks
+from server.dataplane.native.routes import masks, stated
 
 
 def signature(required: int, optional: int) -> Signature:
@@ -27,3 +27,11 @@ def test_of_many_optional_inputs_none_or_all() -> None:
 @pytest.mark.parametrize(("inputs", "expected"), [(64, [2**64 - 1]), (65, [])])
 def test_as_many_inputs_as_a_mask_has_bits(inputs: int, expected: list[int]) -> None:
     assert masks(signature(inputs, 0), lambda names: True) == expected
+
+
+def test_tensors_bring_an_element_of_their_padding() -> None:
+    inputs = (TensorSpec("ids", "INT16", (-1,), pad_to=(4, 8), pad_value=-2), TensorSpec("n", "FP32", (1,), optional=True))
+    assert stated(Signature("m", inputs, (TensorSpec("y", "BYTES", (2,)),), 4)) == (
+        [("ids", "INT16", [-1], False, [4, 8], b"\xfe\xff"), ("n", "FP32", [1], True, [], b"")],
+        [("y", "BYTES", [2], False, [], b"")],
+    )

@@ -57,7 +57,7 @@ class TwinPlan(Plan):
             )
 
         self._both(lambda: Plan.add_queue(self, rules), native)
-        self.queues[rules.queue_id].costs = _TaughtCosts(self, rules)
+        self.queues[rules.queue_id].costs[:] = [_TaughtCosts(self, rules, each) for each in range(rules.size_classes)]
 
     def remove_queue(self, queue_id: int) -> None:
         self._both(lambda: Plan.remove_queue(self, queue_id), lambda: self.native.remove_queue(queue_id))
@@ -74,6 +74,7 @@ class TwinPlan(Plan):
             ticket.deadline_ns,
             ticket.priority,
             now_ns,
+            ticket.size_class,
         )
         expected = ("admitted", 0)
         try:
@@ -134,9 +135,9 @@ class TwinPlan(Plan):
     def executed(self, token: int, now_ns: int) -> None:
         self._both(lambda: Plan.executed(self, token, now_ns), lambda: self.native.executed(token, now_ns))
 
-    def observe(self, queue_id: int, rows: int, took_ns: int, features_ns: int, now_ns: int) -> None:
+    def observe(self, queue_id: int, rows: int, took_ns: int, features_ns: int, now_ns: int, *, size_class: int = 0) -> None:
         learnt = (queue_id, rows, took_ns, features_ns, now_ns)
-        self._both(lambda: Plan.observe(self, *learnt), lambda: self.native.observe(*learnt))
+        self._both(lambda: Plan.observe(self, *learnt, size_class=size_class), lambda: self.native.observe(*learnt, size_class))
 
     def observe_delivery(self, took_ns: int) -> None:
         """Learn how long answers need to leave."""
@@ -176,8 +177,13 @@ class TwinPlan(Plan):
                 lanes = [(lane.rows, [self.numbers[one] for one in lane.tickets]) for lane in queue.lanes.values()]
                 assert native.lanes(queue_id) == lanes
                 everybody += [number for _, numbers in lanes for number in numbers]
-                costs = queue.costs
-                predicted = [(costs.predict_ns(size), costs.on_trial(size, self.now_ns)) for size in queue.rules.buckets]
+                predicted = [
+                    (costs.predict_ns(size), costs.on_trial(size, self.now_ns))
+                    for costs in queue.costs
+                    for size in queue.rules.buckets
+                ]
+                for lane in queue.lanes.values():
+                    assert lane.costs is queue.costs[lane.tickets[0].size_class]
                 assert native.predictions(queue_id, self.now_ns) == predicted
                 assert native.lead_ns(queue_id) == queue.lead.predict_ns()
                 assert native.share_left_ns(queue_id) == queue.share._left_ns
@@ -187,20 +193,20 @@ class TwinPlan(Plan):
 class _TaughtCosts(CostModel):
     """Costs that a test may teach by hand."""
 
-    __slots__ = ("_plan", "_queue_id")
+    __slots__ = ("_of", "_plan")
 
-    def __init__(self, plan: TwinPlan, rules: QueueRules) -> None:
-        super().__init__(rules.buckets, rules.costs_ns)
+    def __init__(self, plan: TwinPlan, rules: QueueRules, size_class: int) -> None:
+        super().__init__(rules.buckets, rules.class_costs_ns(size_class))
         self._plan = plan
-        self._queue_id = rules.queue_id
+        self._of = rules.queue_id, size_class
 
     def observe(self, rows: int, took_ns: int, now_ns: int) -> None:
         super().observe(rows, took_ns, now_ns)
-        self._plan.taught(lambda: self._plan.native.costs_observe(self._queue_id, rows, took_ns, now_ns))
+        self._plan.taught(lambda: self._plan.native.costs_observe(*self._of, rows, took_ns, now_ns))
 
     def refused(self, rows: int, now_ns: int) -> None:
         super().refused(rows, now_ns)
-        self._plan.taught(lambda: self._plan.native.costs_refused(self._queue_id, rows, now_ns))
+        self._plan.taught(lambda: self._plan.native.costs_refused(*self._of, rows, now_ns))
 
 
 class _TaughtEstimate(Estimate):

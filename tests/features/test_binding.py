@@ -1,5 +1,6 @@
 """What a model's inputs are made of: what fits, and every refusal."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -233,3 +234,9 @@ def test_null_texts_cannot_be_inputs_of_a_model() -> None:
     view = of_request(Feature("code", "bytes", b"", null="keep"))
     text = refused((view,), {"code": ("BYTES", (1,))}, ())
     assert "keeps nulls, but the model's input 'code' can hold none" in text
+
+
+def test_an_input_that_features_fill_cannot_be_padded() -> None:
+    specs = [replace(spec, shape=(-1,), pad_to=(4, 8)) if spec.name == "recent" else spec for spec in model().inputs]
+    with pytest.raises(LoadFailed, match="the model's input 'recent' has pad_to, but features fill it"):
+        bound(features(), settings(), replace(model(), inputs=tuple(specs)))

@@ -11,6 +11,7 @@ import numpy as np
 from server.backends.base import LoadTask
 from server.core.clock import NS_PER_S
 from server.core.errors import LoadFailed, RegistryError
+from server.core.placement import device_of
 from server.core.settings import ModelSettings
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
@@ -41,6 +42,7 @@ class Version:
     settled: bool = True
     manifest: Manifest | None = None
     folder: Path = Path("nowhere")
+    size_bytes: int = 100
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ class Backends:
         if task.key in self.faults:
             raise LoadFailed(self.faults[task.key])
         backend = Backend(task.key)
+        backend.device = device_of("fake", task.settings)
         self.opened.append(backend)
         return backend
 
@@ -198,6 +201,11 @@ class Plane:
         if queue_id in self.rules and queue_id not in self.closed:
             self.closed.add(queue_id)
             self.story.append(("close", self.rules[queue_id].key))
+
+    def fail(self, queue_id: int, reason: str) -> None:
+        if queue_id in self.rules:
+            self.closed.add(queue_id)
+            self.story.append((f"fail: {reason}", self.rules[queue_id].key))
 
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
         assert queue_id in self.closed, "what is open is never idle"

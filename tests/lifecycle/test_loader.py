@@ -10,13 +10,16 @@ from server.backends import base
 from server.backends.first_answer import FirstAnswer
 from server.core.clock import Clock
 from server.core.errors import BackendFailed, LoadFailed, RegistryError
-from server.core.settings import ModelSettings
+from server.core.settings import ModelSettings, TensorSettings
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
 from server.core.versions import VersionKey
 from server.features.interface import Features, Joined
+from server.lifecycle.accounts import Accounts
+from server.lifecycle.ledger import Holding
 from server.lifecycle.loader import BindFeatures, Loader, run_golden
 from server.lifecycle.replica import Loaded
+from tests.lifecycle import test_accounts as accounts
 from tests.lifecycle.doubles import SETTINGS, Backend, Backends, Golden, HandClock, Leases, Manifest, Version
 
 KEY = VersionKey("m", 1)
@@ -51,6 +54,7 @@ class Scene:
         self.tried: base.Backend | None = None
         self.known: dict[str, Backends] = {"fake": self.backends}
         self.bind_features: BindFeatures | None = None
+        self.accounts: Accounts | None = None
 
     def verify(self, found: Any) -> None:
         # nothing of a version is read before it is leased
@@ -85,6 +89,7 @@ class Scene:
             clock=HandClock(),
             lease=self.leases,
             bind_features=self.bind_features,
+            accounts=self.accounts,
         )
         return loader.load(found, settings)
 
@@ -375,3 +380,108 @@ def test_a_backend_that_gives_one_answer_cannot_be_decoupled() -> None:
         scene.load(Version(KEY), SETTINGS.model_copy(update={"decoupled": True}))
     assert scene.backends.opened[0].closed
     assert scene.warmed == []
+
+
+GPU = ModelSettings.model_validate({"backend": "onnx", "max_batch": 2, "onnx": {"providers": ["cuda"]}})
+MIB = 2**20
+
+
+class OnDevice:
+    """A scene whose versions go to a GPU of 1000 MiB and take `took` there when they are opened."""
+
+    def __init__(self, took: int) -> None:
+        self.scene, self.books = Scene(), accounts.Scene()
+        self.scene.accounts = self.books.accounts
+        self.scene.known = {"onnx": self.scene.backends}
+        self.reserved_at_open: list[tuple[Holding, ...]] = []
+        self.took = took
+        self.scene.backends.on_open = self.open
+
+    def open(self, task: base.LoadTask) -> None:
+        self.reserved_at_open.append(self.books.ledger.reading.holdings)
+        self.books.used += self.took
+
+    def load(self, settings: ModelSettings = GPU) -> Loaded:
+        return self.scene.load(Version(KEY), settings)
+
+
+def test_memory_is_reserved_before_a_version_is_opened_and_measured_once_it_is_proven() -> None:
+    device = OnDevice(30 * MIB)
+    loaded = device.load()
+    (at_open,) = device.reserved_at_open
+    assert [(each.reserved_bytes > 0, each.measured_bytes) for each in at_open] == [(True, 0)]
+    assert loaded.reservation is not None
+    assert loaded.reservation.measured_bytes == 30 * MIB
+    kept = device.books.documents["kind of cuda:0", "onnx"]
+    assert (kept.memory_bytes, kept.costs_ns) == (30 * MIB, {1: 10, 2: 20, 4: 40})
+
+
+def test_what_does_not_fit_is_never_opened() -> None:
+    device = OnDevice(0)
+    device.books.used = 990 * MIB
+    with pytest.raises(LoadFailed, match=r"^reserve memory: cuda:0 has no room for it"):
+        device.load()
+    assert device.scene.backends.tasks == []
+    assert device.scene.leases.out == []
+
+
+def test_all_instances_are_one_reservation() -> None:
+    device = OnDevice(30 * MIB)
+    loaded = device.load(GPU.model_copy(update={"instances": 3}))
+    assert loaded.reservation is not None
+    assert loaded.reservation.measured_bytes == 90 * MIB
+
+
+@pytest.mark.parametrize("left", [0, 30 * MIB])
+def test_a_load_that_fails_returns_its_memory(left: int, caplog: pytest.LogCaptureFixture) -> None:
+    device = OnDevice(left)
+    device.scene.warm_fault = BackendFailed("no")
+    with pytest.raises(LoadFailed, match=r"^warm up: no"):
+        device.load()
+    # the double gives nothing back when it is closed
+    assert device.scene.backends.opened[0].closed
+    assert (f"its failed load left {30 * MIB} bytes of cuda:0 in use" in caplog.text) == bool(left)
+    assert device.books.ledger.reading.holdings == ()
+    assert device.books.ledger.reading.budgets[0].unreturned_bytes == left
+    assert device.books.documents == {}
+
+
+def test_a_version_that_took_more_than_there_was_is_closed_again() -> None:
+    device = OnDevice(1001 * MIB)
+    with pytest.raises(LoadFailed, match=r"^measure: it took"):
+        device.load()
+    assert device.scene.backends.opened[0].closed
+    assert device.books.ledger.reading.holdings == ()
+
+
+def padded_scene(output: tuple[int, ...]) -> Scene:
+    """A model whose rows have any length, and `output` for an answer."""
+    scene = Scene()
+
+    def open_backend(task: base.LoadTask) -> Backend:
+        backend = scene.backends(task)
+        backend.signature = Signature("m", (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", output),), 4)
+        return backend
+
+    scene.known = {"fake": open_backend}  # type: ignore[dict-item]  # as good a factory as the double
+    return scene
+
+
+PADDED = SETTINGS.model_copy(update={"inputs": (TensorSettings(name="x", pad_to=(8, 16), pad_value=1),)})
+
+
+def test_every_instance_has_the_sizes_that_settings_state() -> None:
+    scene = padded_scene((2,))
+    loaded = scene.load(Version(KEY), PADDED.model_copy(update={"instances": 2}))
+    expected = (TensorSpec("x", "FP32", (-1,), pad_to=(8, 16), pad_value=1),)
+    assert [backend.signature.inputs for backend in scene.backends.opened] == [expected] * 2
+    assert loaded.backend.signature.inputs == expected
+    assert scene.tried is not None
+    assert scene.tried.signature.pad_sizes == (8, 16)
+
+
+def test_sizes_that_do_not_fit_fail_the_load() -> None:
+    scene = padded_scene((-1,))
+    with pytest.raises(LoadFailed, match=r"^open: output 'y' has the shape \[-1\]: with pad_to every dimension"):
+        scene.load(Version(KEY), PADDED)
+    assert [backend.closed for backend in scene.backends.opened] == [1]

@@ -9,6 +9,7 @@ from server.lifecycle.replica import Replica, queue_rules
 from server.lifecycle.retirement import Retirement
 from server.lifecycle.table import Table
 from tests.lifecycle.doubles import SETTINGS, Backend, HandClock, Leases, Metrics, Plane, replica
+from tests.lifecycle.test_ledger import Scene as Books
 
 KEY = VersionKey("m", 1)
 
@@ -96,3 +97,33 @@ def test_a_lease_is_given_back_once_the_backend_is_closed(close_fault: Exception
     scene.plane.end(1)
     scene.retirement.close_idle()
     assert (backend.closed, leases.out) == (1, [])
+
+
+@pytest.mark.parametrize("close_fault", [None, RuntimeError("jammed")])
+def test_what_a_closed_backend_did_not_give_back_is_told(
+    close_fault: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene, books = Scene(), Books()
+    bare, backend = scene.serve(1)
+    reservation, _ = books.hold(KEY, 100)
+    backend.close_fault = close_fault
+    scene.table.leave(KEY)
+    scene.retirement.leave(replace(bare, reservation=reservation))
+    scene.retirement.close_idle()
+    missing = 100 * 2**20
+    assert scene.table.actual()[KEY].reason == f"unloaded; {missing} bytes of cpu were not given back"
+    assert f"{missing} of {missing} bytes of cpu were not given back" in caplog.text
+    assert books.ledger.reading.budgets[0].unreturned_bytes == missing
+    assert books.ledger.reading.holdings == ()
+
+
+def test_what_came_back_is_not_worth_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    scene, books = Scene(), Books()
+    bare, backend = scene.serve(1)
+    reservation, give_back = books.hold(KEY, 100)
+    backend.close = give_back  # type: ignore[method-assign]
+    scene.table.leave(KEY)
+    scene.retirement.leave(replace(bare, reservation=reservation))
+    scene.retirement.close_idle()
+    assert scene.table.actual()[KEY].reason == "unloaded"
+    assert "given back" not in caplog.text

@@ -11,7 +11,7 @@ import pytest
 
 from server.backends.base import LoadTask
 from server.core.clock import monotonic_ns
-from server.core.errors import BackendDead, NotFound, PodiumError
+from server.core.errors import BackendDead, NotReady, PodiumError
 from server.core.requests import InferRequest, WireTensor
 from server.core.tensors import Array
 from server.core.versions import VersionKey
@@ -161,6 +161,6 @@ def test_the_request_that_meets_a_dead_backend_is_answered_and_the_version_is_ou
         scene.backends[0].fault = BackendDead("device lost")
         with pytest.raises(BackendDead, match="device lost"):
             scene.ask(1.0)
-        with pytest.raises(NotFound, match="no available versions"):
+        with pytest.raises(NotReady, match="'m' is not at ready state: device lost"):
             scene.ask(1.0)
         assert scene.manager.ready_problems() == ["m:1: its backend is dead: device lost"]

@@ -29,11 +29,33 @@ def test_a_plain_load_is_never_on_probation() -> None:
 
 
 def test_initial_models_that_cannot_be_loaded_are_named() -> None:
-    wishes = Wishes()
+    wishes = Wishes(("m", "bad", "typo"))
     bad = Model("bad", None, problem="no")
-    missing = wishes.ask_all(("m", "bad", "typo"), {"m": PLAIN, "bad": bad})
+    missing = wishes.begin({"m": PLAIN, "bad": bad})
+    assert wishes.begun
     assert list(missing) == ["bad", "typo"]
     assert list(wishes.current()) == ["m"]
+    everything = Wishes(["*"])
+    assert list(everything.begin({"m": PLAIN, "bad": bad})) == ["bad"]
+    assert list(everything.current()) == ["m"]
+
+
+def test_what_callers_loaded_is_asked_for_again_with_its_settings_and_what_they_unloaded_is_not() -> None:
+    before, found = Wishes(("m", "n", "o")), {name: model(name, 1) for name in ("m", "n", "o", "p", "q")}
+    before.begin(found)
+    before.withdraw("o")
+    before.ask(found["p"], SETTINGS)
+    before.ask(found["q"], None, Given(found["q"]))
+    asked = before.from_repository
+    assert asked == {"m": None, "n": None, "p": SETTINGS}, "given files are in no repository"
+    before.close()
+    assert asked == {"m": None, "n": None, "p": SETTINGS}
+    after = Wishes(("m", "n", "o"), asked)
+    assert after.begin(found) == {}
+    assert {name: wish.settings for name, wish in after.current().items()} == asked
+    nothing = Wishes(("m",), {})
+    assert nothing.begin(found) == {}
+    assert nothing.current() == {}
 
 
 def test_given_files_replace_what_was_before_only_once_they_serve() -> None:

@@ -17,6 +17,7 @@ from server.registry.durable import append_line, locked
 from server.registry.keeping import Rules
 from server.registry.lease import lease
 from server.registry.manifest import ManifestFields
+from server.registry.names import MEASURED_FOLDER
 from server.registry.prune import JOURNAL_FILE, prune, read_pruned
 from server.registry.register import register
 from server.registry.source import LocalDirectory
@@ -282,3 +283,12 @@ def test_a_disk_that_refuses_half_way_leaves_whole_versions(root: Path, monkeypa
     assert not list((root / "demo").glob(".pruned-*"))
     prune(root, "demo", RULES, apply=True)
     assert versions(root) == [3]
+
+
+def test_what_was_measured_goes_with_its_version(root: Path) -> None:
+    for number in (1, 3):
+        kept = root / "demo" / MEASURED_FOLDER / str(number)
+        kept.mkdir(parents=True)
+        (kept / "cpu.onnx.json").write_text("{}")
+    prune(root, "demo", RULES, apply=True)
+    assert [path.name for path in (root / "demo" / MEASURED_FOLDER).iterdir()] == ["3"]

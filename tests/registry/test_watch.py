@@ -9,6 +9,7 @@ from queue import Empty, Queue
 import pytest
 
 from server.registry import watch
+from server.registry.durable import write_atomically
 from server.registry.watch import changes
 
 LONG_S = 600.0
@@ -52,6 +53,19 @@ def test_it_sleeps_while_a_version_is_incoming_and_wakes_when_it_is_there(tmp_pa
         with pytest.raises(Empty):
             seen.get(timeout=1.0)
         incoming.rename(tmp_path / "demo" / "1")
+        seen.get(timeout=WAIT_S)
+
+
+def test_what_a_load_has_measured_wakes_nobody(tmp_path: Path) -> None:
+    (tmp_path / "demo" / "1").mkdir(parents=True)
+    with woken(tmp_path, LONG_S) as seen:
+        seen.get(timeout=WAIT_S)
+        kept = tmp_path / "demo" / ".measured" / "1"
+        kept.mkdir(parents=True)
+        write_atomically(kept / "cpu.onnx.json", b"{}")
+        with pytest.raises(Empty):
+            seen.get(timeout=1.0)
+        (tmp_path / "demo" / "1" / "model.onnx").write_bytes(b"model")
         seen.get(timeout=WAIT_S)
 
 

@@ -7,9 +7,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -41,7 +42,17 @@ def toml(value: Any) -> str:
 class Serving:
     """One `podium serve`. `grpc_address` and `http_address` are what it bound, read from its log."""
 
-    def __init__(self, repository: Path, home: Path, *, ready: bool = True, **settings: Any) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        home: Path,
+        *,
+        ready: bool = True,
+        command: Sequence[str] = (sys.executable, "-m", "server"),
+        started: Mapping[str, Any] = MappingProxyType({}),
+        **settings: Any,
+    ) -> None:
+        """`started`: what `Popen` is told beside the command."""
         self.repository = repository
         self._log = home / "server.log"
         config = {
@@ -56,7 +67,7 @@ class Serving:
         path.write_text("".join(f"{name} = {toml(value)}\n" for name, value in config.items()))
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server", "serve", "--config", str(path)], cwd=ROOT, stdout=log, stderr=log
+                [*command, "serve", "--config", str(path)], cwd=ROOT, stdout=log, stderr=log, **started
             )
         try:
             self.grpc_address = str(self.wait_for("serving")["grpc"])
@@ -163,3 +174,20 @@ def counts(stub: GRPCInferenceServiceStub, model: str, version: str = "") -> tup
     (row,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name=model, version=version)).model_stats
     stats = row.inference_stats
     return stats.success.count, stats.fail.count, row.inference_count, row.execution_count
+
+
+def admitted(server: Serving, model: str) -> tuple[int, int]:
+    """(waiting, admitted) requests of a model."""
+    values = {
+        line.split("{")[0]: int(float(line.rsplit(" ", 1)[1]))
+        for line in server.http("/metrics")[1].splitlines()
+        if line.startswith(("podium_queue_requests{", "podium_inflight_requests{")) and f'"{model}"' in line
+    }
+    return values["podium_queue_requests"], values["podium_inflight_requests"]
+
+
+def executing(server: Serving, stub: Any, message: pb.ModelInferRequest) -> Any:
+    """A call whose batch runs."""
+    call = stub.ModelInfer.future(message, timeout=60)
+    until(lambda: admitted(server, message.model_name) == (0, 1), "the batch runs")
+    return call

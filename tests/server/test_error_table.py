@@ -70,6 +70,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         control_mode="explicit",
         load_models=good,
         allow_client_shm=True,
+        libcudart="none here",
         data_plane=plane,
     )
     try:

@@ -25,7 +25,9 @@ MODELS = {
 CALLERS, CALLS = 24, 15
 
 
-@pytest.mark.parametrize("settings", [{}, {"device_slots": 2}, {"device_slots": 2, "overload_order": "density"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"device_slots": 2}, {"device_slots": 3}, {"device_slots": 2, "overload_order": "density"}]
+)
 def test_rows_come_back_to_their_callers(tmp_path: Path, settings: dict[str, Any], plane: str) -> None:
     repository = tmp_path / "models"
     repository.mkdir()

@@ -21,7 +21,7 @@ from tritonclient.utils import shared_memory as shm
 from protos import grpc_service_pb2 as pb
 from server.core.tensors import Array
 from tests.server.models import QUICK, graph, put, put_fake, put_identity, put_simple, scaling
-from tests.server.serving import Serving, counts, infer_message, refusal, until
+from tests.server.serving import Serving, admitted, counts, executing, infer_message, refusal, until
 
 A = np.arange(16, dtype=np.int32).reshape(1, 16)
 B = np.full((1, 16), 100, dtype=np.int32)
@@ -41,7 +41,15 @@ def sharing(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Se
     same = graph([helper.make_node("Identity", ["x"], ["y"])], {"x": ("FP32", ["N", 4])}, {"y": ("FP32", ["N", 4])})
     labelled = "max_batch = 8\n" + QUICK + '[[outputs]]\nname = "y"\nlabels = "animals.txt"\n'
     put(repository, "animals", 1, {"model.onnx": same, "animals.txt": b"cat\ndog\n\nhen\n"}, labelled)
-    server = Serving(repository, home, data_plane=plane, control_mode="explicit", load_models=["*"], allow_client_shm=True)
+    server = Serving(
+        repository,
+        home,
+        data_plane=plane,
+        control_mode="explicit",
+        load_models=["*"],
+        allow_client_shm=True,
+        libcudart="none here",
+    )
     try:
         yield server
         assert held(server) == []
@@ -277,23 +285,6 @@ def slow_request(region: str, value: int, model: str = "slow") -> pb.ModelInferR
     output.parameters["shared_memory_region"].string_param = region
     output.parameters["shared_memory_byte_size"].int64_param = 16
     return message
-
-
-def admitted(server: Serving, model: str) -> tuple[int, int]:
-    """(waiting, admitted) requests of a model."""
-    values = {
-        line.split("{")[0]: int(float(line.rsplit(" ", 1)[1]))
-        for line in server.http("/metrics")[1].splitlines()
-        if line.startswith(("podium_queue_requests{", "podium_inflight_requests{")) and f'"{model}"' in line
-    }
-    return values["podium_queue_requests"], values["podium_inflight_requests"]
-
-
-def executing(server: Serving, stub: Any, message: pb.ModelInferRequest) -> Any:
-    """A call whose batch runs."""
-    call = stub.ModelInfer.future(message, timeout=60)
-    until(lambda: admitted(server, message.model_name) == (0, 1), "the batch runs")
-    return call
 
 
 def test_a_region_may_be_unregistered_and_its_name_used_again_at_any_moment(

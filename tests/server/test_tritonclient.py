@@ -46,7 +46,14 @@ def offering(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[S
     put_fake(repository, "slow", 800_000.0, queue="early_drop = false\npriority_levels = 2\ndefault_priority = 2")
     trace = {"file": str(home / "traces.json")}
     server = Serving(
-        repository, home, data_plane=plane, control_mode="explicit", load_models=["*"], allow_client_shm=True, trace=trace
+        repository,
+        home,
+        data_plane=plane,
+        control_mode="explicit",
+        load_models=["*"],
+        allow_client_shm=True,
+        libcudart="none here",
+        trace=trace,
     )
     region = Path("/dev/shm", REGION)
     region.write_bytes(bytes(64))

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueSnapshot
 from server.telemetry.metrics import KEPT_LOADS, KEPT_VERSIONS, Metrics
-from server.telemetry.readings import ConsumerReading, DeviceReading, DoorReading
+from server.telemetry.readings import ConsumerReading, DeviceReading, DoorReading, NoLedger
 from server.telemetry.recorder import OUTCOMES, VersionRecorder
 from server.telemetry.triton_text import failure_reasons
 
@@ -66,6 +66,27 @@ _DOOR = DoorReading(
 )
 
 
+@dataclass(frozen=True)
+class Holding:
+    """As much of the lifecycle's ledger as a scrape asks for."""
+
+    key: VersionKey = _KEY
+    device: str = "cuda:0"
+    reserved_bytes: int = 300
+    measured_bytes: int = 200
+
+
+@dataclass(frozen=True)
+class Budget:
+    device: str = "cuda:0"
+    budget_bytes: int = 950
+    unreturned_bytes: int = 20
+
+
+_NO_LEDGER = NoLedger()
+_LEDGER = NoLedger((Holding(),), (Budget(),))
+
+
 class Cache:
     """As much of a response cache as a scrape asks for."""
 
@@ -81,6 +102,7 @@ def _metrics(
     caches: Mapping[VersionKey, Cache] | None = None,
     features: Features | None = None,
     door: DoorReading | None = None,
+    ledger: NoLedger = _NO_LEDGER,
 ) -> Metrics:
     return Metrics(
         build="1.2.3",
@@ -92,6 +114,7 @@ def _metrics(
         refusals=lambda: [("inference", "token", 3)],
         features=lambda: features,
         door=lambda: door,
+        ledger=lambda: ledger,
     )
 
 
@@ -109,6 +132,8 @@ def _run(recorder: VersionRecorder, *, released: str = "full", failed: bool = Fa
         output_ns=500_000,
         finished_ns=6_000_000,
         padded_rows=4,
+        elements=10,
+        padding_elements=6,
         released=released,
     )
 
@@ -137,7 +162,8 @@ def _value(metrics: Metrics, name: str, **labels: str) -> float:
 
 def _full() -> Metrics:
     """Metrics in which every family has a sample."""
-    metrics = _metrics({_KEY: QueueSnapshot(5, 9, 7)}, _GPU, caches={_KEY: Cache()}, features=_FEATURES, door=_DOOR)
+    queues = {_KEY: QueueSnapshot(5, 9, 7)}
+    metrics = _metrics(queues, _GPU, caches={_KEY: Cache()}, features=_FEATURES, door=_DOOR, ledger=_LEDGER)
     recorder = metrics.add(_KEY)
     recorder.hold_memory(1_000_000_000)
     metrics.mark_ready(_KEY, True)
@@ -171,6 +197,8 @@ def test_an_answered_batch_is_shown_under_podiums_names() -> None:
     assert _value(metrics, "podium_refused_total", **version, reason="expired") == 3
     assert _value(metrics, "podium_rows_total", **version) == 3
     assert _value(metrics, "podium_padding_rows_total", **version) == 1
+    assert _value(metrics, "podium_elements_total", **version) == 10
+    assert _value(metrics, "podium_padding_elements_total", **version) == 6
     assert _value(metrics, "podium_late_total", **version) == 1
     assert _value(metrics, "podium_queue_requests", **version) == 5
     assert _value(metrics, "podium_queue_rows", **version) == 9
@@ -237,6 +265,16 @@ def test_what_the_native_door_counts_is_shown() -> None:
     assert _value(metrics, "podium_tensor_bytes_total", direction="out") == 200
     steps = {sample.labels["step"]: sample.value for sample in _samples(metrics)["podium_tensor_bytes_copied_total"]}
     assert steps == {"receive": 7, "gather": 99, "encode": 198, "send": 18}
+
+
+def test_the_ledger_is_shown() -> None:
+    metrics = _full()
+    held = {"model": "ranker", "version": "3", "device": "cuda:0"}
+    assert _value(metrics, "podium_device_reserved_bytes", **held) == 300
+    assert _value(metrics, "podium_device_measured_bytes", **held) == 200
+    assert _value(metrics, "podium_device_budget_bytes", device="cuda:0") == 950
+    assert _value(metrics, "podium_device_unreturned_bytes_total", device="cuda:0") == 20
+    assert not [name for name in _samples(_metrics()) if name.startswith("podium_device")]
 
 
 def test_grpcios_door_says_nothing() -> None:

@@ -70,6 +70,7 @@ def test_an_answered_batch() -> None:
     assert stats.requests == {"ok": 3, "failed": 0, "abandoned": 0, "refused": 0}
     assert stats.late == 1, "finished at 10000: later than 9000, not later than 10000"
     assert (stats.rows, stats.padding_rows) == (6, 2)
+    assert (stats.elements, stats.padding_elements) == (0, 0)
     assert stats.released == {"full": 1}
     assert {phase: histogram.sum for phase, histogram in stats.histograms.items()} == {
         "queue": 9_000,
@@ -77,6 +78,14 @@ def test_an_answered_batch() -> None:
         "total": 24_000,
     }
     assert (stats.batch_rows.sum, stats.batch_rows.count) == (6, 1)
+
+
+def test_elements_of_padded_inputs_add_up() -> None:
+    recorder = _recorder()
+    recorder.batch(**_batch(elements=70, padding_elements=58))
+    recorder.batch(**_batch(elements=3, padding_elements=125))
+    stats = recorder.snapshot()
+    assert (stats.elements, stats.padding_elements) == (73, 183)
 
 
 def test_what_the_cache_answered_is_answered_and_never_executed() -> None:

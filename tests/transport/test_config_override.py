@@ -353,3 +353,13 @@ def test_a_model_may_be_made_decoupled_and_back() -> None:
     assert decoupled == BASE.model_copy(update={"decoupled": True})
     assert changed(base=decoupled) == decoupled
     assert changed(base=decoupled, model_transaction_policy={}) == BASE
+
+
+def test_what_a_configuration_has_no_words_for_stays() -> None:
+    base = BASE.model_copy(update={"inputs": (TensorSettings(name="ids", pad_to=(16, 32), pad_value=3),)})
+    inputs = [{"name": name, "data_type": "TYPE_INT64", "dims": [-1]} for name in ("ids", "other")]
+    got = changed(base, input=inputs)
+    assert [(tensor.name, tensor.datatype, tensor.pad_to, tensor.pad_value) for tensor in got.inputs] == [
+        ("ids", "INT64", (16, 32), 3),
+        ("other", "INT64", (), 0),
+    ]

@@ -236,3 +236,22 @@ def test_perf_analyzer_reads_the_gpu_lines() -> None:
         }
 
     _run(scenario)
+
+
+def test_alive_is_who_need_not_be_replaced() -> None:
+    reasons: list[str] = []
+
+    async def scenario() -> None:
+        runner = await start_http("127.0.0.1:0", bytes, list, fatal=lambda: reasons)
+        try:
+            host, port = runner.addresses[0][:2]
+            async with ClientSession(f"http://{host}:{port}") as client:
+                async with client.get("/healthz") as answer:
+                    assert (answer.status, await answer.json()) == (200, {"alive": True})
+                reasons.append("device 'cuda:0' is lost")
+                async with client.get("/healthz") as answer:
+                    assert (answer.status, await answer.json()) == (503, {"alive": False, "reasons": reasons})
+        finally:
+            await runner.cleanup()
+
+    _run(scenario)

@@ -1,5 +1,6 @@
 """The calls about shared memory, in the order in which perf_analyzer makes them, and with Triton's answers about GPUs."""
 
+import asyncio
 from pathlib import Path
 from uuid import uuid4
 
@@ -9,6 +10,7 @@ from protos import grpc_service_pb2 as pb
 from server.core.errors import NotFound, Unsupported
 from server.transport import shared_memory_calls as calls
 from server.transport.shared_memory import FOLDER, Regions
+from server.transport.waiting import WaitingThreads
 
 
 def test_the_order_of_perf_analyzer() -> None:
@@ -32,11 +34,12 @@ def test_the_order_of_perf_analyzer() -> None:
     assert not calls.system_status(regions, pb.SystemSharedMemoryStatusRequest()).regions
 
 
-def test_memory_of_a_gpu_is_not_shared() -> None:
+def test_without_a_gpu_no_memory_of_one_is_shared() -> None:
     regions = Regions(allowed=True)
     assert not calls.cuda_status(regions, pb.CudaSharedMemoryStatusRequest()).regions
     with pytest.raises(NotFound, match=r"^Unable to find cuda shared memory region: 'g'$"):
         calls.cuda_status(regions, pb.CudaSharedMemoryStatusRequest(name="g"))
+    message = pb.CudaSharedMemoryRegisterRequest(name="g", raw_handle=bytes(64), byte_size=8)
     with pytest.raises(Unsupported, match=r"^failed to register CUDA shared memory region: 'g', GPUs not supported$"):
-        calls.cuda_register(regions, pb.CudaSharedMemoryRegisterRequest(name="g", raw_handle=bytes(64), byte_size=8))
+        asyncio.run(calls.cuda_register(regions, WaitingThreads(0), message))
     calls.cuda_unregister(regions, pb.CudaSharedMemoryUnregisterRequest(name="g"))

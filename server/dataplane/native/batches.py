@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from server.core.errors import BackendFailed, PodiumError
 from server.core.tensors import NUMPY_DTYPES, Array, join_bytes
 from server.dataplane.interface import Batch, Execution, Part, QueueRules
-from server.dataplane.rows import scatter
+from server.dataplane.rows import brought, place, scatter
 from server.dataplane.ticket import Ticket
 
 _log = logging.getLogger("podium.dataplane")
@@ -36,9 +36,10 @@ def batch_of(taken: Any, rules: QueueRules, decoded: Decoded, token: int) -> Bat
     id_hashes = np.empty(requests, dtype=np.uint64)
     taken.describe(spans, arrival_ns, deadline_ns, id_hashes)
     inputs: dict[str, Array] = {}
+    elements = 0
     fault: BackendFailed | None = None
     try:
-        inputs = _gathered(taken, rules, decoded, spans)
+        inputs, elements = _gathered(taken, rules, decoded, spans)
     except Exception as error:  # noqa: BLE001 - whatever it was (no memory, say), these tickets are taken and must be answered
         _log.exception("a batch could not be gathered", extra={"model": str(rules.key), "rows": taken.rows})
         fault = BackendFailed(f"the batch could not be gathered: {type(error).__name__}")
@@ -55,17 +56,20 @@ def batch_of(taken: Any, rules: QueueRules, decoded: Decoded, token: int) -> Bat
         token=token,
         staged=taken.staged,
         fault=fault,
+        elements=elements,
     )
 
 
-def _gathered(taken: Any, rules: QueueRules, decoded: Decoded, spans: NDArray[np.int64]) -> dict[str, Array]:
+def _gathered(taken: Any, rules: QueueRules, decoded: Decoded, spans: NDArray[np.int64]) -> tuple[dict[str, Array], int]:
+    """The inputs, and how many elements the requests brought of those whose free dimensions are padded."""
     signature = rules.signature
     rows, padded_rows = taken.rows, rules.padded(taken.rows)
     shapes: dict[int, tuple[int, ...]] = dict(taken.layout() or ())
     if not shapes:
         first = next(iter(decoded.values()))[1] if decoded else {}
         start = 1 if signature.max_batch else 0
-        shapes = {index: first[spec.name].shape[start:] for index, spec in enumerate(signature.inputs) if spec.name in first}
+        given = {index: spec for index, spec in enumerate(signature.inputs) if spec.name in first}
+        shapes = {index: spec.padded(first[spec.name].shape[start:]) for index, spec in given.items()}
     lead = (padded_rows,) if signature.max_batch else ()
     specs = signature.inputs
     made = rules.allocate({specs[i].name: ((*lead, *dims), NUMPY_DTYPES[specs[i].datatype]) for i, dims in shapes.items()})
@@ -73,19 +77,20 @@ def _gathered(taken: Any, rules: QueueRules, decoded: Decoded, spans: NDArray[np
     for index in shapes:
         whole = made[specs[index].name]
         if whole.dtype == _OBJECTS:
-            for row, count, elements in taken.elements(index):
+            for row, count, texts in taken.elements(index):
                 part: Any = whole[row : row + count] if lead else whole
-                part.reshape(-1)[:] = elements
+                part.reshape(-1)[:] = texts
         else:
             numbers.append((index, whole))
-    taken.gather(numbers)
-    for place, (_, arrays) in decoded.items():
+    elements: int = taken.gather(numbers) + brought([arrays for _, arrays in decoded.values()], signature)
+    for index, (_, arrays) in decoded.items():
         for name, whole in made.items():
-            whole[slice(int(spans[place]), int(spans[place + 1])) if lead else ...] = arrays[name]
+            own = whole[int(spans[index]) : int(spans[index + 1])] if lead else whole
+            place(arrays[name], own, signature.input_names[name])
     if lead and padded_rows > rows:
         for whole in made.values():
             whole[rows:] = whole[0]
-    return made
+    return made, elements
 
 
 def results_of(
@@ -117,8 +122,8 @@ def _results(
         yield part.first, part.last, wires, None
         return
     each = scatter(outputs, spans, part.first, part.last, batching=bool(rules.signature.max_batch))
-    for place, own in enumerate(each, part.first):
-        yield from _results(Part(place, place + 1, own), rules, ending, spans)
+    for index, own in enumerate(each, part.first):
+        yield from _results(Part(index, index + 1, own), rules, ending, spans)
 
 
 def _failed(part: Part, error: PodiumError, ending: Callable[[PodiumError], Ending]) -> Result:

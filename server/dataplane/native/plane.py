@@ -14,21 +14,21 @@ import numpy as np
 import podium_native
 from numpy.typing import NDArray
 
-from server.core.clock import NS_PER_S, Clock
-from server.core.errors import Expired, Overloaded, PodiumError, ShuttingDown
+from server.core.clock import Clock
+from server.core.errors import Expired, NotReady, Overloaded, PodiumError, ShuttingDown
 from server.core.signature import Signature
 from server.core.tensors import Array
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.native.batches import Ending, batch_of, results_of
-from server.dataplane.native.routes import RouteRules, masks
+from server.dataplane.native.endings import not_admitted, unexecuted
+from server.dataplane.native.routes import RouteRules, masks, stated
 from server.dataplane.python.answers import Answer, give_further
 from server.dataplane.rows import scatter
 from server.dataplane.ticket import Reply, StreamReply, Ticket, TicketState
 
 _STATES = (TicketState.WAITING, TicketState.TAKEN, TicketState.ENDED)
 _INTERNAL = 13
-_STOPPING = 2
 
 
 def _internal(error: PodiumError) -> Ending:
@@ -78,6 +78,7 @@ class NativePlane:
         self._numbers: dict[Ticket, int] = {}
         self._number = 0
         self._rules: dict[int, QueueRules] = {}
+        self._failed: dict[int, str] = {}  # of queues that are gone too: who left as they failed may ask later
         self.native = podium_native.Plane(limit.max_requests, limit.max_bytes, density)
         self.native.on_ended(_weakly(self._ended))
         self.follow()
@@ -116,13 +117,14 @@ class NativePlane:
                     ticket.deadline_ns,
                     ticket.priority,
                     wake,
+                    ticket.size_class,
                 )
             finally:
                 if outcome != "admitted":
                     del self._open[number], self._numbers[ticket]
             if outcome == "admitted":
                 return
-        raise _refusal(outcome, ns, count)
+        raise not_admitted(outcome, ns, count)
 
     def wake(self) -> None:
         """See `PythonPlane.wake`."""
@@ -142,7 +144,9 @@ class NativePlane:
             before = _STATES[state]
             if before is TicketState.ENDED:
                 if refused:  # before its caller left, who is the one to count it
-                    ticket.refusal = _late(stopping=refused == _STOPPING)
+                    ticket.refusal = unexecuted(
+                        refused, self._failed.get(ticket.queue_id, ""), staged=ticket.state is TicketState.TAKEN
+                    )
                 return before  # its answer is on its way
             ticket.end()
             del self._numbers[ticket]
@@ -269,6 +273,12 @@ class NativePlane:
         """See `DataPlane.close`."""
         self.native.close(queue_id)
 
+    def fail(self, queue_id: int, reason: str) -> None:
+        """See `DataPlane.fail`."""
+        self._failed[queue_id] = reason
+        code, text, trailing = self._ending(NotReady(reason))  # DeviceLost has the same
+        self.native.fail(queue_id, code, text, list(trailing))
+
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
         """See `DataPlane.wait_idle`."""
         if not self.native.wait_idle(queue_id, timeout_s):
@@ -311,14 +321,13 @@ class NativePlane:
         """Queue, and requests of the fast lane that were not executed by why, since the last time."""
         taken = self.native.take_refusals()
         return [
-            (queue_id, dict(zip(("queue_full", "expired", "cancelled"), counts, strict=True))) for queue_id, *counts in taken
+            (queue_id, dict(zip(("queue_full", "expired", "cancelled", "not_ready"), counts, strict=True)))
+            for queue_id, *counts in taken
         ]
 
-    def _ended(self, tickets: Sequence[tuple[int, bool]], stopping: bool) -> None:
-        """Tickets that ended without an execution: numbers, and whether a batch has them. Called from any thread."""
-        error = _late(stopping=stopping)
-        # an error of their own, which nobody raises: the traceback of the one that is raised leads to its caller's request
-        refusal = _late(stopping=stopping)
+    def _ended(self, tickets: Sequence[tuple[int, bool]], why: int) -> None:
+        """Tickets that ended without an execution, of one queue if they failed: numbers, and whether a batch has them. Called
+        from any thread."""
         answers: list[tuple[Reply, Any]] = []
         with self._lock:
             for number, staged in tickets:
@@ -329,8 +338,10 @@ class NativePlane:
                 if entry.ticket not in self._numbers:
                     continue  # its caller left just before
                 del self._numbers[entry.ticket]
-                entry.ticket.refusal = refusal
-                answers.append((entry.ticket.end(), error))
+                reason = self._failed.get(entry.ticket.queue_id, "")
+                # one of its own, which nobody raises: the traceback of the raised one leads to its caller's request
+                entry.ticket.refusal = unexecuted(why, reason, staged=staged)
+                answers.append((entry.ticket.end(), unexecuted(why, reason, staged=staged)))
         self._deliver(answers, None)
 
 
@@ -344,10 +355,6 @@ def _weakly(method: Callable[..., None]) -> Callable[..., None]:
             found(*arguments)
 
     return call
-
-
-def _late(*, stopping: bool) -> PodiumError:
-    return ShuttingDown("Server is stopping") if stopping else Expired("Request timeout expired")
 
 
 def _shape(signature: Signature, ticket: Ticket) -> bytes:
@@ -370,8 +377,7 @@ def _native_route(route: RouteRules) -> Any:
         rules.queue_id,
         rules.key.model,
         str(rules.key.version),
-        [(spec.name, spec.datatype, list(spec.shape), spec.optional) for spec in signature.inputs],
-        [(spec.name, spec.datatype, list(spec.shape), False) for spec in signature.outputs],
+        *stated(signature),
         signature.max_batch,
         masks(signature, route.fits),
         route.default_timeout_us,
@@ -380,21 +386,3 @@ def _native_route(route: RouteRules) -> Any:
         route.default_priority,
         route.has_features,
     )
-
-
-def _refusal(outcome: str, ns: int, count: int) -> PodiumError:
-    match outcome:
-        case "queue_full":
-            return Overloaded("Exceeds maximum queue size", ns / NS_PER_S or None)
-        case "too_many_requests":
-            return Overloaded(f"Exceeds maximum queue size: {count} requests are in flight in this server")
-        case "too_many_bytes":
-            return Overloaded(f"Exceeds maximum queue size: {count} bytes of inputs are in flight in this server")
-        case "passed":
-            return Expired("Request timeout expired")
-        case "predicted":
-            return Expired(f"Request timeout expired: predicted to finish {ns / 1e6:.3f} ms after its deadline")
-        case "closed":
-            return QueueClosed("the version has just left service")
-        case _:
-            return ShuttingDown("Server is stopping, scheduler for model has stopped accepting new inference requests")

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
+from server.core.padding import pad_element
 from server.core.signature import Signature
+from server.core.tensors import TensorSpec
 from server.dataplane.interface import QueueRules
 
 _MOST_INPUTS = 64
@@ -49,3 +51,23 @@ def masks(signature: Signature, fits: Callable[[frozenset[str]], bool]) -> list[
     return [
         sum(1 << index for index in given) for given in sets if fits(frozenset(signature.inputs[index].name for index in given))
     ]
+
+
+_Tensor = tuple[str, str, list[int], bool, list[int], bytes]
+"""Name, datatype, shape, whether it is optional, the sizes its free dimensions are padded to, and one element of padding."""
+
+
+def stated(signature: Signature) -> tuple[list[_Tensor], list[_Tensor]]:
+    """Inputs and outputs as the native side takes them.
+
+    >>> from server.core.tensors import TensorSpec
+    >>> ids = TensorSpec("ids", "INT16", (-1,), pad_to=(4, 8), pad_value=1)
+    >>> stated(Signature("m", (ids,), (TensorSpec("y", "FP32", (2,)),), 1))
+    ([('ids', 'INT16', [-1], False, [4, 8], b'\\x01\\x00')], [('y', 'FP32', [2], False, [], b'')])
+    """
+    return [_stated(spec) for spec in signature.inputs], [_stated(spec) for spec in signature.outputs]
+
+
+def _stated(spec: TensorSpec) -> _Tensor:
+    padding = pad_element(spec).tobytes() if spec.pad_to else b""
+    return spec.name, spec.datatype, list(spec.shape), spec.optional, list(spec.pad_to), padding

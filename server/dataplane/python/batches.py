@@ -9,7 +9,7 @@ from server.core.errors import BackendFailed
 from server.core.tensors import Array
 from server.dataplane.interface import Batch, Execution
 from server.dataplane.plan import Release
-from server.dataplane.rows import gather
+from server.dataplane.rows import brought, gather
 
 _log = logging.getLogger("podium.dataplane")
 
@@ -17,13 +17,14 @@ _log = logging.getLogger("podium.dataplane")
 def batch_of(release: Release, parts: Sequence[Mapping[str, Array]], taken_ns: int) -> Batch:
     """The batch of a release; with a fault and without rows where they could not be gathered."""
     rules, tickets = release.queue.rules, release.tickets
-    padded_rows = release.queue.costs.bucket_rows(release.rows) if rules.padding else release.rows
     spans = np.zeros(len(tickets) + 1, dtype=np.int64)
     np.cumsum([ticket.rows for ticket in tickets], out=spans[1:])
     inputs: dict[str, Array] = {}
+    elements = 0
     fault: BackendFailed | None = None
     try:
-        inputs = gather(parts, release.rows, padded_rows, rules.allocate)
+        inputs = gather(parts, release.rows, rules.padded(release.rows), rules.allocate, rules.signature)
+        elements = brought(parts, rules.signature)
     except Exception as error:  # noqa: BLE001 - whatever it was (no memory, say), these tickets are taken and must be answered
         _log.exception("a batch could not be gathered", extra={"model": str(rules.key), "rows": release.rows})
         fault = BackendFailed(f"the batch could not be gathered: {type(error).__name__}")
@@ -40,4 +41,5 @@ def batch_of(release: Release, parts: Sequence[Mapping[str, Array]], taken_ns: i
         token=release.token,
         staged=release.staged,
         fault=fault,
+        elements=elements,
     )

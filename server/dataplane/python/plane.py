@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.core.clock import NS_PER_S, Clock
-from server.core.errors import Expired, PodiumError, ShuttingDown
+from server.core.errors import DeviceLost, Expired, NotReady, PodiumError, ShuttingDown
 from server.core.tensors import Array
 from server.dataplane.costs import TRIAL_AFTER_NS, Estimate
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
@@ -243,7 +243,8 @@ class PythonPlane:
             plan = self._plans[rules.device]
             self._leave_device(batch)
             if ran_rows:
-                plan.observe(rules.queue_id, ran_rows, ran_ns, batch.execution.lead_ns, ended_ns)
+                lead_ns, size_class = batch.execution.lead_ns, tickets[0].size_class
+                plan.observe(rules.queue_id, ran_rows, ran_ns, lead_ns, ended_ns, size_class=size_class)
             for index, ticket in enumerate(tickets):
                 if ticket.state is TicketState.TAKEN:
                     ticket.execution = batch.execution
@@ -261,6 +262,21 @@ class PythonPlane:
             device = self._devices.get(queue_id)
             if device is not None:
                 self._plans[device].queues[queue_id].closed = True
+
+    def fail(self, queue_id: int, reason: str) -> None:
+        """See `DataPlane.fail`."""
+        with self._lock:
+            device = self._devices.get(queue_id)
+            if device is None:
+                return
+            plan = self._plans[device]
+            plan.queues[queue_id].closed = True
+            waiting = [ticket for lane in plan.queues[queue_id].lanes.values() for ticket in lane.tickets]
+            for ticket in waiting:
+                plan.withdraw(ticket)
+            staged = [ticket for ticket in self._staged if ticket.queue_id == queue_id and ticket.state is TicketState.TAKEN]
+            answers = [*self._end_all(waiting, NotReady(reason)), *self._end_all(staged, DeviceLost(reason))]
+        self._deliver(answers, None)
 
     def wait_idle(self, queue_id: int, timeout_s: float) -> bool:
         """See `DataPlane.wait_idle`."""

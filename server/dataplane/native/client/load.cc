@@ -43,7 +43,7 @@ Load::Load(const Options& options, Payload& payload)
       target_(options.target),
       timeout_(std::to_string(std::max<int64_t>(1, std::llround(options.deadline_ms))) + "m"),
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
-      pacer_(options.rate_per_s > 0 ? options.rate_per_s : 1.0, options.seed) {
+      pacer_(options.rate_per_s > 0 ? options.rate_per_s : 1.0, options.seed, options.cv) {
   if (epoll_ < 0) throw std::runtime_error("no epoll");
   static const std::string post = "POST", scheme = "http", trailers = "trailers", type = "application/grpc",
                            agent = "podium-client";
@@ -51,7 +51,7 @@ Load::Load(const Options& options, Payload& payload)
              field(":path", options.path), field(":authority", target_.authority()),
              field("te", trailers),        field("content-type", type),
              field("user-agent", agent)};
-  if (options.deadline_ms > 0) fields_.push_back(field("grpc-timeout", timeout_));
+  if (options.deadline_ms > 0 && !options.timeout_parameter) fields_.push_back(field("grpc-timeout", timeout_));
   for (uint64_t count = 0; count < options.connections; ++count) {
     lanes_.push_back(std::make_unique<Lane>(target_, fields_, *this, epoll_, options.streams));
     closed_.push_back(lanes_.back().get());
@@ -67,8 +67,9 @@ Report Load::run() {
   connect_all();
   const double cpu_before_s = own_cpu_s();
   int64_t now = now_ns();
-  report_.start_ns = progress_ns_ = last_answer_ns_ = now;
-  stop_ns_ = options_.seconds > 0 ? now + ns(options_.seconds) : no_deadline_ns;
+  progress_ns_ = last_answer_ns_ = now;
+  report_.start_ns = settled_ns_ = now + ns(options_.settle_s);
+  stop_ns_ = options_.seconds > 0 ? settled_ns_ + ns(options_.seconds) : no_deadline_ns;
   pacer_.start(now);
   issuing_ = true;
   for (auto& lane : lanes_) {
@@ -80,6 +81,7 @@ Report Load::run() {
     if (options_.rate_per_s > 0) start_due();
   }
   report_.end_ns = std::max(last_answer_ns_, report_.start_ns);
+  report_.offered_until_ns = options_.rate_per_s > 0 && now >= stop_ns_ ? stop_ns_ : report_.end_ns;
   finish();
   report_.cpu_s = own_cpu_s() - cpu_before_s;
   return report_;
@@ -194,7 +196,7 @@ void Load::start_due() {
     if (!lane->dirty) dirty_.push_back(lane);
     lane->dirty = true;
     if (report_.sent == before) continue;
-    report_.lateness.record(now_ns() - pacer_.due_ns());
+    if (pacer_.due_ns() >= settled_ns_) report_.lateness.record(now_ns() - pacer_.due_ns());
     pacer_.advance();
   }
   for (Lane* lane : dirty_) {
@@ -230,9 +232,13 @@ void Load::call_ended(Connection& connection, Call& call, Ending ending, uint32_
   }
   progress_ns_ = last_answer_ns_ = connection.read_ns();
   full_ = false;
+  if (ending == Ending::answered) ++slot.lane->answered;
+  if (ending != Ending::answered && settling(slot)) {
+    ++report_.settling;
+    return;
+  }
   switch (ending) {
     case Ending::answered:
-      ++slot.lane->answered;
       judge(slot, connection.read_ns() - slot.since_ns);
       break;
     case Ending::reset:
@@ -247,7 +253,18 @@ void Load::call_ended(Connection& connection, Call& call, Ending ending, uint32_
   }
 }
 
+// An open loop counts what was due after the load had settled; a closed one what was answered then, or it would miss at its
+// beginning what it had in flight.
+bool Load::settling(const Slot& slot) const {
+  return (options_.rate_per_s > 0 ? slot.since_ns : slot.lane->connection.read_ns()) < settled_ns_;
+}
+
 void Load::judge(Slot& slot, int64_t took_ns) {
+  const bool uncounted = settling(slot);
+  if (uncounted && (slot.http_status != 200 || slot.grpc_status != 0)) {
+    ++report_.settling;
+    return;
+  }
   if (slot.http_status != 200) {
     ++report_.errors["http:" + std::to_string(slot.http_status)];
     return;
@@ -260,6 +277,10 @@ void Load::judge(Slot& slot, int64_t took_ns) {
   const Verdict verdict = payload_.judge(slot.number, slot.body);
   if (verdict != Verdict::right) {
     ++report_.wrong[static_cast<int>(verdict)];
+    return;
+  }
+  if (uncounted) {
+    ++report_.settling;
     return;
   }
   report_.latency.record(took_ns);

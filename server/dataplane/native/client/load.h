@@ -41,6 +41,7 @@ class Load : public Connection::Owner {
   };
 
   void call_ended(Connection& connection, Call& call, Ending ending, uint32_t code) override;
+  bool settling(const Slot& slot) const;
   void judge(Slot& slot, int64_t took_ns);
   void connect_all();
   void open_closed(int64_t now);
@@ -66,7 +67,7 @@ class Load : public Connection::Owner {
   Pacer pacer_;
   Report report_;
   size_t cursor_ = 0, connecting_ = 0, in_flight_ = 0;
-  int64_t stop_ns_ = 0, progress_ns_ = 0, last_answer_ns_ = 0;
+  int64_t settled_ns_ = 0, stop_ns_ = 0, progress_ns_ = 0, last_answer_ns_ = 0;
   bool issuing_ = false, full_ = false, finishing_ = false;
 };
 

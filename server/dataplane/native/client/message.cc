@@ -117,6 +117,35 @@ bool read_output(std::string_view bytes, Answer& answer) {
 
 }  // namespace
 
+namespace {
+
+// Name, version, id and parameters; where the id stands.
+size_t put_opening(const RequestForm& form, std::string& message) {
+  put_bytes(message, 1, form.model);
+  if (!form.version.empty()) put_bytes(message, 2, form.version);
+  put_key(message, 3, id_bytes);
+  const size_t id_at = message.size();
+  message.append(id_bytes, '0');
+  if (form.timeout_us > 0) {
+    std::string value, entry;
+    put_varint(value, 2 << 3 | wire_varint);  // int64_param
+    put_varint(value, form.timeout_us);
+    put_bytes(entry, 1, "timeout");
+    put_bytes(entry, 2, value);
+    put_bytes(message, 4, entry);
+  }
+  return id_at;
+}
+
+RequestHead framed(const std::string& message, size_t id_at, uint64_t payload) {
+  const uint64_t length = message.size() + payload;
+  std::string prefix(1, '\0');
+  for (int shift = 24; shift >= 0; shift -= 8) prefix.push_back(static_cast<char>(length >> shift));
+  return {prefix + message, prefix_bytes + id_at};
+}
+
+}  // namespace
+
 RequestHead request_head(const RequestForm& form) {
   const uint64_t payload = form.width * sizeof(float);
   std::string shape;
@@ -132,18 +161,17 @@ RequestHead request_head(const RequestForm& form) {
     tensor.append(contents);
   }
   std::string message;
-  put_bytes(message, 1, form.model);
-  if (!form.version.empty()) put_bytes(message, 2, form.version);
-  put_key(message, 3, id_bytes);
-  const size_t id_at = message.size();
-  message.append(id_bytes, '0');
+  const size_t id_at = put_opening(form, message);
   put_key(message, 5, tensor.size() + (form.typed ? payload : 0));
   message.append(tensor);
   if (!form.typed) put_key(message, 7, payload);
-  const uint64_t length = message.size() + payload;
-  std::string prefix(1, '\0');
-  for (int shift = 24; shift >= 0; shift -= 8) prefix.push_back(static_cast<char>(length >> shift));
-  return {prefix + message, prefix_bytes + id_at};
+  return framed(message, id_at, payload);
+}
+
+RequestHead body_head(const RequestForm& form, size_t body_bytes) {
+  std::string message;
+  const size_t id_at = put_opening(form, message);
+  return framed(message, id_at, body_bytes);
 }
 
 void write_id(uint64_t number, char* to) {
@@ -157,6 +185,8 @@ bool read_answer(std::string_view framed, Answer& answer) {
   if (length != framed.size() - prefix_bytes) return false;
   answer.model = answer.version = answer.id = answer.output = answer.datatype = answer.values = {};
   answer.shape.clear();
+  answer.raw.clear();
+  answer.all_fp32 = true;
   answer.outputs = answer.tensors = 0;
   Fields fields(framed.substr(prefix_bytes));
   while (fields.next()) {
@@ -172,11 +202,14 @@ bool read_answer(std::string_view framed, Answer& answer) {
         break;
       case 5:
         ++answer.outputs;
+        answer.datatype = {};
         if (!read_output(fields.bytes(), answer)) return false;
+        answer.all_fp32 = answer.all_fp32 && answer.datatype == "FP32";
         break;
       case 6:
         ++answer.tensors;
         answer.values = fields.bytes();
+        answer.raw.push_back(answer.values);
         break;
       default:
         break;

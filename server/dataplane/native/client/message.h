@@ -14,8 +14,9 @@ constexpr size_t id_bytes = 16;
 
 struct RequestForm {
   std::string model, version, input;
-  size_t width = 0;    // FP32 values of the one row
-  bool typed = false;  // fp32_contents in the tensor, instead of raw_input_contents
+  size_t width = 0;         // FP32 values of the one row
+  bool typed = false;       // fp32_contents in the tensor, instead of raw_input_contents
+  uint64_t timeout_us = 0;  // the protocol's parameter `timeout`; 0: none
 };
 
 // All of a request that stands before its payload. The payload ends every message, so it may be sent from elsewhere.
@@ -24,15 +25,19 @@ struct RequestHead {
   size_t id_at = 0;
 };
 RequestHead request_head(const RequestForm& form);
+// The same before a payload that is a message itself: its inputs, outputs and raw contents, without name, id and parameters.
+RequestHead body_head(const RequestForm& form, size_t body_bytes);
 
 // The id of a request: 16 hexadecimal digits.
 void write_id(uint64_t number, char* to);
 
-// An answer of one output, as views into its bytes.
+// An answer, as views into its bytes: output, datatype, shape and values are those of its last output.
 struct Answer {
   std::string_view model, version, id, output, datatype, values;
   std::vector<int64_t> shape;
   int outputs = 0, tensors = 0;
+  std::vector<std::string_view> raw;  // raw_output_contents, in order
+  bool all_fp32 = true;               // every output's datatype
 };
 
 // Reads a length-prefixed answer. False if it is cut, compressed, or no message of this kind; `answer` is then unspecified.

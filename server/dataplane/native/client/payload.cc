@@ -1,5 +1,6 @@
 #include "payload.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <fstream>
@@ -52,7 +53,8 @@ class Identity : public Values {
 
 class Expected : public Values {
  public:
-  Expected(const std::string& path, double tolerance) : tolerance_(tolerance) {
+  Expected(const std::string& path, double tolerance) {
+    nearness_.tolerance = tolerance;
     std::ifstream file(path, std::ios::binary);
     if (!file) throw std::runtime_error("cannot read " + path);
     const std::string bytes{std::istreambuf_iterator<char>(file), {}};
@@ -83,28 +85,32 @@ class Expected : public Values {
 
   bool right(uint64_t number, std::string_view values) override {
     const float* wanted = table_.data() + rows_ * width_ + number % rows_ * answer_width_;
-    if (std::memcmp(values.data(), wanted, values.size()) == 0) return true;
-    double error = 0.0;
-    for (size_t place = 0; place < answer_width_; ++place) {
-      float got;
-      std::memcpy(&got, values.data() + place * sizeof(float), sizeof got);
-      const double difference = std::fabs(static_cast<double>(got) - wanted[place]);
-      if (!(difference <= tolerance_)) return false;  // NaN is not within anything
-      error = std::max(error, difference);
-    }
-    ++inexact_;
-    largest_error_ = std::max(largest_error_, error);
-    return true;
+    return nearness_.near({reinterpret_cast<const char*>(wanted), answer_width_ * sizeof(float)}, values);
   }
 
  private:
-  double tolerance_;
   size_t rows_ = 0;
   uint32_t width_ = 0, answer_width_ = 0;
   std::vector<float> table_;
 };
 
 }  // namespace
+
+bool Nearness::near(std::string_view wanted, std::string_view got) {
+  if (std::memcmp(got.data(), wanted.data(), wanted.size()) == 0) return true;
+  double error = 0.0;
+  for (size_t place = 0; place + sizeof(float) <= wanted.size(); place += sizeof(float)) {
+    float one, other;
+    std::memcpy(&one, wanted.data() + place, sizeof one);
+    std::memcpy(&other, got.data() + place, sizeof other);
+    const double difference = std::fabs(static_cast<double>(other) - one);
+    if (!(difference <= tolerance)) return false;  // NaN is not within anything
+    error = std::max(error, difference);
+  }
+  ++inexact;
+  largest_error = std::max(largest_error, error);
+  return true;
+}
 
 const char* word_of(Verdict verdict) {
   static const char* const words[verdicts] = {"right", "malformed", "id", "model", "name", "shape", "values"};
@@ -120,21 +126,21 @@ std::unique_ptr<Values> expected_values(const std::string& path, double toleranc
   return std::make_unique<Expected>(path, tolerance);
 }
 
-Payload::Payload(RequestForm form, std::string output, std::unique_ptr<Values> values)
+RowPayload::RowPayload(RequestForm form, std::string output, std::unique_ptr<Values> values)
     : form_(std::move(form)), output_(std::move(output)), values_(std::move(values)) {
   form_.width = values_->width();
   head_ = request_head(form_);
   head_.bytes.append(values_->patched_bytes(), '\0');
 }
 
-void Payload::write(uint64_t number, std::string& head, std::string_view& tail) const {
+void RowPayload::write(uint64_t number, std::string& head, std::string_view& tail) const {
   head = head_.bytes;
   write_id(number, head.data() + head_.id_at);
   values_->patch(number, head.data() + head.size() - values_->patched_bytes());
   tail = values_->rest(number);
 }
 
-Verdict Payload::judge(uint64_t number, std::string_view framed) {
+Verdict RowPayload::judge(uint64_t number, std::string_view framed) {
   if (!read_answer(framed, answer_) || answer_.outputs != 1 || answer_.tensors != 1) return Verdict::malformed;
   char id[id_bytes];
   write_id(number, id);

@@ -17,6 +17,16 @@ enum class Verdict { right, malformed, id, model, name, shape, values };
 constexpr int verdicts = 7;
 const char* word_of(Verdict verdict);
 
+// What is right without being equal bit by bit: batches of other sizes round differently. Not for several threads.
+struct Nearness {
+  double tolerance = 0.0;  // absolute
+  uint64_t inexact = 0;    // of right answers: how many were not equal bit by bit
+  double largest_error = 0.0;
+
+  // Whether FP32 values (of equal length) are near enough; counts them if so.
+  bool near(std::string_view wanted, std::string_view got);
+};
+
 // Values and what must come back. Not for several threads.
 class Values {
  public:
@@ -31,13 +41,10 @@ class Values {
   // Whether `values` (answer_width() * 4 bytes) answer `number`.
   virtual bool right(uint64_t number, std::string_view values) = 0;
 
-  // Of right answers: how many were not equal bit by bit, and the largest difference.
-  uint64_t inexact() const { return inexact_; }
-  double largest_error() const { return largest_error_; }
+  const Nearness& nearness() const { return nearness_; }
 
  protected:
-  uint64_t inexact_ = 0;
-  double largest_error_ = 0.0;
+  Nearness nearness_;
 };
 
 // Answers must equal the `bytes` (a multiple of 4, at least 8) that were sent.
@@ -51,12 +58,23 @@ std::unique_ptr<Values> expected_values(const std::string& path, double toleranc
 // Builds requests and judges answers.
 class Payload {
  public:
-  Payload(RequestForm form, std::string output, std::unique_ptr<Values> values);
+  virtual ~Payload() = default;
+  // Writes request `number`: `head` keeps what it can of the last one's memory, `tail` stays where it is.
+  virtual void write(uint64_t number, std::string& head, std::string_view& tail) const = 0;
+  virtual Verdict judge(uint64_t number, std::string_view framed) = 0;
+  virtual const Nearness& nearness() const = 0;
+  // Right answers whose values nobody knew.
+  virtual uint64_t uncompared() const { return 0; }
+};
 
-  // Writes request `number`: `head` keeps what it can of the last one's memory.
-  void write(uint64_t number, std::string& head, std::string_view& tail) const;
-  Verdict judge(uint64_t number, std::string_view framed);
-  const Values& values() const { return *values_; }
+// One row of FP32 values, one output.
+class RowPayload : public Payload {
+ public:
+  RowPayload(RequestForm form, std::string output, std::unique_ptr<Values> values);
+
+  void write(uint64_t number, std::string& head, std::string_view& tail) const override;
+  Verdict judge(uint64_t number, std::string_view framed) override;
+  const Nearness& nearness() const override { return values_->nearness(); }
 
  private:
   RequestForm form_;

@@ -50,7 +50,12 @@ uint64_t Report::wrong_answers() const {
   return sum;
 }
 
-std::string Report::json(const Values& values) const {
+bool Report::is_void() const {
+  constexpr double share = 0.05;  // of the reported p99
+  return static_cast<double>(lateness.quantile_ns(0.99)) > share * static_cast<double>(latency.quantile_ns(0.99));
+}
+
+std::string Report::json(const Payload& payload) const {
   std::string out = "{";
   const auto add = [&](const char* name, const std::string& value) {
     if (out.size() > 1) out += ", ";
@@ -76,12 +81,18 @@ std::string Report::json(const Values& values) const {
   add("errors", "{" + codes + "}");
   add("first_error", quoted(first_error));
   add("unanswered", std::to_string(unanswered));
-  add("inexact", std::to_string(values.inexact()));
-  add("largest_error", number(values.largest_error()));
+  add("inexact", std::to_string(payload.nearness().inexact));
+  add("largest_error", number(payload.nearness().largest_error));
+  add("uncompared", std::to_string(payload.uncompared()));
+  add("settling", std::to_string(settling));
   add("seconds", number(seconds));
   add("rate", number(static_cast<double>(right) / seconds));
+  // in an open loop: of what was due in a second, how much was answered rightly and in time
+  const double offered_s = static_cast<double>(std::max<int64_t>(offered_until_ns - start_ns, 1)) / 1e9;
+  add("goodput", number(static_cast<double>(right) / offered_s));
   add("latency_us", distribution(latency));
   add("lateness_us", distribution(lateness));
+  add("void", is_void() ? "true" : "false");
   add("connects", std::to_string(connects));
   add("failed_connects", std::to_string(failed_connects));
   add("lost_connections", std::to_string(lost_connections));

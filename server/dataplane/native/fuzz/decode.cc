@@ -1,8 +1,8 @@
-// decode_plain with any bytes, in any pieces: the cutting changes nothing, what is accepted lies within the message, and an
-// answer made of it has the size it says.
+// decode_plain with any bytes, in any pieces: the cutting changes nothing, what is accepted lies within the message, an answer
+// made of it has the size it says, and padded rows fill exactly their place.
 //
 // Input: one byte that says how the rest is cut (0: not at all), then the message. Routes: model "m" has inputs of every
-// datatype, all optional; "e" has one without batches.
+// datatype, all optional, those but the first four padded; "e" has one without batches.
 #include <cstdint>
 #include <iterator>
 #include <string>
@@ -10,6 +10,7 @@
 
 #include "infer_request.h"
 #include "infer_response.h"
+#include "padding.h"
 #include "protobuf_wire.h"
 #include "require.h"
 
@@ -22,6 +23,7 @@ void add_route(Routes& routes, const char* model, std::vector<TensorSpec> specs,
   route->model = model;
   route->version = "1";
   route->inputs = specs;
+  route->pad_sizes = pad_sizes(specs);
   route->outputs = std::move(specs);
   route->max_batch = max_batch;
   for (uint64_t mask = 0; mask < uint64_t{1} << route->inputs.size(); ++mask) route->masks.push_back(mask);
@@ -34,7 +36,12 @@ const Routes& routes() {
     auto* fresh = new Routes;
     std::vector<TensorSpec> all;
     for (size_t i = 0; i < std::size(datatype_names); ++i) {
-      all.push_back(TensorSpec{std::string(1, static_cast<char>('a' + i)), static_cast<Datatype>(i), {-1}, true});
+      TensorSpec spec{std::string(1, static_cast<char>('a' + i)), static_cast<Datatype>(i), {-1}, true};
+      if (i > 3 && item_sizes[i]) {
+        spec.pad_to = {2, 5, 300};
+        for (int64_t byte = 0; byte < item_sizes[i]; ++byte) spec.pad_element += static_cast<char>(i % 2 ? byte : 0);
+      }
+      all.push_back(std::move(spec));
     }
     add_route(*fresh, "m", all, 4);
     add_route(*fresh, "e", {TensorSpec{"x", Datatype::BYTES, {-1, 2}, false}}, 0);
@@ -69,12 +76,28 @@ std::string bytes_of(const PlainRequest& request, const InputData& input) {
   return bytes;
 }
 
+// In memory of its own size, so that a sanitizer sees who writes beyond it.
+std::vector<uint8_t> rows_of(const PlainRequest& request, size_t index) {
+  const InputData& input = request.inputs[index];
+  const TensorSpec& spec = request.route->inputs[index];
+  if (spec.pad_to.empty()) return {};
+  int64_t size = bytes_of(spec, request.rows, padded(spec, input.dims));
+  require(size >= static_cast<int64_t>(input.size), "room for all that came");
+  std::vector<uint8_t> rows(static_cast<size_t>(size));
+  place(request.message, input, spec, request.rows, rows.data());
+  return rows;
+}
+
 void compare(const PlainRequest& cut, const PlainRequest& whole) {
   require(cut.route == whole.route && cut.id == whole.id && cut.mask == whole.mask && cut.outputs == whole.outputs, "names");
-  require(cut.shape == whole.shape && cut.rows == whole.rows && cut.timing == whole.timing, "shape");
+  require(
+      cut.shape == whole.shape && cut.size_class == whole.size_class && cut.rows == whole.rows && cut.timing == whole.timing,
+      "shape");
   require(cut.timeout_us == whole.timeout_us && cut.priority == whole.priority, "parameters");
   for (size_t i = 0; i < whole.inputs.size(); ++i) {
-    if (whole.mask >> i & 1) require(bytes_of(cut, cut.inputs[i]) == bytes_of(whole, whole.inputs[i]), "elements");
+    if (!(whole.mask >> i & 1)) continue;
+    require(bytes_of(cut, cut.inputs[i]) == bytes_of(whole, whole.inputs[i]), "elements");
+    require(rows_of(cut, i) == rows_of(whole, i), "padded rows");
   }
 }
 

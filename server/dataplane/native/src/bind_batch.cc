@@ -12,6 +12,7 @@
 #include "buffer.h"
 #include "infer_response.h"
 #include "interpreter.h"
+#include "padding.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -23,12 +24,18 @@ namespace {
 constexpr size_t worth_releasing = 1 << 16;
 constexpr const char* reason_names[] = {"full", "too_large", "delay", "drained"};
 
-using Tensor = std::tuple<std::string, std::string, std::vector<int64_t>, bool>;  // name, datatype, dims, optional
+// name, datatype, dims, optional, sizes that free dims are padded to, the bytes of one element of padding
+using Tensor = std::tuple<std::string, std::string, std::vector<int64_t>, bool, std::vector<int64_t>, nb::bytes>;
 
 TensorSpec spec_of(const Tensor& tensor) {
-  const auto& [name, datatype, dims, optional] = tensor;
+  const auto& [name, datatype, dims, optional, pad_to, padding] = tensor;
   for (size_t index = 0; index < std::size(datatype_names); ++index) {
-    if (datatype == datatype_names[index]) return TensorSpec{name, static_cast<Datatype>(index), dims, optional};
+    if (datatype != datatype_names[index]) continue;
+    std::string element(padding.c_str(), padding.size());
+    if (!pad_to.empty() && (element.empty() || element.size() != static_cast<size_t>(item_sizes[index]))) {
+      throw std::invalid_argument("padding of '" + name + "' is one element of its datatype");
+    }
+    return TensorSpec{name, static_cast<Datatype>(index), dims, optional, pad_to, std::move(element)};
   }
   throw std::invalid_argument("no datatype is called '" + datatype + "'");
 }
@@ -43,6 +50,7 @@ BoundRoute make_route(uint64_t queue_id, const std::string& model, const std::st
   route.version = version;
   for (const Tensor& tensor : inputs) route.inputs.push_back(spec_of(tensor));
   for (const Tensor& tensor : outputs) route.outputs.push_back(spec_of(tensor));
+  route.pad_sizes = pad_sizes(route.inputs);
   route.max_batch = max_batch;
   route.masks = std::move(masks);
   route.default_timeout_us = default_timeout_us;
@@ -90,8 +98,8 @@ void describe(const Taken& taken, nb::handle spans, nb::handle arrival_ns, nb::h
   }
 }
 
-// The inputs that the batch's requests bring, by the route's index, and their dims behind the rows; None where all of them were
-// decoded by Python. (All of a batch are of one shape.)
+// The inputs that the batch's requests bring, by the route's index, and their dims behind the rows, padded; None where all of
+// them were decoded by Python. (All of a batch are of one shape then.)
 nb::object layout(const Taken& taken) {
   for (const Ref<Ticket>& ticket : taken.tickets) {
     const NativeTicket* its = native(ticket);
@@ -100,7 +108,7 @@ nb::object layout(const Taken& taken) {
     for (size_t index = 0; index < its->request.inputs.size(); ++index) {
       if (!(its->request.mask >> index & 1)) continue;
       nb::list dims;
-      for (int64_t dim : its->request.inputs[index].dims) dims.append(dim);
+      for (int64_t dim : padded(its->request.route->inputs[index], its->request.inputs[index].dims)) dims.append(dim);
       made.append(nb::make_tuple(index, nb::tuple(dims)));
     }
     return made;
@@ -108,25 +116,38 @@ nb::object layout(const Taken& taken) {
   return nb::none();
 }
 
+// The rows of one request's input among all rows in `target`. Returns the bytes that it brought of them.
+size_t put(const NativeTicket& ticket, size_t input, size_t row, const Buffer& target) {
+  const InputData& data = ticket.request.inputs[input];
+  const TensorSpec& spec = ticket.request.route->inputs[input];
+  int64_t rows = ticket.rows, bytes = static_cast<int64_t>(data.size);
+  if (!spec.pad_to.empty()) bytes = bytes_of(spec, rows, padded(spec, data.dims));
+  if (bytes < 0) throw std::out_of_range("the rows do not fit any array");
+  size_t whole = static_cast<size_t>(bytes), first = whole / ticket.rows * row;
+  if (first + whole > target.size()) throw std::out_of_range("the rows do not fit the array");
+  place(ticket.request.message, data, spec, rows, target.data() + first);
+  return data.size;
+}
+
 // The rows of all requests that were decoded here, each at its place. `into`: (input, array of all rows).
-void gather(Taken& taken, const std::vector<std::pair<size_t, nb::object>>& into) {
+// Returns how many elements they brought in inputs whose free dimensions are padded.
+int64_t gather(Taken& taken, const std::vector<std::pair<size_t, nb::object>>& into) {
   std::vector<std::pair<size_t, Buffer>> targets;
   size_t total = 0;
+  int64_t padded_elements = 0;
   for (const auto& [input, array] : into) {
     targets.emplace_back(input, Buffer(array, true));
     total += targets.back().second.size();
   }
   auto copy = [&] {
     for (const auto& [input, target] : targets) {
-      size_t row = 0, rows = 0;
-      for (const Ref<Ticket>& ticket : taken.tickets) rows += ticket->rows;
+      size_t row = 0;
       for (const Ref<Ticket>& ticket : taken.tickets) {
         if (const NativeTicket* its = native(ticket)) {
-          const InputData& data = its->request.inputs[input];
-          size_t first = data.size / ticket->rows * row;
-          if (first + data.size > target.size()) throw std::out_of_range("the rows do not fit the array");
-          its->request.message.copy(data.mark, data.size, target.data() + first);
-          taken.gathered_bytes += data.size;
+          size_t bytes = put(*its, input, row, target);
+          taken.gathered_bytes += bytes;
+          const TensorSpec& spec = its->request.route->inputs[input];
+          if (!spec.pad_to.empty()) padded_elements += static_cast<int64_t>(bytes / spec.pad_element.size());
         }
         row += ticket->rows;
       }
@@ -138,6 +159,7 @@ void gather(Taken& taken, const std::vector<std::pair<size_t, nb::object>>& into
     WithoutInterpreter interpreter;
     copy();
   }
+  return padded_elements;
 }
 
 // Of an input of BYTES: per request that was decoded here its first row and its elements.

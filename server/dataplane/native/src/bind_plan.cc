@@ -56,12 +56,14 @@ class PlanForPython {
   }
 
   std::pair<const char*, int64_t> admit(uint64_t tag, uint64_t queue_id, const std::string& shape, uint32_t rows,
-                                        int64_t arrival_ns, int64_t deadline_ns, int32_t priority, int64_t now_ns) {
+                                        int64_t arrival_ns, int64_t deadline_ns, int32_t priority, int64_t now_ns,
+                                        uint32_t size_class) {
     Ref<Numbered> made = Ref<Numbered>::take(new Numbered);
     made->tag = tag;
     made->queue_id = queue_id;
     made->shape = shape;
     made->rows = rows;
+    made->size_class = size_class;
     made->priority = priority;
     made->set_deadline(arrival_ns, deadline_ns);
     Admitted admitted = plan_.admit(Ref<Ticket>(*made), now_ns);
@@ -101,11 +103,12 @@ class PlanForPython {
     return made;
   }
 
-  // Per bucket the predicted time and whether it is on trial.
+  // Per size class and bucket the predicted time and whether it is on trial.
   std::vector<std::pair<int64_t, bool>> predictions(uint64_t queue_id, int64_t now_ns) {
-    const CostModel& costs = known(queue_id).costs;
     std::vector<std::pair<int64_t, bool>> made;
-    for (int64_t rows : costs.buckets()) made.emplace_back(costs.predict_ns(rows), costs.on_trial(rows, now_ns));
+    for (const CostModel& costs : known(queue_id).costs) {
+      for (int64_t rows : costs.buckets()) made.emplace_back(costs.predict_ns(rows), costs.on_trial(rows, now_ns));
+    }
     return made;
   }
 
@@ -143,10 +146,11 @@ void bind_inside(nb::class_<PlanForPython>& bound) {
       .def("staging_observe", [](P& self, int64_t took_ns) { self.plan_.staging().observe(took_ns); })
       .def("delivery_ns", [](P& self) { return self.delivery_.predict_ns(); })
       .def("all_waiting", [](P& self) { return tags(self.plan_.all_waiting()); })
-      .def("costs_observe", [](P& self, uint64_t queue_id, int64_t rows, int64_t took_ns,
-                               int64_t now_ns) { self.known(queue_id).costs.observe(rows, took_ns, now_ns); })
-      .def("costs_refused",
-           [](P& self, uint64_t queue_id, int64_t rows, int64_t now_ns) { self.known(queue_id).costs.refused(rows, now_ns); });
+      .def("costs_observe", [](P& self, uint64_t queue_id, size_t size_class, int64_t rows, int64_t took_ns,
+                               int64_t now_ns) { self.known(queue_id).costs.at(size_class).observe(rows, took_ns, now_ns); })
+      .def("costs_refused", [](P& self, uint64_t queue_id, size_t size_class, int64_t rows, int64_t now_ns) {
+        self.known(queue_id).costs.at(size_class).refused(rows, now_ns);
+      });
 }
 
 }  // namespace
@@ -159,15 +163,21 @@ void bind_plan(nb::module_& module) {
            nb::arg("max_requests"), nb::arg("queue_delay_ns"), nb::arg("padding"), nb::arg("early_drop"), nb::arg("decoupled"),
            nb::arg("instances"), nb::arg("share"))
       .def("remove_queue", [](P& self, uint64_t queue_id) { self.plan_.remove_queue(queue_id); })
-      .def("admit", &P::admit)
+      .def("admit", &P::admit, nb::arg("tag"), nb::arg("queue_id"), nb::arg("shape"), nb::arg("rows"), nb::arg("arrival_ns"),
+           nb::arg("deadline_ns"), nb::arg("priority"), nb::arg("now_ns"), nb::arg("size_class") = 0)
       .def("withdraw", &P::withdraw)
       .def("decide", &P::decide)
       .def("enter", [](P& self, uint64_t token) { self.plan_.enter(token); })
       .def("may_begin", [](P& self, uint64_t token) { return self.plan_.may_begin(token); })
       .def("begin", [](P& self, uint64_t token, int64_t now, int64_t gather_ns) { self.plan_.begin(token, now, gather_ns); })
       .def("executed", [](P& self, uint64_t token, int64_t now) { self.plan_.executed(token, now); })
-      .def("observe", [](P& self, uint64_t queue_id, int64_t rows, int64_t took_ns, int64_t features_ns,
-                         int64_t now) { self.plan_.observe(queue_id, rows, took_ns, features_ns, now); })
+      .def(
+          "observe",
+          [](P& self, uint64_t queue_id, int64_t rows, int64_t took_ns, int64_t features_ns, int64_t now, size_t size_class) {
+            self.plan_.observe(queue_id, size_class, rows, took_ns, features_ns, now);
+          },
+          nb::arg("queue_id"), nb::arg("rows"), nb::arg("took_ns"), nb::arg("features_ns"), nb::arg("now_ns"),
+          nb::arg("size_class") = 0)
       .def("observe_delivery", [](P& self, int64_t took_ns) { self.delivery_.observe(took_ns); })
       .def("threads_with", [](P& self, int instances) { return self.plan_.threads_with(instances); })
       .def("stands_still", [](P& self, bool takers) { return self.plan_.stands_still(takers); })

@@ -34,7 +34,7 @@ OnEnded telling(nb::object callback) {
     // not by a guard: at the interpreter's end this thread may be ended in here, and has nothing to give back then
     PyGILState_STATE before = PyGILState_Ensure();
     try {
-      callback(tickets, why == Ended::stopping);
+      callback(tickets, static_cast<int>(refused_as(why)));
     } catch (abi::__forced_unwind&) {
       throw;
     } catch (nb::python_error& error) {
@@ -67,11 +67,12 @@ void open_queue(BoundPlane& plane, const std::string& device, uint64_t queue_id,
 }
 
 nb::tuple submit(BoundPlane& plane, uint64_t number, uint64_t queue_id, nb::bytes shape, uint32_t rows, uint64_t nbytes,
-                 uint64_t id_hash, int64_t arrival_ns, int64_t deadline_ns, int32_t priority, bool wake) {
+                 uint64_t id_hash, int64_t arrival_ns, int64_t deadline_ns, int32_t priority, bool wake, uint32_t size_class) {
   Ref<Ticket> ticket = Ref<Ticket>::take(new PythonTicket(number));
   ticket->queue_id = queue_id;
   ticket->shape.assign(shape.c_str(), shape.size());
   ticket->rows = rows;
+  ticket->size_class = size_class;
   ticket->nbytes = nbytes;
   ticket->id_hash = id_hash;
   ticket->priority = priority;
@@ -99,7 +100,7 @@ nb::list take_uses(BoundPlane& plane) {
 nb::list take_refusals(BoundPlane& plane) {
   nb::list made;
   for (const auto& [queue_id, counts] : plane.take_refusals()) {
-    made.append(nb::make_tuple(queue_id, counts.queue_full, counts.expired, counts.cancelled));
+    made.append(nb::make_tuple(queue_id, counts.queue_full, counts.expired, counts.cancelled, counts.not_ready));
   }
   return made;
 }
@@ -145,6 +146,12 @@ void bind_plane(nb::module_& module) {
       .def("open", &open_queue, "device"_a, "queue_id"_a, "buckets"_a, "costs_ns"_a, "max_batch"_a, "max_requests"_a,
            "queue_delay_ns"_a, "padding"_a, "early_drop"_a, "decoupled"_a, "instances"_a, "share"_a)
       .def("close", &BoundPlane::close, "queue_id"_a)
+      .def(
+          "fail",
+          [](BoundPlane& plane, uint64_t queue_id, int code, const std::string& text, const Metadata& trailing) {
+            plane.fail(queue_id, Ending{static_cast<Code>(code), text, trailing});
+          },
+          "queue_id"_a, "code"_a, "text"_a, "trailing"_a, Free())
       .def("wait_idle", &BoundPlane::wait_idle, "queue_id"_a, "timeout_s"_a, Free())
       .def(
           "snapshot",
@@ -156,7 +163,7 @@ void bind_plane(nb::module_& module) {
           "queue_id"_a)
       .def("stop", &BoundPlane::stop, Free())
       .def("submit", &submit, "number"_a, "queue_id"_a, "shape"_a, "rows"_a, "nbytes"_a, "id_hash"_a, "arrival_ns"_a,
-           "deadline_ns"_a, "priority"_a, "wake"_a)
+           "deadline_ns"_a, "priority"_a, "wake"_a, "size_class"_a = 0)
       .def(
           "cancel",
           [](BoundPlane& plane, Handle& handle) {
@@ -171,8 +178,8 @@ void bind_plane(nb::module_& module) {
           nb::rv_policy::take_ownership, Free())
       .def("enter_device", &BoundPlane::enter_device, "taken"_a, Free())
       .def("leave_device", &BoundPlane::leave_device, "taken"_a, Free())
-      .def("finish", &finish_batch, "taken"_a, "parts"_a, "taken_ns"_a, "ran_ns"_a, "features_ns"_a, "lead_ns"_a, "rows"_a, "ran_rows"_a,
-           "took_ns"_a)
+      .def("finish", &finish_batch, "taken"_a, "parts"_a, "taken_ns"_a, "ran_ns"_a, "features_ns"_a, "lead_ns"_a, "rows"_a,
+           "ran_rows"_a, "took_ns"_a)
       .def("publish", &publish, "entries"_a)
       .def("set_fast", &BoundPlane::set_fast, "fast"_a)
       .def("take_uses", &take_uses)

@@ -14,6 +14,7 @@
 #include "bindings.h"
 #include "infer_request.h"
 #include "infer_response.h"
+#include "padding.h"
 
 namespace nb = nanobind;
 
@@ -21,17 +22,18 @@ namespace podium {
 
 namespace {
 
-// name, datatype, dims without the batch dimension
-using Spec = std::tuple<std::string, std::string, std::vector<int64_t>>;
+// name, datatype, dims without the batch dimension, the sizes that its free ones are padded to, and an element of padding
+using Spec = std::tuple<std::string, std::string, std::vector<int64_t>, std::vector<int64_t>, nb::bytes>;
 // queue, execute, features (or none), rows, total: as Timing
 using Times = std::tuple<int64_t, int64_t, std::optional<int64_t>, int64_t, int64_t>;
 
 std::vector<TensorSpec> specs_of(const std::vector<Spec>& specs) {
   std::vector<TensorSpec> made;
-  for (const auto& [name, datatype, dims] : specs) {
+  for (const auto& [name, datatype, dims, pad_to, padding] : specs) {
     auto found = std::find(std::begin(datatype_names), std::end(datatype_names), datatype);
     if (found == std::end(datatype_names)) throw std::invalid_argument("no such datatype: " + datatype);
-    made.push_back(TensorSpec{name, static_cast<Datatype>(found - std::begin(datatype_names)), dims, false});
+    std::string element(padding.c_str(), padding.size());
+    made.push_back(TensorSpec{name, static_cast<Datatype>(found - std::begin(datatype_names)), dims, false, pad_to, element});
   }
   return made;
 }
@@ -46,6 +48,7 @@ class Wire {
     route->model = model;
     route->version = number;
     route->inputs = specs_of(inputs);
+    route->pad_sizes = pad_sizes(route->inputs);
     route->outputs = specs_of(outputs);
     route->max_batch = max_batch;
     route->masks = masks;
@@ -122,7 +125,7 @@ class Wire {
       if (data != same) throw std::logic_error("an input's mark is not its position");
       nb::list dims;
       for (int64_t dim : input.dims) dims.append(dim);
-      inputs[made_.route->inputs[i].name.c_str()] = nb::make_tuple(nb::tuple(dims), bytes_of(data));
+      inputs[made_.route->inputs[i].name.c_str()] = nb::make_tuple(nb::tuple(dims), bytes_of(data), placed(i));
     }
     nb::dict made;
     made["version"] = made_.route->version;
@@ -135,7 +138,22 @@ class Wire {
     made["priority"] = made_.priority;
     made["timing"] = made_.timing;
     made["shape"] = bytes_of(made_.shape);
+    made["size_class"] = made_.size_class;
     return made;
+  }
+
+  // The rows of an input as a batch has them; as they came where they have no fixed size.
+  nb::bytes placed(size_t index) const {
+    const InputData& input = made_.inputs[index];
+    const TensorSpec& spec = made_.route->inputs[index];
+    size_t size = input.size;
+    if (!spec.pad_to.empty()) {
+      size = static_cast<size_t>(podium::bytes_of(spec, made_.rows, padded(spec, input.dims)));
+    }
+    // of its own size, so that a sanitizer sees who writes beyond it
+    std::unique_ptr<uint8_t[]> rows(new uint8_t[size]);
+    place(made_.message, input, spec, made_.rows, rows.get());
+    return nb::bytes(rows.get(), size);
   }
 
   Routes routes_;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "infer_request_parts.h"
+#include "padding.h"
 
 namespace podium {
 
@@ -42,6 +43,7 @@ bool shape_fits(const Tensor& tensor, const TensorSpec& spec, int64_t max_batch,
     int64_t dim = tensor.dims[i];
     if (dim < 0) return false;
     if (i >= batch && spec.dims[i - batch] != -1 && spec.dims[i - batch] != dim) return false;
+    if (i >= batch && spec.dims[i - batch] == -1 && !spec.pad_to.empty() && dim > spec.pad_to.back()) return false;
     if (!dim) {
       empty = true;
     } else if (__builtin_mul_overflow(without_zeros, static_cast<uint64_t>(dim), &without_zeros)) {
@@ -176,6 +178,7 @@ void PlainRequest::clear() {
   inputs.clear();
   outputs.clear();
   shape.clear();
+  size_class = 0;
   mask = 0;
   rows = 1;
   timeout_us = priority = 0;
@@ -198,7 +201,8 @@ bool decode_plain(Rope& message, const Routes& routes, PlainRequest& made) {
   made.timeout_us = request.timeout_us;
   made.priority = request.priority;
   made.timing = request.timing;
-  made.shape = shape_of(made.mask, made.inputs);
+  made.shape = shape_of(**route, made.mask, made.inputs);
+  made.size_class = size_class(**route, made.mask, made.inputs);
   made.arrived_bytes = message.size();
   made.message = std::move(message);
   message = Rope();
@@ -218,11 +222,11 @@ std::string shape_of(uint64_t mask, const std::vector<const std::vector<int64_t>
   return shape;
 }
 
-std::string shape_of(uint64_t mask, const std::vector<InputData>& inputs) {
+std::string shape_of(const Route& route, uint64_t mask, const std::vector<InputData>& inputs) {
   std::string shape;
   put_number(shape, mask);
   for (size_t i = 0; i < inputs.size(); ++i) {
-    if (mask >> i & 1) put_dims(shape, inputs[i].dims);
+    if (mask >> i & 1) put_dims(shape, padded(route.inputs[i], inputs[i].dims));
   }
   return shape;
 }

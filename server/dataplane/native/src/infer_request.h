@@ -48,7 +48,7 @@ struct InputData {
 };
 
 // A request that fits its version. `inputs` by the route's index, meaningful where `mask` has the bit; `outputs`: indices into
-// the route's outputs in the order asked for, empty: all of them, in the route's order. `shape`: see Ticket.
+// the route's outputs in the order asked for, empty: all of them, in the route's order. `shape`, `size_class`: see Ticket.
 // `message` may be longer than what arrived: elements that came one by one are behind it, put together. `version` is as its caller
 // wrote it.
 struct PlainRequest {
@@ -61,6 +61,7 @@ struct PlainRequest {
   uint64_t mask = 0;
   std::vector<uint16_t> outputs;
   std::string shape;
+  uint32_t size_class = 0;
   int64_t rows = 1;
   int64_t timeout_us = 0;  // 0: none stated
   int64_t priority = 0;    // 0: none stated
@@ -78,9 +79,10 @@ struct PlainRequest {
 // Ownership: `message` is moved into `made` where the result is true. `made` may have been used before. Thread-safe.
 bool decode_plain(Rope& message, const Routes& routes, PlainRequest& made);
 
-// The lane of a request: which inputs it brings, and their dims without the batch dimension, in the order of the bits.
+// The lane of a request: which inputs it brings, and the dims they are executed with, without the batch dimension, in the order
+// of the bits.
 std::string shape_of(uint64_t mask, const std::vector<const std::vector<int64_t>*>& dims);
 // The same, of a decoded request's `inputs`.
-std::string shape_of(uint64_t mask, const std::vector<InputData>& inputs);
+std::string shape_of(const Route& route, uint64_t mask, const std::vector<InputData>& inputs);
 
 }  // namespace podium

@@ -17,7 +17,7 @@
 
 namespace podium {
 
-// As much of QueueRules (interface.py) as planning needs.
+// As much of QueueRules (interface.py) as planning needs. `costs_ns`: per bucket, of each size class in turn.
 struct Rules {
   uint64_t queue_id = 0;
   std::vector<int64_t> buckets;
@@ -89,10 +89,11 @@ class Line {
 
 struct Queue;
 
-// Tickets that may share a batch, most urgent first. Never empty while its queue lists it.
+// Tickets that may share a batch, most urgent first. Never empty while its queue lists it. `costs`: of their size class.
 struct Lane {
   Queue* queue = nullptr;
   const std::string* shape = nullptr;
+  CostModel* costs = nullptr;
   Line line;
   int64_t rows = 0;
   Lane* previous = nullptr;  // in the order in which the lanes came into being, as in Python's dict
@@ -100,7 +101,7 @@ struct Lane {
 };
 
 // One version's waiting tickets, by lane. `open` counts tickets that are admitted and not ended, `running` its batches that run
-// or are staged. `lead`: how much longer a batch takes that is not prepared while another one executes.
+// or are staged. `costs` by size class. `lead`: how much longer a batch takes that is not prepared while another one executes.
 struct Queue {
   // Throws std::invalid_argument for rules that cannot be planned with.
   explicit Queue(const Rules& given);
@@ -108,7 +109,7 @@ struct Queue {
   Queue& operator=(const Queue&) = delete;
 
   Rules rules;
-  CostModel costs;
+  std::vector<CostModel> costs;
   int64_t cap_rows;
   Share share;
   int64_t waiting = 0;
@@ -123,7 +124,7 @@ struct Queue {
   size_t lanes() const { return by_shape_.size(); }
   // nullptr if nothing of this shape waits.
   Lane* lane(const std::string& shape);
-  Lane& add_lane(const std::string& shape);
+  Lane& add_lane(const std::string& shape, size_t size_class);
   // Of an empty lane (shapes are unbounded).
   void forget(Lane& lane);
 

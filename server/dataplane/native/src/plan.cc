@@ -135,18 +135,19 @@ void Plan::executed(uint64_t token, int64_t now_ns) {
   queue->share.use(floor_divide(took_ns, executors_), now_ns);
 }
 
-void Plan::observe(uint64_t queue_id, int64_t rows, int64_t took_ns, int64_t features_ns, int64_t now_ns) {
+void Plan::observe(uint64_t queue_id, size_t size_class, int64_t rows, int64_t took_ns, int64_t features_ns, int64_t now_ns) {
   Queue* found = queue(queue_id);
   if (!found) throw std::out_of_range("no queue " + std::to_string(queue_id));
+  CostModel& costs = found->costs.at(size_class);
   if (slots_ > 1) {
     // features of the next batch are found while one executes: what lies between two batches is the longer of both
     int64_t own_ns = minus(took_ns, features_ns);
     int64_t lead_ns = std::min(own_ns, features_ns);
     took_ns = std::max(own_ns, features_ns);
-    if (found->costs.on_trial(rows, minus(now_ns, took_ns))) found->lead.at_most(Estimate(lead_ns));
+    if (costs.on_trial(rows, minus(now_ns, took_ns))) found->lead.at_most(Estimate(lead_ns));
     found->lead.observe(lead_ns);
   }
-  found->costs.observe(rows, took_ns, now_ns);
+  costs.observe(rows, took_ns, now_ns);
 }
 
 }  // namespace podium

@@ -45,7 +45,7 @@ struct Decision {
 class Plan {
  public:
   // `delivery` estimates how long answers need from the end of an execution until they have left; it must outlive the plan.
-  // `slots` 2: the next batch is gathered while one runs.
+  // `slots` 2: the next batch is gathered while one runs; 3: and the answers of the one before are dealt out meanwhile.
   Plan(Estimate* delivery, int slots, bool density);
 
   // How many engine threads the device can use, once it has a version of so many instances.
@@ -59,7 +59,7 @@ class Plan {
   Queue* queue(uint64_t queue_id);  // nullptr if there is none
 
   // Lets a ticket wait in its queue; unless admitted, nothing has changed and the reference is gone. The ticket's rows must fit
-  // the queue's largest bucket: std::out_of_range if not, or if there is no queue of its id.
+  // the queue's largest bucket, and its size class must have costs: std::out_of_range if not, or if there is no queue of its id.
   Admitted admit(Ref<Ticket> ticket, int64_t now_ns);
   // The same for those who have looked the queue up already.
   Admitted admit(Queue& queue, Ref<Ticket>&& ticket, int64_t now_ns);
@@ -80,8 +80,8 @@ class Plan {
   void begin(uint64_t token, int64_t now_ns, int64_t gather_ns);
   // A batch has left the device. Idempotent.
   void executed(uint64_t token, int64_t now_ns);
-  // Learn from a batch that has ended now. Throws std::out_of_range without such a queue, or beyond its largest bucket.
-  void observe(uint64_t queue_id, int64_t rows, int64_t took_ns, int64_t features_ns, int64_t now_ns);
+  // Learn from a batch that has ended now. Throws std::out_of_range without such a queue, or beyond its largest bucket or class.
+  void observe(uint64_t queue_id, size_t size_class, int64_t rows, int64_t took_ns, int64_t features_ns, int64_t now_ns);
   // Every waiting ticket, for a plane that stops.
   std::vector<Ref<Ticket>> all_waiting() const;
   // How long gathering takes.
@@ -117,7 +117,8 @@ class Plan {
   int beginning(int executing) const;
   const std::vector<int64_t>& free_at_ns(int64_t now_ns);
   int64_t ahead_ns(Queue& queue, const Lane* lane, const Key& key, int64_t now_ns);
-  Prediction predict_finish(Queue& queue, const Lane* lane, size_t before, const Key& key, int64_t rows, int64_t now_ns);
+  Prediction predict_finish(Queue& queue, const Lane* lane, size_t before, const Key& key, const Ticket& ticket,
+                            int64_t now_ns);
   bool must_wait_to_stage(int64_t now_ns, bool* staged, int64_t* wait_until_ns) const;
   Choice next_lane(int64_t now_ns, bool staged);
   bool overloaded(int64_t now_ns) const;

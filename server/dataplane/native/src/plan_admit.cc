@@ -13,7 +13,8 @@ Admitted Plan::admit(Ref<Ticket> ticket, int64_t now_ns) {
 }
 
 Admitted Plan::admit(Queue& queue, Ref<Ticket>&& ticket, int64_t now_ns) {
-  if (ticket->rows < 1 || ticket->rows > queue.costs.largest()) throw std::out_of_range("rows that no bucket holds");
+  CostModel& costs = queue.costs.at(ticket->size_class);
+  if (ticket->rows < 1 || ticket->rows > costs.largest()) throw std::out_of_range("rows that no bucket holds");
   if (queue.rules.max_requests && queue.waiting >= queue.rules.max_requests) {
     int64_t waits_ns = 0;
     for (const Lane* lane = queue.first_lane; lane; lane = lane->next) {
@@ -26,14 +27,14 @@ Admitted Plan::admit(Queue& queue, Ref<Ticket>&& ticket, int64_t now_ns) {
   Lane* lane = queue.lane(ticket->shape);
   size_t before = lane ? lane->line.position(key) : 0;
   if (queue.rules.early_drop && ticket->deadline_ns < no_deadline_ns && !density_) {
-    Prediction own = predict_finish(queue, lane, before, key, ticket->rows, now_ns);
+    Prediction own = predict_finish(queue, lane, before, key, *ticket, now_ns);
     int64_t late_ns = minus(plus(own.finish_ns, delivery_->predict_ns()), ticket->deadline_ns);
-    if (late_ns > 0 && !queue.costs.on_trial(own.rows, now_ns)) {
-      queue.costs.refused(own.rows, now_ns);
+    if (late_ns > 0 && !costs.on_trial(own.rows, now_ns)) {
+      costs.refused(own.rows, now_ns);
       return {Admission::predicted, late_ns};
     }
   }
-  if (!lane) lane = &queue.add_lane(ticket->shape);
+  if (!lane) lane = &queue.add_lane(ticket->shape, ticket->size_class);
   Ticket& admitted = *ticket;
   lane->line.insert(before, key, std::move(ticket));
   lane->rows += admitted.rows;
@@ -78,23 +79,25 @@ int64_t Plan::ahead_ns(Queue& queue, const Lane* lane, const Key& key, int64_t n
 
 // When a ticket with this key, `before` tickets behind its lane's head, would be executed (the running batch, what is more
 // urgent, then its own batch), and the rows of that batch.
-Plan::Prediction Plan::predict_finish(Queue& queue, const Lane* lane, size_t before, const Key& key, int64_t rows,
+Plan::Prediction Plan::predict_finish(Queue& queue, const Lane* lane, size_t before, const Key& key, const Ticket& ticket,
                                       int64_t now_ns) {
+  const CostModel& costs = queue.costs[ticket.size_class];
+  int64_t rows = ticket.rows;
   int64_t part_ns = floor_divide(ahead_ns(queue, lane, key, now_ns), executors_);
   // the executors this version can use, each behind its part of what is ahead
   int64_t soonest_ns = plus(now_ns, queue.lead.predict_ns());
   const std::vector<int64_t>& free = free_at_ns(now_ns);
   auto free_ns = [&](int64_t index) { return std::max(plus(free[static_cast<size_t>(index)], part_ns), soonest_ns); };
-  if (!lane) return {plus(free_ns(0), queue.costs.predict_ns(rows)), rows};
+  if (!lane) return {plus(free_ns(0), costs.predict_ns(rows)), rows};
   int64_t usable = std::min<int64_t>(static_cast<int64_t>(free.size()), queue.rules.instances);
   int64_t rows_before = part(static_cast<int64_t>(before), lane->rows, static_cast<int64_t>(lane->line.size()));
   int64_t full = rows_before / queue.cap_rows, rest = rows_before % queue.cap_rows;
   int64_t rounds = full / usable, odd = full % usable;
   int64_t start_ns = free_ns(odd);
-  if (rounds) start_ns = plus(start_ns, times(rounds, queue.costs.predict_ns(queue.cap_rows)));
+  if (rounds) start_ns = plus(start_ns, times(rounds, costs.predict_ns(queue.cap_rows)));
   // no sum of rows overflows: a queue would need 2**31 waiting tickets of 2**32 rows each
   int64_t own = std::min(queue.cap_rows, rest + lane->rows - rows_before + rows);
-  return {plus(start_ns, queue.costs.predict_ns(own)), own};
+  return {plus(start_ns, costs.predict_ns(own)), own};
 }
 
 }  // namespace podium

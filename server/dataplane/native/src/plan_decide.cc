@@ -26,7 +26,7 @@ bool Plan::must_wait_to_stage(int64_t now_ns, bool* staged, int64_t* wait_until_
   // a staged batch that may begin has its executor, though its thread may not have woken up yet
   *staged = running + beginning(running) >= executors_;
   if (!*staged) return false;
-  if (!waiting_ || static_cast<int>(running_.size()) - running >= slots_ - 1) return true;
+  if (!waiting_ || static_cast<int>(running_.size()) - running >= std::min(slots_ - 1, 1)) return true;
   // as late as it can be: what arrives until then rides along
   int64_t ends_ns = now_ns;
   bool none = true;
@@ -91,8 +91,8 @@ std::unique_ptr<Release> Plan::fill(Lane& lane, int64_t now_ns, std::vector<Ref<
   Queue& queue = *lane.queue;
   const Line& line = lane.line;
   Prefix batch = queue.rules.decoupled ? Prefix{1, line.front().ticket->rows} : prefix(lane, queue.cap_rows);
-  bool predictive = queue.rules.early_drop && !queue.costs.on_trial(batch.rows, now_ns);
-  int64_t took_ns = queue.costs.predict_ns(batch.rows), lead_ns = queue.lead.predict_ns();
+  bool predictive = queue.rules.early_drop && !lane.costs->on_trial(batch.rows, now_ns);
+  int64_t took_ns = lane.costs->predict_ns(batch.rows), lead_ns = queue.lead.predict_ns();
   int64_t finish_ns = now_ns;
   if (predictive) {
     int64_t start_ns = std::max(free_at_ns(now_ns).front(), plus(now_ns, lead_ns));
@@ -139,7 +139,7 @@ bool Plan::drop_late(Lane& lane, const Prefix& batch, int64_t finish_ns, int64_t
     ++gone;
   }
   if (!gone) return false;
-  if (refused) lane.queue->costs.refused(batch.rows, now_ns);
+  if (refused) lane.costs->refused(batch.rows, now_ns);
   left(lane, gone, gone_rows);
   return true;
 }

@@ -12,6 +12,18 @@ constexpr size_t least_waiters = 16;
 // An empty line keeps no more: 128 KiB.
 constexpr size_t most_idle_waiters = 4096;
 
+std::vector<CostModel> costs_of(const Rules& rules) {
+  size_t count = rules.buckets.size();
+  if (!count || rules.costs_ns.empty() || rules.costs_ns.size() % count) {
+    throw std::invalid_argument("every bucket of every size class needs its cost");
+  }
+  std::vector<CostModel> made;
+  for (auto first = rules.costs_ns.begin(); first != rules.costs_ns.end(); first += static_cast<std::ptrdiff_t>(count)) {
+    made.emplace_back(rules.buckets, std::vector<int64_t>(first, first + static_cast<std::ptrdiff_t>(count)));
+  }
+  return made;
+}
+
 }  // namespace
 
 Line::~Line() {
@@ -87,10 +99,7 @@ void Line::make_room() {
 }
 
 Queue::Queue(const Rules& given)
-    : rules(given),
-      costs(given.buckets, given.costs_ns),
-      cap_rows(given.max_batch ? given.buckets.back() : 1),
-      share(given.share) {
+    : rules(given), costs(costs_of(given)), cap_rows(given.max_batch ? given.buckets.back() : 1), share(given.share) {
   if (given.instances < 1) throw std::invalid_argument("a version has at least one instance");
 }
 
@@ -108,7 +117,7 @@ Lane* Queue::lane(const std::string& shape) {
   return found == by_shape_.end() ? nullptr : &found->second;
 }
 
-Lane& Queue::add_lane(const std::string& shape) {
+Lane& Queue::add_lane(const std::string& shape, size_t size_class) {
   Lanes::iterator made;
   if (spare_.empty()) {
     made = by_shape_.try_emplace(shape).first;
@@ -119,6 +128,7 @@ Lane& Queue::add_lane(const std::string& shape) {
   Lane& lane = made->second;
   lane.queue = this;
   lane.shape = &made->first;
+  lane.costs = &costs.at(size_class);
   lane.previous = last_lane;
   lane.next = nullptr;
   (last_lane ? last_lane->next : first_lane) = &lane;
@@ -138,8 +148,8 @@ int64_t backlog_ns(const Lane& lane, size_t tickets) {
   const Queue& queue = *lane.queue;
   int64_t rows = part(static_cast<int64_t>(tickets), lane.rows, static_cast<int64_t>(lane.line.size()));
   int64_t full = rows / queue.cap_rows, rest = rows % queue.cap_rows;
-  int64_t full_ns = full ? times(full, queue.costs.predict_ns(queue.cap_rows)) : 0;
-  return rest ? plus(full_ns, queue.costs.predict_ns(rest)) : full_ns;
+  int64_t full_ns = full ? times(full, lane.costs->predict_ns(queue.cap_rows)) : 0;
+  return rest ? plus(full_ns, lane.costs->predict_ns(rest)) : full_ns;
 }
 
 Prefix prefix(const Lane& lane, int64_t cap_rows) {
@@ -163,17 +173,17 @@ int64_t ripe_at_ns(const Lane& lane) {
     oldest_ns = std::min(oldest_ns, waiter.ticket->arrival_ns);
     tightest_ns = std::min(tightest_ns, waiter.ticket->deadline_ns);
   }
-  return std::min(plus(oldest_ns, delay_ns), minus(tightest_ns, times(2, queue.costs.predict_ns(queue.cap_rows))));
+  return std::min(plus(oldest_ns, delay_ns), minus(tightest_ns, times(2, lane.costs->predict_ns(queue.cap_rows))));
 }
 
 double density(const Lane& lane, int64_t now_ns) {
   const Queue& queue = *lane.queue;
-  int64_t finish_ns = plus(now_ns, queue.costs.predict_ns(std::min(lane.rows, queue.cap_rows)));
+  int64_t finish_ns = plus(now_ns, lane.costs->predict_ns(std::min(lane.rows, queue.cap_rows)));
   int64_t count = static_cast<int64_t>(lane.line.size());
   int64_t doomed = static_cast<int64_t>(lane.line.position(Key{finish_ns, 0, lane.line.front().key.priority}));
   int64_t tickets = std::min(count - doomed, std::max(part(queue.cap_rows, count, lane.rows), int64_t{1}));
   int64_t rows = std::min(std::max(part(tickets, lane.rows, count), int64_t{1}), queue.cap_rows);
-  return static_cast<double>(tickets) / static_cast<double>(std::max(queue.costs.predict_ns(rows), int64_t{1}));
+  return static_cast<double>(tickets) / static_cast<double>(std::max(lane.costs->predict_ns(rows), int64_t{1}));
 }
 
 }  // namespace podium

@@ -94,27 +94,6 @@ std::optional<QueueCounts> Plane::snapshot(uint64_t queue_id) {
   return QueueCounts{static_cast<size_t>(queue->waiting), queue->waiting_rows(), static_cast<size_t>(queue->open)};
 }
 
-void Plane::stop() {
-  Late waiting{{}, Ended::stopping};
-  {
-    Lock lock(mutex_);
-    if (!stopped_) {
-      stopped_ = true;
-      for (auto& [name, its] : devices_) {
-        for (Ref<Ticket>& ticket : its->plan.all_waiting()) {
-          its->plan.withdraw(*ticket);
-          end_late(std::move(ticket), waiting);
-        }
-        its->changed.notify_all();
-      }
-      timer_changed_.notify_all();
-    }
-  }
-  tell(waiting);
-  std::lock_guard<std::mutex> one(stopping_mutex_);
-  if (timer_.joinable()) timer_.join();
-}
-
 // -- the doors' side ---------------------------------------------------------------------------------------------------
 
 Entered Plane::enter(const Ref<Ticket>& ticket, int64_t now) {
@@ -235,7 +214,7 @@ void Plane::observe_delivery(int64_t took_ns) {
 
 std::unique_ptr<Taken> Plane::take(const std::string& name) {
   while (true) {
-    Late late{{}, Ended::expired};
+    Late late = this->late(Ended::expired);
     std::unique_ptr<Taken> taken;
     {
       Lock lock(mutex_);
@@ -252,6 +231,8 @@ std::unique_ptr<Taken> Plane::take(const std::string& name) {
         }
         taken = std::make_unique<Taken>(Taken{release.queue->rules.queue_id, release.token, name, std::move(release.tickets),
                                               release.rows, release.reason, release.staged, now});
+        if (taken->staged) its.staged[taken->token] = taken->tickets;
+        taken->size_class = taken->tickets.front()->size_class;
         running_[taken->queue_id]++;
         // another executor may be free, or time to stage the next batch
         if (its.plan.waiting() && its.sleeping) its.changed.notify_one();
@@ -276,6 +257,7 @@ int64_t Plane::enter_device(Taken& taken) {
     int64_t now = now_ns();
     its.plan.begin(taken.token, now, gather_ns);
     for (Ref<Ticket>& ticket : taken.tickets) ticket->staged = false;
+    its.staged.erase(taken.token);
     // until now its requests waited for the device, as those do that were not taken yet
     taken.taken_ns = now - gather_ns;
     // the place behind this batch is free
@@ -288,6 +270,7 @@ int64_t Plane::enter_device(Taken& taken) {
 
 void Plane::leave(Device& its, const Taken& taken) {
   its.plan.executed(taken.token, now_ns());
+  its.staged.erase(taken.token);
   its.begins.notify_all();
   if (its.sleeping) its.changed.notify_one();
 }
@@ -339,7 +322,7 @@ bool Plane::is_watched(const Ticket& ticket) const {
 
 void Plane::expire_forever() {
   while (true) {
-    Late expired{{}, Ended::expired};
+    Late expired = late(Ended::expired);
     {
       Lock lock(mutex_);
       if (stopped_) return;
@@ -367,18 +350,24 @@ void Plane::expire_forever() {
   }
 }
 
+Plane::Late Plane::late(Ended why) const {
+  return {{}, why, why == Ended::expired ? endings_.passed() : endings_.server_stops()};
+}
+
 void Plane::end_late(Ref<Ticket> ticket, Late& late) {
   Late::Entry entry{ticket, Ref<Stream>(), ticket->state == State::taken, ticket->state == State::taken && !ticket->staged, {}};
   if (ticket->native) {
     NativeTicket& native = static_cast<NativeTicket&>(*ticket);
     entry.stream = std::move(native.stream);
     if (native.place >= 0) {
-      entry.answer = error_of(native, (late.why == Ended::expired ? endings_.passed() : endings_.server_stops()).text);
+      entry.answer = error_of(native, late.ending.text);
     }
     // one that is being executed is counted with its batch
     if (late.why == Ended::expired && !entry.executing) refusals_[ticket->queue_id].expired++;
+    // one that is staged is counted with its batch
+    if (late.why == Ended::failed && !entry.in_batch) refusals_[ticket->queue_id].not_ready++;
   }
-  ticket->refused = late.why == Ended::expired ? Refused::expired : Refused::stopping;
+  ticket->refused = refused_as(late.why);
   end(*ticket);
   late.entries.push_back(std::move(entry));
 }

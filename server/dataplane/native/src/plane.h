@@ -56,6 +56,7 @@ struct Taken {
   bool staged = false;
   int64_t taken_ns = 0;
   uint64_t gathered_bytes = 0;  // copied out of the requests' messages
+  uint32_t size_class = 0;      // of all its tickets
 };
 
 // One output of a part: rows of an array that Python keeps alive during `finish`. `dims` as the array has them, the batch
@@ -79,7 +80,10 @@ struct PartResult {
 };
 
 // Why tickets of Python's own ended without an execution; their numbers, and whether a batch still has them (staged).
-enum class Ended : uint8_t { expired, stopping };
+enum class Ended : uint8_t { expired, stopping, failed };
+constexpr Refused refused_as(Ended why) {
+  return why == Ended::expired ? Refused::expired : why == Ended::stopping ? Refused::stopping : Refused::failed;
+}
 using OnEnded = std::function<void(const std::vector<std::pair<uint64_t, bool>>& tickets, Ended why)>;
 
 struct QueueCounts {
@@ -90,7 +94,7 @@ struct QueueCounts {
 
 // Requests of the fast lane that were not executed, by queue, since the last time they were asked for.
 struct Refusals {
-  uint64_t queue_full = 0, expired = 0, cancelled = 0;
+  uint64_t queue_full = 0, expired = 0, cancelled = 0, not_ready = 0;
 };
 
 // Since the start, of all versions. Bytes: what requests of the fast lane brought as tensors and were answered with, and how
@@ -116,7 +120,7 @@ class Plane {
   Plane(uint64_t max_requests, uint64_t max_bytes, bool density);
   ~Plane();
 
-  // `on_ended` is called from the timer's thread, from `take` and from `stop`, without the lock.
+  // `on_ended` is called from the timer's thread, from `take`, `fail` and `stop`, without the lock.
   void on_ended(OnEnded callback) { on_ended_ = std::move(callback); }
   void set_endings(const Endings& endings) { endings_ = endings; }
 
@@ -125,6 +129,8 @@ class Plane {
   // Throws std::invalid_argument if there is a queue of this id.
   void open(const std::string& device, const Rules& rules);
   void close(uint64_t queue_id);
+  // Closes a queue, and ends all of it that has yet to reach the device.
+  void fail(uint64_t queue_id, const Ending& ending);
   bool wait_idle(uint64_t queue_id, double timeout_s);
   std::optional<QueueCounts> snapshot(uint64_t queue_id);
   void stop();
@@ -170,6 +176,7 @@ class Plane {
     std::condition_variable changed, begins;
     int sleeping = 0;
     int threads = 0;
+    std::unordered_map<uint64_t, std::vector<Ref<Ticket>>> staged;  // by the token of their batch, until it is entered
   };
   using Lock = std::unique_lock<std::mutex>;
   // Tickets that ended without an answer, and what is needed to say so once the lock is left. `in_batch`: a batch still reads
@@ -184,6 +191,7 @@ class Plane {
     };
     std::vector<Entry> entries;
     Ended why;
+    Ending ending;
   };
 
   Device& device(const std::string& name, int slots);
@@ -191,6 +199,7 @@ class Plane {
   Entered enter(const Ref<Ticket>& ticket, int64_t now_ns);
   void end(Ticket& ticket);
   void end_late(Ref<Ticket> ticket, Late& late);
+  Late late(Ended why) const;
   void leave(Device& device, const Taken& taken);
   void watch(const Ref<Ticket>& ticket);
   bool may_expire(const Ticket& ticket) const;

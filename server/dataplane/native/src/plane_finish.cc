@@ -143,7 +143,7 @@ void Plane::finish(Taken& taken, const std::vector<PartResult>& parts, const Exe
     Device& its = *devices_.at(taken.device);
     leave(its, taken);
     batching = its.plan.queue(taken.queue_id)->rules.max_batch > 0;
-    if (ran_rows) its.plan.observe(taken.queue_id, ran_rows, took_ns, execution.lead_ns, ended_ns);
+    if (ran_rows) its.plan.observe(taken.queue_id, taken.size_class, ran_rows, took_ns, execution.lead_ns, ended_ns);
     for (size_t index = 0; index < taken.tickets.size(); ++index) {
       Ticket& ticket = *taken.tickets[index];
       if (ticket.state != State::taken) continue;
@@ -182,11 +182,52 @@ void Plane::finish(Taken& taken, const std::vector<PartResult>& parts, const Exe
   }
 }
 
+void Plane::fail(uint64_t queue_id, const Ending& ending) {
+  Late failed{{}, Ended::failed, ending};
+  {
+    Lock lock(mutex_);
+    Device* its = device_of(queue_id);
+    if (!its) return;
+    its->plan.queue(queue_id)->closed = true;
+    for (Ref<Ticket>& ticket : its->plan.all_waiting()) {
+      if (ticket->queue_id != queue_id) continue;
+      its->plan.withdraw(*ticket);
+      end_late(std::move(ticket), failed);
+    }
+    for (auto& [token, tickets] : its->staged) {
+      for (Ref<Ticket>& ticket : tickets) {
+        if (ticket->queue_id == queue_id && ticket->state == State::taken) end_late(ticket, failed);
+      }
+    }
+  }
+  tell(failed);
+}
+
+void Plane::stop() {
+  Late waiting = late(Ended::stopping);
+  {
+    Lock lock(mutex_);
+    if (!stopped_) {
+      stopped_ = true;
+      for (auto& [name, its] : devices_) {
+        for (Ref<Ticket>& ticket : its->plan.all_waiting()) {
+          its->plan.withdraw(*ticket);
+          end_late(std::move(ticket), waiting);
+        }
+        its->changed.notify_all();
+      }
+      timer_changed_.notify_all();
+    }
+  }
+  tell(waiting);
+  std::lock_guard<std::mutex> one(stopping_mutex_);
+  if (timer_.joinable()) timer_.join();
+}
+
 void Plane::tell(Late& late) {
   if (late.entries.empty()) return;
   std::vector<std::pair<uint64_t, bool>> numbers;
   std::map<Loop*, std::vector<Command>> commands;
-  Ending ending = late.why == Ended::expired ? endings_.passed() : endings_.server_stops();
   for (Late::Entry& entry : late.entries) {
     if (!entry.ticket->native) {
       numbers.emplace_back(static_cast<PythonTicket&>(*entry.ticket).python_number, entry.in_batch);
@@ -196,9 +237,9 @@ void Plane::tell(Late& late) {
     command.stream = entry.stream;
     command.answers = static_cast<NativeTicket&>(*entry.ticket).place;
     command.message = std::move(entry.answer);
-    command.code = entry.executing ? Code::deadline_exceeded : ending.code;
-    command.text = entry.executing ? "Deadline Exceeded" : ending.text;
-    if (!entry.executing) command.trailing = ending.trailing;
+    command.code = entry.executing ? Code::deadline_exceeded : late.ending.code;
+    command.text = entry.executing ? "Deadline Exceeded" : late.ending.text;
+    if (!entry.executing) command.trailing = late.ending.trailing;
     commands[&entry.stream->loop()].push_back(std::move(command));
     if (!entry.in_batch) static_cast<NativeTicket&>(*entry.ticket).forget();
   }

@@ -50,6 +50,7 @@ bool Rounds::enter(Stream& stream, NativeTicket& ticket, Rope& message, int64_t 
   ticket.queue_id = route.queue_id;
   ticket.rows = static_cast<uint32_t>(ticket.request.rows);
   ticket.shape = std::move(ticket.request.shape);
+  ticket.size_class = ticket.request.size_class;
   ticket.nbytes = 0;
   for (size_t index = 0; index < ticket.request.inputs.size(); ++index) {
     if (ticket.request.mask >> index & 1) ticket.nbytes += ticket.request.inputs[index].size;

@@ -20,12 +20,15 @@ constexpr const char* datatype_names[] = {"BOOL",  "UINT8", "UINT16", "UINT32", 
 // Bytes of an element; BYTES has none of its own.
 constexpr int64_t item_sizes[] = {1, 1, 2, 4, 8, 1, 2, 4, 8, 2, 4, 8, 2, 0};
 
-// `dims` without the batch dimension where the model batches; -1 is a dimension fixed per request.
+// `dims` without the batch dimension where the model batches; -1 is a dimension fixed per request. `pad_to`: the sizes that
+// those are executed with, ascending, and `pad_element` the bytes of one element of padding; empty where there is none.
 struct TensorSpec {
   std::string name;
   Datatype datatype;
   std::vector<int64_t> dims;
   bool optional;
+  std::vector<int64_t> pad_to = {};
+  std::string pad_element = {};
 };
 
 // Bytes that all answers of a version have in common, in wire form. `head`: its name and number; `tensors[i]`: name and
@@ -50,6 +53,9 @@ struct Route {
   int priority_levels;
   int default_priority;
   bool has_features;
+
+  // As `pad_sizes` (padding.h) makes them of the inputs.
+  std::vector<int64_t> pad_sizes = {};
 
   // What all answers share, as `response_template` (infer_response.h) makes it of the above; to be set before it is shared.
   ResponseTemplate answer;

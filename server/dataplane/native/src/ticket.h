@@ -16,12 +16,12 @@ constexpr int64_t patience_ns = 10 * ns_per_s;
 enum class State : uint8_t { waiting = 0, taken = 1, ended = 2 };
 
 // Why a ticket ended without an execution though its caller was there.
-enum class Refused : uint8_t { no = 0, expired = 1, stopping = 2 };
+enum class Refused : uint8_t { no = 0, expired = 1, stopping = 2, failed = 3 };
 
 struct Lane;
 
 // Units: monotonic ns; rows. `priority` 0 is the most urgent. `shape` names the lane: equal for two requests exactly when their
-// rows may be concatenated. `lane` and `number` are the plan's, while it waits.
+// rows may be concatenated, once padded; `size_class`: whose costs its batch has. `lane` and `number` are the plan's, while it waits.
 // Ownership: whoever admitted it, under the plane's lock, from admission until ended.
 class Ticket : public Counted {
  public:
@@ -32,6 +32,7 @@ class Ticket : public Counted {
   uint64_t nbytes = 0;
   uint64_t id_hash = 0;  // server/core/hashing.py
   uint32_t rows = 1;
+  uint32_t size_class = 0;
   int32_t priority = 0;
   State state = State::waiting;
   Refused refused = Refused::no;
