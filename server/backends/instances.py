@@ -47,7 +47,7 @@ class Instances:
         return tuple(dict.fromkeys(told))
 
     def take_elements(self) -> tuple[int, int] | None:
-        """What instances that count for themselves have counted since the last call; None where they do not."""
+        """What instances count themselves, for the calling thread and since it last asked; None where they do not."""
         counted = [member.take_elements() for member in self._members if hasattr(member, "take_elements")]
         return (sum(own for own, _ in counted), sum(padding for _, padding in counted)) if counted else None
 

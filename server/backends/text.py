@@ -78,8 +78,7 @@ class TextBackend:
         self._token_buckets = tuple(token_buckets)
         self._row_buckets = tuple(row_buckets)
         self._types = {spec.name: NUMPY_DTYPES[spec.datatype] for spec in whole.inputs}
-        self._lock = threading.Lock()
-        self._elements = (0, 0)
+        self._counted = threading.local()
         # what is got ready for batches learns so which lengths there will be
         inner.signature = replace(whole, inputs=tuple(self._padded(spec) for spec in whole.inputs))
 
@@ -92,9 +91,10 @@ class TextBackend:
         return outputs
 
     def take_elements(self) -> tuple[int, int]:
-        """Tokens of the texts that were executed since the last call, and tokens executed beside them only to fill up."""
-        with self._lock:
-            taken, self._elements = self._elements, (0, 0)
+        """Tokens of the texts that the calling thread brought since it last asked, and tokens executed beside them only to fill
+        up: an engine asks after its batch, and the warm-up is nobody's."""
+        taken: tuple[int, int] = getattr(self._counted, "elements", (0, 0))
+        self._counted.elements = (0, 0)
         return taken
 
     def prepare(self, buckets: Sequence[int]) -> None:
@@ -137,8 +137,8 @@ class TextBackend:
         lengths = tuple(len(each) for each in encodings)
         parts = microbatches(lengths, self._token_buckets, self._row_buckets)
         real, padded = padding(parts, lengths)
-        with self._lock:
-            self._elements = (self._elements[0] + real, self._elements[1] + padded)
+        before = getattr(self._counted, "elements", (0, 0))
+        self._counted.elements = (before[0] + real, before[1] + padded)
         return _Cut(encodings, lengths, parts)
 
     def _filled(self, cut: _Cut, each: Microbatch, allocate: Callable[[Shapes], dict[str, Array]]) -> dict[str, Array]:

@@ -443,3 +443,22 @@ def test_a_panic_in_the_tokenizer_fails_its_batch_alone(folder: Path) -> None:
     Panicking.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         tokens.encode("text", column("late")["text"])
+
+
+def test_the_model_is_got_ready_for_what_will_be_executed(folder: Path) -> None:
+    """In every token bucket, which it learns from its inputs, and in every row bucket."""
+
+    class Prepared(Watched):
+        def prepare(self, buckets: tuple[int, ...]) -> None:
+            self.ready = [(rows, tokens) for tokens in self.signature.pad_sizes for rows in buckets]
+            assert self.sizes == []
+
+        def notes(self) -> tuple[str, ...]:
+            return ("captured",)
+
+    factory, made = over(Prepared)
+    backend = open_backend(task(folder, **BATCHING), factory)
+    assert isinstance(made[0], Prepared)
+    assert made[0].ready == [(rows, tokens) for tokens in TOKENS for rows in ROWS]
+    assert backend.notes() == ("captured",)
+    assert open_backend(task(folder), over(Watched)[0]).notes() == ()
