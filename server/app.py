@@ -169,6 +169,7 @@ class Server:
             queues=self._queue_of,
             devices=device_readings(),
             caches=self._cache_of,
+            places=self._devices_of,
             consumers=self._consumers.readings,
             traces=self._tracer.reading,
             refusals=lambda: refusals(self._access, self._callers),
@@ -355,8 +356,17 @@ class Server:
         return DoorReading(door.counters(), plane.native.copies(), plane.native.calls())
 
     def _queue_of(self, key: VersionKey) -> QueueSnapshot | None:
+        """On all its devices. None where it has no queue any more."""
         replica = self._manager.published.ready.get(key)
-        return None if replica is None else self._plane.snapshot(replica.queue_id)
+        queues = [] if replica is None else [self._plane.snapshot(each.queue_id) for each in replica.everywhere]
+        there = [queue for queue in queues if queue is not None]
+        return sum(there[1:], there[0]) if there else None
+
+    def _devices_of(self, key: VersionKey) -> dict[str, bool]:
+        replica = self._manager.published.ready.get(key)
+        if replica is None:
+            return {}
+        return dict.fromkeys(replica.lost, False) | {each.device: True for each in replica.everywhere}
 
     def _cache_of(self, key: VersionKey) -> AnswerCache | None:
         replica = self._manager.published.ready.get(key)

@@ -4,6 +4,7 @@ Serial numbers and unique names of devices are left out on purpose.
 """
 
 import csv
+import json
 import os
 import platform
 import sys
@@ -78,6 +79,6 @@ def environment() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "versions": versions(),
-        "torch": torch.said.strip() if torch.good else None,
+        "torch": json.loads(torch.said) if torch.good else None,
         "devices": devices(),
     }

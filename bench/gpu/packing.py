@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,10 @@ def main(arguments: list[str]) -> int:
     files = chosen.into / "files"
     try:
         pins = (ROOT / "constraints.txt").read_text("utf-8")
-        download(requirements(pins, chosen.add, f"{THERE} {NOT_NEEDED}".split()), chosen.python_version, files / "wheels")
+        # Podium itself is installed there, from its sources; not every Python has a pip for its environments
+        builds = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["build-system"]["requires"]
+        named = requirements(pins, chosen.add, f"{THERE} {NOT_NEEDED}".split())
+        download(["pip", *builds, *named], chosen.python_version, files / "wheels")
         debian(files / "debian")
         if chosen.prebuilt_with:
             prebuilt(chosen.prebuilt_with, files / "prebuilt")

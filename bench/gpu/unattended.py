@@ -81,7 +81,7 @@ class Unattended:
     def _unpack(self) -> str:
         absent = join(self._chosen.pack, self._work / "files")
         unpack_debian(self._work / "files" / "debian", self._work / "prefix")
-        self._environment = build_environment(self._work / "prefix", self._work / "files" / "wheels")
+        self._environment = build_environment(self._work / "prefix", self._work / "files" / "wheels", self._python, os.environ)
         self.result["absent"] = absent
         return f"absent: {', '.join(absent)}" if absent else "all that was packed"
 
@@ -95,9 +95,8 @@ class Unattended:
         self.result["onnxruntime_gpu"] = any(path.name.startswith("onnxruntime_gpu") for path in wheels)
         install = (self._python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile")
         self._do(_INSTALL_S, *install, *wheels)
-        # Podium itself: its version, and nothing that would have to be built
-        site = next((self._work / "venv" / "lib").glob("python*")) / "site-packages"
-        (site / "podium.pth").write_text(f"{ROOT}\n")
+        # a server asks for its own version
+        self._do(_INSTALL_S, *install, "--editable", ROOT)
         return f"{len(wheels)} wheels; onnxruntime-gpu is {'' if self.result['onnxruntime_gpu'] else 'not '}among them"
 
     def _native(self) -> str:

@@ -6,9 +6,10 @@ Only the standard library: it runs before anything is installed.
 import fnmatch
 import hashlib
 import json
+import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bench.gpu.packing import MANIFEST, normal
@@ -62,14 +63,19 @@ def unpack_debian(packages: Path, prefix: Path) -> None:
             raise RuntimeError(f"{package.name}: {done.why}")
 
 
-def build_environment(prefix: Path, wheels: Path) -> dict[str, str]:
-    """What compilers, CMake, the loader and pip must know to use what was unpacked, and nothing from elsewhere."""
-    libraries = f"{prefix}/usr/lib/x86_64-linux-gnu:{prefix}/lib/x86_64-linux-gnu"
-    return {
-        "CMAKE_PREFIX_PATH": f"{prefix}/usr",
-        "CPATH": f"{prefix}/usr/include:{prefix}/usr/include/x86_64-linux-gnu",
+def build_environment(prefix: Path, wheels: Path, python: Path, now: Mapping[str, str]) -> dict[str, str]:
+    """What compilers, CMake, the loader and pip must know to use what was unpacked, before what `now` says: drivers may
+    be found by that alone. CMake and Ninja may lie beside the machine's Python."""
+    libraries = (f"{prefix}/usr/lib/x86_64-linux-gnu", f"{prefix}/lib/x86_64-linux-gnu")
+    before = {
+        "CMAKE_PREFIX_PATH": (f"{prefix}/usr",),
+        "CPATH": (f"{prefix}/usr/include", f"{prefix}/usr/include/x86_64-linux-gnu"),
         "LIBRARY_PATH": libraries,
         "LD_LIBRARY_PATH": libraries,
+        "PATH": (str(python.absolute().parent),),
+    }
+    paths = {name: os.pathsep.join((*first, *filter(None, [now.get(name)]))) for name, first in before.items()}
+    return paths | {
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(wheels),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
@@ -111,11 +117,15 @@ def borrowed(entries: Iterable[str], wheels: Sequence[str], patterns: Sequence[s
 
 def make_venv(python: Path, folder: Path, wheels: Path, patterns: Sequence[str]) -> Path:
     """A Python of its own, with links to what it borrows: those of a virtual environment too, which `--system-site-packages`
-    would not find. Raises: RuntimeError."""
-    done = run((python, "-m", "venv", folder), _LIMIT_S, Path.cwd())
-    if not done.good:
-        raise RuntimeError(done.why)
+    would not find. Its pip is that of the wheels, where these have one. Raises: RuntimeError."""
     inner = folder / "bin" / "python"
+    pip = sorted(wheels.glob("pip-*.whl"))
+    steps: list[tuple[str | Path, ...]] = [(python, "-m", "venv", *(["--without-pip"] if pip else []), folder)]
+    steps += [(inner, each / "pip", "install", "--quiet", "--no-index", "--no-compile", each) for each in pip]
+    for step in steps:
+        done = run(step, _LIMIT_S, Path.cwd())
+        if not done.good:
+            raise RuntimeError(done.why)
     own = site_folders(inner)[0]
     links = folder / "borrowed"
     links.mkdir()

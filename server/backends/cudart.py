@@ -1,7 +1,8 @@
 """NVIDIA's libcudart by ctypes: as much of it as memory of a GPU takes that another process shares with this one.
 
-Floor 2, and the only file that loads it. Nothing here imports a package: the library is the one that torch brought, or the
-system's, and a machine without it loses this and nothing else. Never allocates, never launches, never resets a device.
+Floor 2, beside `onnx_cudart.py`, which has what executions take. Nothing here imports a package: the library is the one that
+torch brought, or the system's, and a machine without it loses this and nothing else. Never allocates, never launches, never
+resets a device.
 Source: driver_types.h and cuda_runtime_api.h of CUDA 13.0; the same calls are in 12.x.
 """
 

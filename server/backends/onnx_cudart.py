@@ -9,16 +9,20 @@ Source: CUDA Runtime API 12 and 13 (the functions used are alike in both).
 
 import ctypes
 import re
+import sys
 import threading
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_MAPPED = re.compile(r"(/\S*/libcudart[-.\w]*\.so[.\d]*)$", re.MULTILINE)
-_NAMES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
+from server.backends.cudart import candidates
+
+_MAPPED = re.compile(r"(/.*/libcudart[-.\w]*\.so[.\d]*)$", re.MULTILINE)
 _PORTABLE, _NON_BLOCKING, _NO_TIMING = 1, 1, 2
 _TO_DEVICE, _TO_HOST = 1, 2
+_RELAXED = 2
 
 _CAPTURING = threading.RLock()
 """onnxruntime captures in CUDA's global mode: an allocation anywhere in the process would end the capture."""
@@ -40,11 +44,13 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cudaEventDestroy": (_POINTER,),
     "cudaMemcpyAsync": (_POINTER, _POINTER, _SIZE, _INT, _POINTER),
     "cudaGetLastError": (),
+    "cudaThreadExchangeStreamCaptureMode": (ctypes.POINTER(_INT),),
 }
 
 
-def find_library(maps: Path = Path("/proc/self/maps"), names: tuple[str, ...] = _NAMES) -> Any | None:
-    """The runtime library: the one that is loaded already, else the first that the system finds; None without one."""
+def find_library(maps: Path = Path("/proc/self/maps"), names: Iterable[str] | None = None) -> Any | None:
+    """The runtime library: the one that is loaded already, else the first of `names`; None without one."""
+    names = candidates(sys.path) if names is None else names
     mapped = _MAPPED.findall(maps.read_text("utf-8", "replace")) if maps.is_file() else []
     for name in (*mapped, *names):
         try:
@@ -73,6 +79,7 @@ class CudaMemory:
         self.kind = kind
         self.number = number
         self._library = library
+        self._thread = threading.local()
         with self.exclusive():
             self.compute_stream = self._made("cudaStreamCreateWithFlags", _NON_BLOCKING)
 
@@ -143,6 +150,10 @@ class CudaMemory:
     def _call(self, function: str, *arguments: Any) -> None:
         """Every thread has a current device of its own, and any thread may come here."""
         library = self._library
+        if not hasattr(self._thread, "relaxed"):
+            # an allocation on this thread must not end what another backend captures on its own
+            library.cudaThreadExchangeStreamCaptureMode(ctypes.byref(_INT(_RELAXED)))
+            self._thread.relaxed = True
         code = library.cudaSetDevice(self.number) or getattr(library, function)(*arguments)
         if code:
             library.cudaGetLastError()  # an error that passes would be told again to whoever asks next

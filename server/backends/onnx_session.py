@@ -73,8 +73,8 @@ def open_on_device(task: LoadTask, open_memory: Callable[[], DeviceMemory] | Non
                 raise LoadFailed(f"{FILE}: {error}") from error
             notes = [*notes, f"no CUDA graphs: {error}"]
     backend = _open_once(task, open_memory, signature, notes, graphs=False)
-    if open_memory is None or not onnx.cuda_graphs:
-        backend.say(f"no CUDA graphs: {'cuda_graphs is off' if open_memory else 'libcudart was not found'}")
+    if open_memory is None and onnx.cuda_graphs:
+        backend.say("no CUDA graphs: libcudart was not found")
     return backend
 
 

@@ -149,9 +149,9 @@ def _golden_fault(
         return f"golden examples: {golden} is missing"
     if digest_file(staged / golden) != manifest.files[golden]:
         return f"golden examples: {golden} is not the one of the manifest"
-    # names of classes may lie beside the versions, and change no answer; one instance proves as much as several
+    # names of classes may lie beside the versions, and change no answer; one instance on one device proves as much as several
     outputs = tuple(tensor.model_copy(update={"labels": None}) for tensor in settings.outputs)
-    alone = settings.model_copy(update={"outputs": outputs, "instances": 1})
+    alone = settings.model_copy(update={"outputs": outputs, "instances": 1, "devices": settings.devices[:1]})
     try:
         loaded = loader_over(lambda _: None, None).load(replace(found, folder=staged), alone)
     except PodiumError as error:

@@ -206,7 +206,8 @@ class ModelSettings(_Table):
     """`model.toml`. Everything has a default: a bare model file needs no settings at all.
 
     `max_batch` None: read from the file (64 rows where its first dimension is free); 0: the model does not batch.
-    `decoupled`: a request may have any number of answers; it comes by a stream and runs by itself.
+    `decoupled`: a request may have any number of answers; it comes by a stream and runs by itself. `devices`: numbers of the
+    devices that each version is loaded on, with `instances` on each; empty: on the one that its backend's table names.
     """
 
     backend: Literal["onnx", "torch", "text", "fake"] | None = None
@@ -219,6 +220,7 @@ class ModelSettings(_Table):
     warmup: WarmupSettings = WarmupSettings()
     versions: VersionPolicy | None = None
     instances: int = Field(1, ge=1, le=64)
+    devices: tuple[Annotated[int, Field(ge=0)], ...] = Field((), max_length=64)
     decoupled: bool = False
     load_retries: int = Field(0, ge=0, le=100)
     onnx: OnnxSettings = OnnxSettings()
@@ -233,6 +235,8 @@ class ModelSettings(_Table):
             raise ValueError("labels are for outputs: an input has no classes")
         if any(tensor.pad_to for tensor in self.outputs):
             raise ValueError("pad_to is for inputs: an output is as large as the model makes it")
+        if len(set(self.devices)) < len(self.devices):
+            raise ValueError("devices must be distinct")
         largest = DEFAULT_MAX_BATCH if self.max_batch is None else self.max_batch
         if self.batching.buckets and self.batching.buckets[-1] > largest:
             raise ValueError(f"buckets must not exceed max_batch, which is {largest}")
@@ -247,6 +251,16 @@ class ModelSettings(_Table):
         if self.features is not None and self.decoupled:
             raise ValueError("a decoupled model cannot have features")
         return self
+
+
+def placed(settings: ModelSettings, device: int) -> ModelSettings:
+    """The settings of one device of a version that is on several: whichever backend it has finds that device's number.
+
+    >>> placed(ModelSettings(devices=(0, 1)), 1).onnx.device_id
+    1
+    """
+    tables = {name: getattr(settings, name).model_copy(update={"device_id": device}) for name in ("onnx", "torch", "fake")}
+    return settings.model_copy(update=tables)
 
 
 class TraceSettings(_Table):

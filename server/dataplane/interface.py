@@ -42,7 +42,8 @@ class QueueRules:
     queue alone: while a version is being reloaded, its old and its new replica have a queue each. `instances` batches may run
     at once; `share` is the part of the device's time that the version may claim before others, 0 none. `handle` is the engine's
     own reference, handed back with every batch and never looked into. `allocate` makes the arrays that batches are gathered
-    into: where its device reads them fastest.
+    into: where its device reads them fastest. `sibling_of`: the first queue of the version, where it has one on each of several
+    devices; 0: this is the first, or the only one.
     """
 
     queue_id: int
@@ -60,6 +61,12 @@ class QueueRules:
     instances: int = 1
     share: float = 0.0
     allocate: Allocate = plain_arrays
+    sibling_of: int = 0
+
+    @property
+    def entrance(self) -> int:
+        """The number by which requests enter: that of the first of all queues of this version, open still or not."""
+        return self.sibling_of or self.queue_id
 
     def class_costs_ns(self, size_class: int) -> tuple[int, ...]:
         """The costs of one size class, per bucket."""
@@ -160,6 +167,14 @@ class QueueSnapshot:
     waiting_rows: int
     open_requests: int
 
+    def __add__(self, other: "QueueSnapshot") -> "QueueSnapshot":
+        """Two queues of one version."""
+        return QueueSnapshot(
+            self.waiting_requests + other.waiting_requests,
+            self.waiting_rows + other.waiting_rows,
+            self.open_requests + other.open_requests,
+        )
+
 
 class DataPlane(Protocol):
     """The engine's side of a data plane. Thread-safe."""
@@ -167,7 +182,10 @@ class DataPlane(Protocol):
     kind: str
 
     def open(self, rules: QueueRules) -> None:
-        """Begin to admit requests for a version. Raises: ValueError if there is a queue of this id."""
+        """Begin to admit requests for a version. A request enters one of the open queues of its entrance.
+
+        Raises: ValueError if there is a queue of this id.
+        """
         ...
 
     def take(self, device: str) -> Batch | None:
@@ -200,8 +218,10 @@ class DataPlane(Protocol):
         """
         ...
 
-    def close(self, queue_id: int) -> None:
-        """Admit nothing more to a queue; what is open still runs. Idempotent."""
+    def close(self, queue_id: int, *, move: bool = False) -> None:
+        """Admit nothing more to a queue; what is open still runs. Its siblings go on admitting, and with `move` they are given
+        what waits in it, each request if one of them takes it. Idempotent.
+        """
         ...
 
     def fail(self, queue_id: int, reason: str) -> None:

@@ -29,9 +29,9 @@ class Lane:
 
 @dataclass(slots=True)
 class Queue:
-    """One version's waiting tickets, by lane. `open` counts tickets that are admitted and not ended, `running` its batches
-    that run or are staged. `costs` by size class. `lead`: how much longer a batch takes that is not prepared while another one
-    executes."""
+    """One version's waiting tickets, by lane. `open` counts tickets that are admitted and not ended, `open_rows` their rows,
+    `running` its batches that run or are staged. `costs` by size class. `lead`: how much longer a batch takes that is not
+    prepared while another one executes."""
 
     rules: QueueRules
     costs: list[CostModel]
@@ -40,9 +40,14 @@ class Queue:
     lanes: dict[object, Lane] = field(default_factory=dict)
     waiting: int = 0
     open: int = 0
+    open_rows: int = 0
     running: int = 0
     closed: bool = False
     lead: Estimate = field(default_factory=Estimate)
+
+    def tickets(self) -> list[Ticket]:
+        """All that wait."""
+        return [ticket for lane in self.lanes.values() for ticket in lane.tickets]
 
 
 def backlog_ns(lane: Lane, tickets: int) -> int:

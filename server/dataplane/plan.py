@@ -141,7 +141,17 @@ class Plan:
         lane.rows += ticket.rows
         queue.waiting += 1
         queue.open += 1
+        queue.open_rows += ticket.rows
         self._keys[ticket] = (lane, key)
+
+    def finish_ns(self, queue: Queue, ticket: Ticket, now_ns: int) -> int | None:
+        """When a ticket would be executed, were it admitted now; None where that is not known."""
+        if queue.rules.decoupled:
+            return None  # how long a stream of answers takes says nothing about the next one
+        key = (ticket.priority, ticket.due_ns, self._arrivals + 1)
+        lane, costs = queue.lanes.get(ticket.shape_key), queue.costs[ticket.size_class]
+        finish_ns, batch_rows = self._predict_finish(queue, lane, costs, key, ticket.rows, now_ns)
+        return finish_ns if costs.predict_ns(batch_rows) else None
 
     def withdraw(self, ticket: Ticket) -> None:
         """Take a waiting ticket out. It no longer waits, but is open until it has its answer."""

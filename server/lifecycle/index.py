@@ -46,8 +46,10 @@ def _row(actual: Actual | None, found: FoundVersion | None) -> tuple[str, str]:
         return (State.UNAVAILABLE if found is not None and found.problem else NEVER_LOADED), problem
     if actual.state is State.READY:
         if problem:
-            return actual.state, f"serves what was loaded before; on disk: {problem}"
-        return actual.state, f"serves what was loaded before: {actual.failure.reason}" if actual.failure else actual.reason
+            problem = f"serves what was loaded before; on disk: {problem}"
+        elif actual.failure:
+            problem = f"serves what was loaded before: {actual.failure.reason}"
+        return actual.state, "; ".join(filter(None, (problem, actual.reason)))
     if actual.state is State.UNAVAILABLE:
         return actual.state, problem or actual.reason
     return actual.state, ""

@@ -7,6 +7,7 @@ publishes nothing. Whatever it opened is closed again when a step fails.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -18,15 +19,15 @@ from server.backends.instances import instances_of
 from server.core.clock import Clock
 from server.core.errors import DeviceLost, LoadFailed, PodiumError
 from server.core.padding import with_pad_sizes
-from server.core.placement import device_of
-from server.core.settings import ModelSettings, buckets_for
+from server.core.placement import CPU, device_of
+from server.core.settings import ModelSettings, buckets_for, placed
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
 from server.core.versions import VersionKey
 from server.features.interface import Features
 from server.lifecycle.accounts import Account, Accounts
 from server.lifecycle.found import FoundVersion, GoldenRef, Lease
-from server.lifecycle.replica import Loaded
+from server.lifecycle.replica import Loaded, OnDevice
 
 MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "program.pt2": "torch", "fake.json": "fake"}
 """Which file in a version's folder says which backend, where settings do not."""
@@ -82,14 +83,21 @@ class CompareGolden(Protocol):
 
 
 @dataclass(slots=True)
+class _Opened:
+    """All instances on one device, and the account of what they take there."""
+
+    account: Account | None = None
+    members: list[Backend] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Progress:
     """Where a load is, so that a failure can say so and give back what was opened."""
 
     step: str = "lease"
-    lease: Lease | None = field(default=None)
-    opened: list[Backend] = field(default_factory=list)
-    account: Account | None = field(default=None)
     device: str = ""
+    lease: Lease | None = field(default=None)
+    opened: list[_Opened] = field(default_factory=list)
 
 
 class Loader:
@@ -131,7 +139,7 @@ class Loader:
         """Lease, verify, reserve memory, open, bind features, read labels, warm every batch bucket, compare golden examples,
         measure.
 
-        Warm-up and golden examples are of the model itself, with its own inputs.
+        Warm-up and golden examples are of the model itself, with its own inputs, on each of its devices.
 
         `lost`: devices that nothing can be loaded on in this process, and why. They are not touched.
 
@@ -144,7 +152,7 @@ class Loader:
         except Exception as error:
             device_lost = progress.device if isinstance(error, DeviceLost) else ""
             if device_lost:
-                self._abandoned += progress.opened
+                self._abandoned += [member for opened in progress.opened for member in opened.members]
             else:
                 _give_back(found, progress)
             if progress.lease is not None:
@@ -160,45 +168,78 @@ class Loader:
         self._verify(found)
         progress.step = "choose backend"
         name, open_backend = self._backend_for(found.folder, settings)
-        executes = _executes(name, found.folder, settings)
-        progress.device = device_of(executes, settings)
-        if progress.device in lost:
-            raise DeviceLost(f"{lost[progress.device]}: only a new process can use it again")
-        progress.step = "reserve memory"
-        if self._accounts is not None:
-            progress.account = self._accounts.open(found, settings, executes)
-        progress.step = "open"
-        task = LoadTask(found.key, found.folder, settings)
-        for _ in range(settings.instances):
-            progress.opened.append(open_backend(task))
-        for member in progress.opened:
-            member.signature = with_pad_sizes(member.signature, settings.inputs)
-        tried = [_as_one_answer(member, settings) for member in progress.opened]
+        numbers: Sequence[int | None] = settings.devices or (None,)
+        for number in numbers:
+            self._open(found, settings, number, _executes(name, found.folder, settings), open_backend, progress, lost)
         progress.step = "features"
-        signature = progress.opened[0].signature
+        signature = progress.opened[0].members[0].signature
         bind = self._bind_features
         features = None if bind is None else bind(found.key, found.folder, settings, signature)
         progress.step = "labels"
         named = {spec.name: spec.labels for spec in settings.outputs if spec.labels is not None}
         labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
-        progress.step = "warm up"
         buckets = buckets_for(signature.max_batch, settings.batching)
-        for member in progress.opened:
+        first, *further = [self._ready(found, settings, opened, buckets, progress) for opened in progress.opened]
+        costs_ns, reservation = first.costs_ns, first.reservation
+        return Loaded(first.backend, buckets, costs_ns, labels, progress.lease, features, reservation, tuple(further))
+
+    def _open(
+        self,
+        found: FoundVersion,
+        settings: ModelSettings,
+        number: int | None,
+        name: str,
+        open_backend: BackendFactory,
+        progress: _Progress,
+        lost: Mapping[str, str],
+    ) -> None:
+        """All instances on one device: the one of this number, or the one that the settings of the backend `name` name."""
+        where = "" if number is None else f" on device {number}"
+        opened = _Opened()
+        own = settings if number is None else placed(settings, number)
+        progress.device = device_of(name, own)
+        if progress.device in lost:
+            raise DeviceLost(f"{lost[progress.device]}: only a new process can use it again")
+        progress.step = f"reserve memory{where}"
+        if self._accounts is not None:
+            opened.account = self._accounts.open(found, own, name)
+        progress.opened.append(opened)
+        progress.step = f"open{where}"
+        task = LoadTask(found.key, found.folder, own)
+        for _ in range(settings.instances):
+            opened.members.append(open_backend(task))
+        for member in opened.members:
+            member.signature = with_pad_sizes(member.signature, settings.inputs)
+            _as_one_answer(member, settings)  # what can never serve is not warmed first
+        if number is not None and opened.members[0].device == CPU:
+            raise LoadFailed(
+                "'devices' is set, but this model runs on the CPU: its backend's settings name no other kind of device"
+            )
+
+    def _ready(
+        self, found: FoundVersion, settings: ModelSettings, opened: _Opened, buckets: Sequence[int], progress: _Progress
+    ) -> OnDevice:
+        """All instances on one device, warm, proven and measured."""
+        members = opened.members
+        device = progress.device = members[0].device
+        where = f" on {device}" if settings.devices else ""
+        tried = [_as_one_answer(member, settings) for member in members]
+        progress.step = f"warm up{where}"
+        for member in members:
             getattr(member, "prepare", _nothing)(buckets)
         for member in tried:
             costs_ns = self._warm(member, buckets, settings.warmup.runs, self._clock)
-        progress.step = "golden examples"
+        progress.step = f"golden examples{where}"
         golden = None if found.manifest is None else found.manifest.golden
         if golden is not None:
             for member in tried:
                 self._prove(member, found.folder, golden)
-        backend = progress.opened[0] if settings.instances == 1 else instances_of(progress.opened)
-        progress.step = "measure"
-        account = progress.account
+        backend = members[0] if len(members) == 1 else instances_of(members)
+        progress.step = f"measure{where}"
+        account = opened.account
         if self._accounts is not None and account is not None:
             self._accounts.settle(account, backend, buckets, costs_ns[-len(buckets) :])  # of the largest size
-        reservation = None if account is None else account.reservation
-        return Loaded(backend, buckets, costs_ns, labels, progress.lease, features, reservation)
+        return OnDevice(backend, costs_ns, None if account is None else account.reservation)
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> tuple[str, BackendFactory]:
         name: str | None = settings.backend
@@ -246,18 +287,20 @@ def _nothing(buckets: Sequence[int]) -> None:
 
 def _give_back(found: FoundVersion, progress: _Progress) -> None:
     """Close what a load that failed has opened, and return its memory."""
+    for opened in progress.opened:
+        close = partial(_close_all, found, opened.members)
+        account = opened.account
+        if account is None or account.reservation is None:
+            close()
+            continue
+        unreturned = account.reservation.release(close)
+        if unreturned:
+            _log.warning("%s: its failed load left %d bytes of %s in use", found.key, unreturned, account.device)
 
-    def close() -> None:
-        for backend in progress.opened:
-            _close(found, backend)
 
-    account = progress.account
-    if account is None or account.reservation is None:
-        close()
-        return
-    unreturned = account.reservation.release(close)
-    if unreturned:
-        _log.warning("%s: its failed load left %d bytes of %s in use", found.key, unreturned, account.device)
+def _close_all(found: FoundVersion, members: Sequence[Backend]) -> None:
+    for member in members:
+        _close(found, member)
 
 
 def _close(found: FoundVersion, backend: Backend) -> None:

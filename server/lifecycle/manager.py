@@ -106,10 +106,8 @@ class Manager:
         self._stop_event = threading.Event()
         self._threads = [threading.Thread(target=self._run, name="podium-lifecycle", daemon=True)]
         if changes is not None:
-            arguments = (changes, self.wake, self._stop_event)
-            self._threads.append(threading.Thread(target=watch, args=arguments, name="podium-watch", daemon=True))
-
-    # any thread
+            told = (changes, self.wake, self._stop_event)
+            self._threads.append(threading.Thread(target=watch, args=told, name="podium-watch", daemon=True))
 
     @property
     def published(self) -> Published:
@@ -165,7 +163,9 @@ class Manager:
         self._ask(Command(model, False), timeout_s)
 
     def mark_dead(self, replica: Replica, reason: str) -> None:
-        """The replica's backend can execute nothing any more: it is out of service when this returns. Idempotent."""
+        """The replica's backend can execute nothing any more: it is out of service when this returns. Its siblings on other
+        devices go on serving. Idempotent.
+        """
         if self._retirement.bury(replica, reason):
             _log.error("%s: its backend is dead: %s", replica.key, reason)
             self._on_change()
@@ -339,19 +339,21 @@ class Manager:
             self._not_brought(key, serve, begun_ns, error)
             return
         recorder = self._metrics.add(key)
-        recorder.hold_memory(loaded.backend.memory_bytes())
-        replica = replica_of(next(self._queue_ids), serve, loaded, recorder)
-        # the queue is there before anybody can find the replica
-        self._plane.open(queue_rules(replica))
+        replica = replica_of([next(self._queue_ids) for _ in loaded.backends], serve, loaded, recorder)
+        recorder.hold_memory(sum(each.memory_bytes for each in replica.everywhere))
+        # the queues are there before anybody can find the replica
+        for each in replica.everywhere:
+            self._plane.open(queue_rules(each))
         try:
             old = self._table.ready(replica, identity(serve))
         except DeviceLost as error:
             self._retirement.leave(replica)
-            self._not_brought(key, serve, begun_ns, LoadFailed(str(error), replica.device))
+            (gone, *_) = [each.device for each in replica.everywhere if each.device in self.lost]
+            self._not_brought(key, serve, begun_ns, LoadFailed(str(error), gone))
             return
         seconds = (self._clock() - begun_ns) / NS_PER_S
         self._metrics.record_load(key, seconds, ok=True)
-        _log.info("%s: READY on %s after %.3f s", key, replica.device, seconds)
+        _log.info("%s: READY on %s after %.3f s", key, ", ".join(each.device for each in replica.everywhere), seconds)
         if old is not None:
             self._retirement.leave(old)
             self._retirement.close_idle(_QUIESCE_S)

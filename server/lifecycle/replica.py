@@ -1,10 +1,10 @@
-"""One version in memory on one device, and what the data plane is told of it. **Pure.**
+"""One version in memory on its devices, and what the data plane is told of it. **Pure.**
 
 Floor 4: a value that the engine, the door and the lifecycle hand each other.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from server.backends.base import Backend
@@ -21,8 +21,17 @@ from server.lifecycle.policy import Serve
 
 
 @dataclass(frozen=True, slots=True)
+class OnDevice:
+    """A version on one more device: its backend there, what each bucket costs it, and what it holds of the device's memory."""
+
+    backend: Backend
+    costs_ns: tuple[int, ...]
+    reservation: Reservation | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
-    """A version in memory, proven but not yet known to anybody."""
+    """A version in memory, proven but not yet known to anybody. `further`: the devices beside the first."""
 
     backend: Backend
     buckets: tuple[int, ...]
@@ -31,6 +40,12 @@ class Loaded:
     lease: Lease | None = None
     features: Features | None = None
     reservation: Reservation | None = None
+    further: tuple[OnDevice, ...] = ()
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """On every device."""
+        return (self.backend, *(each.backend for each in self.further))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +59,10 @@ class Replica:
     none) is the door's, and goes with the replica: what another load would answer is not known from it. `lease` on the
     version's folder is released once the backend is closed. With `features`, `signature` is theirs: what callers bring.
     `reservation`: what it holds of its device's memory, released as the backend is closed; None where the device does not tell.
+
+    A version on several devices is a replica on each of them. They have all in common but `queue_id`, `backend`, `costs_ns`,
+    `device`, `reservation` and `memory_bytes`, and `sibling_of` is the queue of the first. One of them is published, and knows
+    the others that serve as its `siblings`, and the devices that have been `lost`.
     """
 
     queue_id: int
@@ -61,18 +80,36 @@ class Replica:
     lease: Lease | None = None
     features: Features | None = None
     reservation: Reservation | None = None
+    memory_bytes: int = 0
+    sibling_of: int = 0
+    siblings: tuple["Replica", ...] = ()
+    lost: tuple[str, ...] = ()
+
+    @property
+    def everywhere(self) -> tuple["Replica", ...]:
+        """Itself and its siblings: one replica for each device that serves."""
+        return (self, *self.siblings)
+
+    @property
+    def entrance(self) -> int:
+        """The number by which requests enter the data plane; see `QueueRules.entrance`."""
+        return self.sibling_of or self.queue_id
+
+    def without(self, gone: "Replica") -> "Replica | None":
+        """What is published once the device of `gone`, one of `everywhere`, has been lost; None where none is left."""
+        left = [each for each in self.everywhere if each.queue_id != gone.queue_id]
+        return replace(left[0], siblings=tuple(left[1:]), lost=(*self.lost, gone.device)) if left else None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How the backend executes it, where that is not a matter of course."""
-        told: tuple[str, ...] = getattr(self.backend, "notes", tuple)()
-        return told
+        """How the backends execute it, where that is not a matter of course."""
+        return tuple(dict.fromkeys(note for each in self.everywhere for note in getattr(each.backend, "notes", tuple)()))
 
 
-def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Replica:
-    """The replica that a load has brought into memory."""
-    return Replica(
-        queue_id=queue_id,
+def replica_of(queue_ids: Sequence[int], serve: Serve, loaded: Loaded, recorder: Any) -> Replica:
+    """The replica that a load has brought into memory, with its siblings. `queue_ids`: one for each of its backends."""
+    first = Replica(
+        queue_id=queue_ids[0],
         key=serve.found.key,
         backend=loaded.backend,
         signature=loaded.backend.signature if loaded.features is None else loaded.features.signature,
@@ -87,7 +124,22 @@ def replica_of(queue_id: int, serve: Serve, loaded: Loaded, recorder: Any) -> Re
         lease=loaded.lease,
         features=loaded.features,
         reservation=loaded.reservation,
+        memory_bytes=loaded.backend.memory_bytes(),
     )
+    siblings = (
+        replace(
+            first,
+            queue_id=queue_id,
+            backend=each.backend,
+            costs_ns=each.costs_ns,
+            device=each.backend.device,
+            reservation=each.reservation,
+            memory_bytes=each.backend.memory_bytes(),
+            sibling_of=first.queue_id,
+        )
+        for queue_id, each in zip(queue_ids[1:], loaded.further, strict=True)
+    )
+    return replace(first, siblings=tuple(siblings))
 
 
 def queue_rules(replica: Replica) -> QueueRules:
@@ -112,4 +164,5 @@ def queue_rules(replica: Replica) -> QueueRules:
         instances=settings.instances,
         share=settings.queue.share,
         allocate=getattr(replica.backend, "arrays", plain_arrays),
+        sibling_of=replica.sibling_of,
     )

@@ -6,6 +6,7 @@ Floor 4: it takes what `table` has already reported away. It never closes a back
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from server.core.clock import NS_PER_S, Clock
 from server.core.versions import State
@@ -37,10 +38,13 @@ class Retirement:
         return list(self._leaving)
 
     def bury(self, replica: Replica, reason: str) -> bool:
-        """Take a dead replica out of service at once; False if it was out of service already."""
-        if not self._table.dead(replica, reason):
-            return False
-        self.leave(replica)
+        """Take a dead replica out of service at once, its siblings not; False if it was out of service already."""
+        with self._lock:  # who leaves is among those that leave as soon as nobody finds it: it shares a lease with its siblings
+            if not self._table.dead(replica, reason):
+                return False
+            self._leave(replace(replica, siblings=()))
+        # what waited is answered by who is left, or that it is late: not under a lock
+        self._plane.close(replica.queue_id, move=True)
         return True
 
     def lose(self, device: str, reason: str, on_lost: Callable[[], None]) -> bool:
@@ -48,49 +52,62 @@ class Retirement:
 
         `on_lost` is called before anybody is answered: who hears of it finds nothing READY there.
         """
-        gone = self._table.lose(device, reason)
-        if gone is None:
-            return False
-        on_lost()
-        with self._lock:
+        with self._lock:  # as in `bury`
+            gone = self._table.lose(device, reason)
+            if gone is None:
+                return False
             self._leaving += gone
-            doomed = [replica for replica in self._leaving if replica.device == device]
+            doomed = [each for replica in self._leaving for each in replica.everywhere if each.device == device]
+        on_lost()
         for replica in doomed:
             self._fail(replica)
         return True
 
     def _fail(self, replica: Replica) -> None:
         reason = self._table.lost[replica.device]
+        self._plane.close(replica.queue_id, move=True)  # whoever is left on another device answers what waits
         self._plane.fail(replica.queue_id, f"'{replica.key.model}' is not at ready state: {reason}")
 
     def leave(self, replica: Replica) -> None:
-        """Admit nothing more to a replica that was reported away or replaced."""
-        self._plane.close(replica.queue_id)
+        """Admit nothing more to a replica that was reported away or replaced, on any device."""
         with self._lock:
-            self._leaving.append(replica)
-        if replica.device in self._table.lost:
-            self._fail(replica)  # lost as it was leaving, before it could be seen here
+            self._leave(replica)
+        for each in replica.everywhere:
+            if each.device in self._table.lost:
+                self._fail(each)  # lost as it was leaving, before it could be seen here
+
+    def _leave(self, replica: Replica) -> None:
+        for each in replica.everywhere:
+            self._plane.close(each.queue_id)
+        self._leaving.append(replica)
 
     def close_idle(self, wait_s: float = 0.0) -> None:
         """Close every replica whose last request has ended; waits at most `wait_s` for those that still execute."""
         until_ns = self._clock() + int(wait_s * NS_PER_S)
         for replica in list(self._leaving):
-            left_s = max(0, until_ns - self._clock()) / NS_PER_S
-            if self._plane.wait_idle(replica.queue_id, left_s):
+            if all(self._plane.wait_idle(each.queue_id, self._left_s(until_ns)) for each in replica.everywhere):
                 self._close(replica)
 
+    def _left_s(self, until_ns: int) -> float:
+        return max(0, until_ns - self._clock()) / NS_PER_S
+
     def _close(self, replica: Replica) -> None:
-        unreturned = self._close_backend(replica)
-        if replica.lease is not None:
-            replica.lease.release()
+        unreturned = {each.device: self._close_backend(each) for each in replica.everywhere}
         key = replica.key
         with self._lock:
             self._leaving.remove(replica)
+            serving = self._table.published.ready.get(key)
+            inside = self._leaving if serving is None else [*self._leaving, serving]
+            if replica.lease is not None and all(other.lease is not replica.lease for other in inside):
+                replica.lease.release()
+            if serving is not None and serving.entrance == replica.entrance:
+                serving.recorder.hold_memory(sum(each.memory_bytes for each in serving.everywhere))
             if key in self._table.published.ready or any(other.key == key for other in self._leaving):
                 return  # the version is still in memory, as another replica
             state = self._table.actual().get(key)
             if state is not None and state.state is State.UNLOADING:
-                self._table.unloaded(key, f"; {unreturned} bytes of {replica.device} were not given back" if unreturned else "")
+                told = (f"; {nbytes} bytes of {device} were not given back" for device, nbytes in unreturned.items() if nbytes)
+                self._table.unloaded(key, "".join(told))
             self._metrics.remove(key)
 
     def _close_backend(self, replica: Replica) -> int:

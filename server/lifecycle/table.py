@@ -82,11 +82,12 @@ class Table:
 
     def ready(self, replica: Replica, identity: Identity) -> Replica | None:
         """Publish a replica whose queue is open and whose metrics were added. Returns the one it replaces, which nobody
-        finds any more. Raises: DeviceLost where its device was lost meanwhile; then nothing has changed.
+        finds any more. Raises: DeviceLost where a device of its own was lost meanwhile; then nothing has changed.
         """
         with self._lock:
-            if replica.device in self.lost:
-                raise DeviceLost(self.lost[replica.device])
+            for each in replica.everywhere:
+                if each.device in self.lost:
+                    raise DeviceLost(self.lost[each.device])
             state = self._actual[replica.key].state
             if state is State.UNAVAILABLE:
                 state = advance(state, State.LOADING)  # the old replica died while this one was loaded
@@ -118,11 +119,15 @@ class Table:
             self._publish()
 
     def dead(self, replica: Replica, reason: str) -> bool:
-        """The backend can execute nothing any more. False if this replica does not serve (it is being replaced or unloaded)."""
+        """The backend can execute nothing any more. Its version stays READY where it has another device to serve on.
+
+        Returns: False if this replica does not serve (it is being replaced or unloaded).
+        """
         with self._lock:
-            if self._replicas.get(replica.key) is not replica:
+            serving = self._replicas.get(replica.key)
+            if serving is None or replica.queue_id not in [each.queue_id for each in serving.everywhere]:
                 return False
-            self._bury(replica, reason)
+            self._bury(next(each for each in serving.everywhere if each.queue_id == replica.queue_id), reason)
             self._publish()
             return True
 
@@ -134,15 +139,22 @@ class Table:
             if device in self.lost:
                 return None
             self.lost = {**self.lost, device: reason}
-            gone = [replica for replica in self._replicas.values() if replica.device == device]
+            serving = [each for replica in self._replicas.values() for each in replica.everywhere]
+            gone = [replace(replica, siblings=()) for replica in serving if replica.device == device]
             for replica in gone:
                 self._bury(replica, reason)
             self._publish()
             return gone
 
     def _bury(self, replica: Replica, reason: str) -> None:
-        del self._replicas[replica.key]
         state = self._actual[replica.key]
+        left = self._replicas[replica.key].without(replica)
+        if left is not None:
+            self._replicas[replica.key] = left
+            said = "; ".join(filter(None, (state.reason, f"does not serve on {replica.device} any more: {reason}")))
+            self._actual[replica.key] = replace(state, reason=said)
+            return
+        del self._replicas[replica.key]
         # what is READY has an identity
         failure = Failure(state.identity, 1, 0, reason, dead=True) if state.identity is not None else None
         self._actual[replica.key] = Actual(advance(state.state, State.UNAVAILABLE), None, failure, reason)

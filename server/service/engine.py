@@ -98,6 +98,7 @@ class Engine(threading.Thread):
             elements=elements,
             padding_elements=padding_elements,
             released=batch.released,
+            device=self._device,
             answered=reached,
             failed=failed,
         )

@@ -73,10 +73,11 @@ class FastLane:
         """What serves from now on."""
         with self._lock:
             self._settle()
-            for replica in published.ready.values():
+            queues = [each for replica in published.ready.values() for each in replica.everywhere]
+            for replica in queues:
                 self._counted[replica.queue_id] = replica.key, replica.recorder
                 self._counted.move_to_end(replica.queue_id)
-            while len(self._counted) > len(published.ready) + _KEPT:
+            while len(self._counted) > len(queues) + _KEPT:
                 self._counted.popitem(last=False)
         self._lane.publish(routes_of(published, self._default_timeout_us))
 

@@ -38,7 +38,7 @@ _REASONS: dict[type[PodiumError], str] = {
 class Submitting(Protocol):
     """The door's side of a data plane whose requests arrive in Python."""
 
-    def submit(self, queue_id: int, ticket: Ticket, *, wake: bool) -> None:
+    def submit(self, entrance: int, ticket: Ticket, *, wake: bool) -> None:
         """Admit a ticket. Raises: QueueClosed, Overloaded, Expired, ShuttingDown."""
         ...
 
@@ -113,7 +113,7 @@ class Predict:
                 ticket.cache_key = key
                 if request.id:
                     ticket.id_hash = id_hash(request.id)
-                self._plane.submit(replica.queue_id, ticket, wake=False)
+                self._plane.submit(replica.entrance, ticket, wake=False)
             except QueueClosed:
                 continue
             except PodiumError as error:

@@ -21,6 +21,7 @@ def version_families(readings: Sequence[VersionReading]) -> Iterator[Metric]:
     yield from _labelled_counters(readings)
     yield from _plain_counters(readings)
     yield from _gauges(readings)
+    yield from _devices(readings)
     yield from _caches([reading for reading in readings if reading.cached])
 
 
@@ -167,6 +168,19 @@ def _plain_counters(readings: Sequence[VersionReading]) -> Iterator[Metric]:
     yield late
     yield elements
     yield padding_elements
+
+
+def _devices(readings: Sequence[VersionReading]) -> Iterator[Metric]:
+    labels = (*_VERSION, "device")
+    batches = CounterMetricFamily("podium_device_batches", "Batches of the version that the device executed", labels=labels)
+    serves = GaugeMetricFamily("podium_device_serves", "1 while the version serves on the device", labels=labels)
+    for reading in readings:
+        for device, count in reading.stats.devices.items():
+            batches.add_metric((*reading.labels, device), count)
+        for device, there in reading.devices.items():
+            serves.add_metric((*reading.labels, device), there)
+    yield batches
+    yield serves
 
 
 def _gauges(readings: Sequence[VersionReading]) -> Iterator[Metric]:

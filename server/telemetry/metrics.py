@@ -9,7 +9,7 @@ import platform
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.core import Metric
@@ -54,11 +54,11 @@ class Metrics:
     """The recorders of all versions, and the text of everything they hold. Thread-safe.
 
     `queues` tells a version's queue at this instant (`DataPlane.snapshot`), `devices` reads the GPUs
-    (`device_metrics.open_devices`), `caches` tells a version's response cache, `consumers` who asked which version, `traces`
-    what became of traced requests (`Tracer.reading`), `features` what the feature store has to say, None where there is none,
-    `door` what the native one does, None for grpcio's, and `ledger` who holds which device's memory; all are called on the
-    thread that renders. `settle`: see `VersionRecorder`. `build` is the program's version, `device_restarts` how often this
-    process has begun anew.
+    (`device_metrics.open_devices`), `caches` tells a version's response cache, `places` its devices, and where it serves,
+    `consumers` who asked which version, `traces` what became of traced requests (`Tracer.reading`), `features` what the feature
+    store has to say, None where there is none, `door` what the native one does, None for grpcio's, and `ledger` who holds which
+    device's memory; all are called on the thread that renders. `settle`: see `VersionRecorder`. `build` is the program's
+    version, `device_restarts` how often this process has begun anew.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Metrics:
         queues: Callable[[VersionKey], QueueLevels | None],
         devices: Callable[[], Sequence[DeviceReading]] = tuple,
         caches: Callable[[VersionKey], CacheLevels | None] = lambda key: None,
+        places: Callable[[VersionKey], Mapping[str, bool]] = lambda key: {},
         consumers: Callable[[], Sequence[ConsumerReading]] = tuple,
         traces: Callable[[], TraceReading] = TraceReading,
         wall_clock_ns: Callable[[], int] = time.time_ns,
@@ -81,6 +82,7 @@ class Metrics:
         self._queues = queues
         self._devices = devices
         self._caches = caches
+        self._places = places
         self._consumers = consumers
         self._traces = traces
         self._refusals = refusals
@@ -177,6 +179,7 @@ class Metrics:
                 readiness.get(key),
                 self._queues(key) if key in readiness else None,
                 self._caches(key) if key in readiness else None,
+                self._places(key) if key in readiness else {},
             )
             for key, recorder in recorders
         ]

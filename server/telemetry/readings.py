@@ -5,7 +5,7 @@ text writers free of locks, clocks and NVML, and telemetry free of an import of 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from server.core.versions import VersionKey
@@ -156,13 +156,14 @@ class NoLedger:
 @dataclass(frozen=True, slots=True)
 class VersionReading:
     """One version. `ready` None: removed, only its totals are left. `queue` None: it has no open queue. `cache` None: it has no
-    response cache.
+    response cache. `devices`: those it was loaded on, and whether it serves there.
     """
 
     stats: VersionStats
     ready: bool | None
     queue: QueueLevels | None
     cache: CacheLevels | None = None
+    devices: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, str]:

@@ -38,6 +38,7 @@ class VersionStats:
     cache_hit is looking up, cache_miss looking up in vain and keeping the answer; hits are answered, so success and queue (0
     ns) cover them too.
     `histograms` has one of ns per phase, over answered requests; `batch_rows` one of rows per execution, without padding.
+    `devices`: executed batches by the device that executed them.
     `answers`: of a decoupled version, the same by the place of an answer in its request, see `AnswerCosts`.
     `features`: of ns per batch that features took; None where there were none.
     Units: `inference_count` rows answered, `execution_count` batches, `last_inference_ms` since 1970 (0: never),
@@ -62,6 +63,7 @@ class VersionStats:
     padding_rows: int
     elements: int = 0
     padding_elements: int = 0
+    devices: Mapping[str, int] = field(default_factory=dict)
     cache_evictions: int = 0
     answers: Mapping[int, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
     features: Histogram | None = None
@@ -107,6 +109,7 @@ class VersionRecorder:
         self._answered_cost = _BatchCost()
         self._size_costs: dict[int, _BatchCost] = {}
         self._released: dict[str, int] = {}
+        self._devices: dict[str, int] = {}
         self._requests = dict.fromkeys(OUTCOMES, 0)
         self._refused = dict.fromkeys(REFUSALS, 0)
         self._failed_ns = 0
@@ -140,6 +143,7 @@ class VersionRecorder:
         released: str,
         elements: int = 0,
         padding_elements: int = 0,
+        device: str = "cpu",
     ) -> None:
         """Record one executed batch, after its last answer has been handed over.
 
@@ -177,6 +181,7 @@ class VersionRecorder:
             self._requests["abandoned"] += abandoned
             self._failed_ns += failed_ns
             self._released[released] = self._released.get(released, 0) + 1
+            self._devices[device] = self._devices.get(device, 0) + 1
             self._inference_count += ok_rows
             self._late += int(np.count_nonzero(deadline_ns < finished_ns))
             self._padding_rows += padded_rows - rows
@@ -272,6 +277,7 @@ class VersionRecorder:
                 padding_rows=self._padding_rows,
                 elements=self._elements,
                 padding_elements=self._padding_elements,
+                devices=dict(self._devices),
                 cache_evictions=self._cache_evictions,
                 answers={} if self._answers is None else self._answers.durations(),
                 features=None if self._features is None else self._features.copy(),

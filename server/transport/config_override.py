@@ -46,6 +46,7 @@ _SETTINGS_BACKENDS = {
     "fake": "fake",
 }
 _FILENAMES = {_SETTINGS_BACKENDS[backend]: filename for backend, filename in BACKENDS.values()}
+_DEVICES = {"torch": "cuda", "fake": "accelerator"}
 _DATATYPES: dict[int, str | None] = {DataType.TYPE_INVALID: None} | {number: name for name, number in DATA_TYPES.items()}
 
 
@@ -87,11 +88,13 @@ def settings_from_config(json_text: str, name: str, base: ModelSettings) -> Mode
         changed["cache"]["max_bytes"] = (base.cache.max_bytes or DEFAULT_CACHE_BYTES) if config.response_cache.enable else 0
     if config.HasField("model_transaction_policy"):
         changed["decoupled"] = config.model_transaction_policy.decoupled
-    if changed["backend"] == "torch":
-        here = base.onnx.model_copy(update={"device_id": base.torch.device_id})
-        changed["torch"].update(_torch_device(_instances(config.instance_group, here)))
+    devices = changed["devices"] = _devices(config.instance_group, base.devices)
+    if changed["backend"] in ("torch", "fake"):
+        own = changed[changed["backend"]]
+        here = base.onnx.model_copy(update={"device_id": own["device_id"]})
+        own.update(_device(_instances(config.instance_group, here, devices), _DEVICES[changed["backend"]]))
     else:
-        changed["onnx"].update(_instances(config.instance_group, base.onnx))
+        changed["onnx"].update(_instances(config.instance_group, base.onnx, devices))
     try:
         return ModelSettings.model_validate(changed)
     except ValidationError as error:
@@ -190,24 +193,32 @@ def _batching(batching: ModelDynamicBatching, changed: dict[str, Any], name: str
         )
 
 
-def _instances(groups: Sequence[ModelInstanceGroup], base: OnnxSettings) -> dict[str, Any]:
-    """The device that an instance group asks for: all instances of a version are on one device."""
+def _devices(groups: Sequence[ModelInstanceGroup], base: tuple[int, ...]) -> tuple[int, ...]:
+    """The devices that an instance group asks for, where they are several, or as the model's settings state them."""
+    if not groups or (not groups[0].gpus and groups[0].kind != ModelInstanceGroup.KIND_CPU):
+        return base
+    gpus = tuple(groups[0].gpus)
+    return gpus if len(gpus) > 1 or gpus == base else ()
+
+
+def _instances(groups: Sequence[ModelInstanceGroup], base: OnnxSettings, devices: tuple[int, ...]) -> dict[str, Any]:
+    """The kind of device that an instance group asks for, and its number, where that is not for `devices` to say."""
     if not groups:
         return {}
     group = groups[0]
-    if len(groups) > 1 or len(group.gpus) > 1:
-        raise InvalidRequest("config override: 'instance_group' must be one group on one device")
+    if len(groups) > 1:
+        raise InvalidRequest("config override: 'instance_group' must be one group")
     if group.kind == ModelInstanceGroup.KIND_GPU:
         # providers that are on a GPU already may say more than "cuda" does
         providers = base.providers if {"cuda", "tensorrt"}.intersection(base.providers) else ("cuda",)
-        return {"providers": providers, "device_id": group.gpus[0] if group.gpus else base.device_id}
+        return {"providers": providers, "device_id": group.gpus[0] if group.gpus and not devices else base.device_id}
     if group.kind not in (ModelInstanceGroup.KIND_CPU, ModelInstanceGroup.KIND_AUTO) or group.gpus:
         raise InvalidRequest("config override: 'instance_group' must be of KIND_CPU, KIND_GPU or KIND_AUTO; gpus need KIND_GPU")
     return {"providers": ("cpu",)} if group.kind == ModelInstanceGroup.KIND_CPU else {}
 
 
-def _torch_device(device: dict[str, Any]) -> dict[str, Any]:
-    """What `_instances` found, in the words of `[torch]`."""
-    if not device:
+def _device(found: dict[str, Any], name: str) -> dict[str, Any]:
+    """What `_instances` found, in the words of `[torch]` and `[fake]`, which call a device that is not the CPU by this name."""
+    if not found:
         return {}
-    return {"device": "cuda", "device_id": device["device_id"]} if "device_id" in device else {"device": "cpu"}
+    return {"device": name, "device_id": found["device_id"]} if "device_id" in found else {"device": "cpu"}

@@ -83,11 +83,6 @@ class VersionStats(Protocol):
         """Of a decoupled version: answers by their place in a request, by the field names of InferResponseStatistics."""
         ...
 
-    @property
-    def memory_bytes(self) -> int:
-        """Memory the version holds; 0 where nobody can tell."""
-        ...
-
 
 def metadata(
     signature: Signature, versions: Iterable[int], platform: str, properties: Mapping[str, str] | None = None
@@ -110,19 +105,20 @@ def metadata(
 def config(
     signature: Signature, settings: ModelSettings, platform: str, device: str, buckets: Sequence[int]
 ) -> ModelConfigResponse:
-    """ModelConfig: what is in force for a version. `buckets` are its preferred batch sizes.
+    """ModelConfig: what is in force for a version. `buckets` are its preferred batch sizes; `device`: where it is, or one
+    of the several devices that its settings name.
 
     What a client reads here it may change and send back with a Load: `server.transport.config_override` understands
     every field set here.
     """
     backend, filename = BACKENDS.get(platform, (platform, ""))
-    kind, gpus = _device(device)
+    kind, numbers = _device(device)
     labels = {output.name: output.labels for output in settings.outputs}
     group = ModelInstanceGroup(
         name=f"{signature.model}_0",
         kind=ModelInstanceGroup.KIND_CPU if kind == "CPU" else ModelInstanceGroup.KIND_GPU,
         count=settings.instances,
-        gpus=gpus,
+        gpus=settings.devices or numbers,
     )
     described = ModelConfig(
         name=signature.model,
@@ -156,9 +152,9 @@ def config(
     return ModelConfigResponse(config=described)
 
 
-def statistics(rows: Iterable[tuple[VersionKey, str, VersionStats]]) -> ModelStatisticsResponse:
-    """ModelStatistics: one entry per (version, device, statistics), in the order given."""
-    return ModelStatisticsResponse(model_stats=[_statistics(key, device, stats) for key, device, stats in rows])
+def statistics(rows: Iterable[tuple[VersionKey, Mapping[str, int], VersionStats]]) -> ModelStatisticsResponse:
+    """ModelStatistics: one entry per (version, bytes that it holds by device, statistics), in the order given."""
+    return ModelStatisticsResponse(model_stats=[_statistics(key, held, stats) for key, held, stats in rows])
 
 
 def index(rows: Iterable[tuple[str, str, str, str]]) -> RepositoryIndexResponse:
@@ -172,8 +168,8 @@ def index(rows: Iterable[tuple[str, str, str, str]]) -> RepositoryIndexResponse:
 
 
 def _device(device: str) -> tuple[str, list[int]]:
-    """Kind and numbers of a device: "cpu" is ("CPU", []), "cuda:1" is ("GPU", [1]), "cuda" is ("GPU", [])."""
-    if not device.startswith("cuda"):
+    """Kind and numbers of a device: "cpu" is ("CPU", []), "cuda:1" and "fake:1" are ("GPU", [1]), "cuda" is ("GPU", [])."""
+    if device == "cpu":
         return "CPU", []
     _, _, number = device.partition(":")
     return "GPU", [int(number)] if number else []
@@ -202,9 +198,7 @@ def _dynamic_batching(settings: ModelSettings, buckets: Sequence[int]) -> ModelD
     )
 
 
-def _statistics(key: VersionKey, device: str, stats: VersionStats) -> ModelStatistics:
-    kind, numbers = _device(device)
-    memory = MemoryUsage(type=kind, id=numbers[0] if numbers else 0, byte_size=stats.memory_bytes)
+def _statistics(key: VersionKey, held: Mapping[str, int], stats: VersionStats) -> ModelStatistics:
     return ModelStatistics(
         name=key.model,
         version=str(key.version),
@@ -215,8 +209,13 @@ def _statistics(key: VersionKey, device: str, stats: VersionStats) -> ModelStati
         batch_stats=[InferBatchStatistics(batch_size=rows, **_durations(parts)) for rows, parts in stats.batches],
         response_stats={str(place): InferResponseStatistics(**_durations(parts)) for place, parts in stats.answers.items()},
         # 0 is "cannot tell", which no entry says better than one of no bytes
-        memory_usage=[memory] if stats.memory_bytes else [],
+        memory_usage=[_memory(device, nbytes) for device, nbytes in held.items() if nbytes],
     )
+
+
+def _memory(device: str, nbytes: int) -> MemoryUsage:
+    kind, numbers = _device(device)
+    return MemoryUsage(type=kind, id=numbers[0] if numbers else 0, byte_size=nbytes)
 
 
 def _durations(durations: Mapping[str, Duration]) -> dict[str, StatisticDuration]:

@@ -12,6 +12,8 @@ from protos import grpc_service_pb2 as pb
 from protos.grpc_service_pb2_grpc import GRPCInferenceServiceServicer
 from server.core.errors import InvalidRequest, Unsupported
 from server.core.settings import ModelSettings
+from server.core.versions import VersionKey
+from server.lifecycle.replica import Replica
 from server.service.control import Control
 from server.transport import describe, shared_memory_calls
 from server.transport.config_override import settings_from_config
@@ -154,7 +156,7 @@ class Servicer(GRPCInferenceServiceServicer):
 
         def respond() -> pb.ModelStatisticsResponse:
             replicas = self._control.statistics(request.name, request.version)
-            return describe.statistics((replica.key, replica.device, replica.recorder.snapshot()) for replica in replicas)
+            return describe.statistics(map(_statistics, replicas))
 
         return await answer(context, respond)
 
@@ -221,6 +223,13 @@ class Servicer(GRPCInferenceServiceServicer):
 def _one_repository(name: str) -> None:
     if name:
         raise Unsupported("'repository_name' specification is not supported")
+
+
+def _statistics(replica: Replica) -> tuple[VersionKey, dict[str, int], Any]:
+    """What a version has done, and the memory that it holds by device."""
+    stats = replica.recorder.snapshot()
+    held = {each.device: each.memory_bytes for each in replica.everywhere}
+    return replica.key, held if replica.siblings else {replica.device: stats.memory_bytes}, stats
 
 
 def _load_parameters(request: pb.RepositoryModelLoadRequest) -> tuple[str | None, dict[str, bytes]]:

@@ -26,6 +26,7 @@ class FakeCudart:
         self.events: dict[int, list[Callable[[], object]]] = {}
         self.copied_from_pageable = 0
         self.sources: list[int] = []
+        self.relaxed: set[tuple[int, int]] = set()
         self._next = 1
         self._lock = threading.RLock()
 
@@ -38,6 +39,10 @@ class FakeCudart:
     def cudaSetDevice(self, number: int) -> int:  # noqa: N802 - CUDA's names
         return ILLEGAL_ACCESS if self.broken else 0
 
+    def cudaThreadExchangeStreamCaptureMode(self, mode: Any) -> int:  # noqa: N802
+        self.relaxed.add((threading.get_ident(), mode._obj.value))
+        return 0
+
     def cudaGetLastError(self) -> int:  # noqa: N802
         return 0
 
@@ -45,6 +50,7 @@ class FakeCudart:
         return _SAID[code]
 
     def cudaMalloc(self, out: Any, nbytes: int) -> int:  # noqa: N802
+        assert (threading.get_ident(), 2) in self.relaxed  # else it would end a capture of somebody else
         with self._lock:
             if self.used() + nbytes > self.limit_bytes:
                 return OUT_OF_MEMORY

@@ -1,5 +1,8 @@
+import ctypes
 import gc
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -123,3 +126,28 @@ def test_a_library_that_is_not_there(tmp_path: Path) -> None:
     maps.write_text(f"7f0-7f1 r-xp 00000000 08:01 1 {tmp_path}/libcudart.so.12\n")
     assert find_library(maps, ("libcudart-not-there.so",)) is None
     assert find_library(tmp_path / "nothing", ("libc.so.6",)) is None  # a library, but not this one
+
+
+def test_the_library_that_is_loaded_already_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = tmp_path / "maps"
+    maps.write_text(
+        "7f0-7f1 r-xp 00000000 08:01 1 /lib/libc.so.6\n7f2-7f3 r-xp 00000000 08:01 2 /venv/cuda runtime/libcudart.so.12\n"
+    )
+    asked: list[str] = []
+
+    def load(name: str) -> Any:
+        asked.append(name)
+        if name.startswith("/"):
+            raise OSError(name)
+        return MagicMock()
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    library = find_library(maps, ("libcudart.so.13",))
+    assert library is not None
+    assert asked == ["/venv/cuda runtime/libcudart.so.12", "libcudart.so.13"]
+    maps.write_text("")
+    asked.clear()
+    monkeypatch.setattr("sys.path", [])
+    find_library(maps)
+    assert asked == ["libcudart.so.13"]
+    assert library.cudaMemcpyAsync.argtypes[2] is ctypes.c_size_t

@@ -85,6 +85,33 @@ def test_a_capture_that_fails_is_given_up(linear: Path, device: Device, monkeypa
     assert len(device.sessions) == 2
 
 
+@pytest.mark.parametrize(("failures", "note"), [(1, "CUDA graphs for batches of 1, 2"), (9, "no CUDA graphs: ")])
+def test_graphs_are_captured_with_what_executes(
+    linear: Path, device: Device, monkeypatch: pytest.MonkeyPatch, failures: int, note: str
+) -> None:
+    left = [failures]
+
+    def refuses(self: Session, options: Any, places: Any) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise RuntimeError("indices element out of data bounds")
+
+    monkeypatch.setattr(Session, "_before", refuses)
+    backend = device(max_batch=2, onnx={"cuda_graphs": True})
+    assert backend.notes()[0].startswith(note)
+    assert len(device.sessions) == (1 if failures == 1 else 2)
+
+
+def test_a_device_lost_before_capturing_fails_the_load(linear: Path, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(self: Session, options: Any, places: Any) -> None:
+        raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Session, "_before", breaks)
+    with pytest.raises(LoadFailed, match="CUDA failure 700: an illegal memory access"):
+        device(max_batch=2, onnx={"cuda_graphs": True})
+    assert len(device.sessions) == 1
+
+
 def test_a_device_lost_while_capturing_fails_the_load(linear: Path, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(self: Session, options: Any, places: Any) -> None:
         if (graph_of(options) or 0) > 0:

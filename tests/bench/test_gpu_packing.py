@@ -12,7 +12,7 @@ import pytest
 
 from bench.gpu import packing, unattended, unpacking
 from bench.gpu.packing import MANIFEST, batches, pack, requirements
-from bench.gpu.unpacking import join, make_venv, site_folders, unpack_debian
+from bench.gpu.unpacking import build_environment, join, make_venv, site_folders, unpack_debian
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,6 +104,18 @@ def test_an_environment_borrows_what_no_wheel_brings(tmp_path: Path) -> None:
     assert "psutil" in names
     assert not [name for name in names if name.startswith("psutil-7") or name.endswith(".pth") or "pytest" in name]
     assert site_folders(inner)[0].is_relative_to(tmp_path / "venv")
+
+
+def test_what_was_unpacked_is_found_first_and_the_machines_own_after_it(tmp_path: Path) -> None:
+    now = {"LD_LIBRARY_PATH": "driver:other", "PATH": "bin", "CPATH": "", "HOME": "home"}
+    made = build_environment(tmp_path, tmp_path / "wheels", Path("python/bin/python3"), now)
+    assert made["LD_LIBRARY_PATH"].split(":")[-2:] == ["driver", "other"]
+    assert made["LD_LIBRARY_PATH"].startswith(f"{tmp_path}/usr/lib/")
+    assert made["PATH"] == f"{Path.cwd()}/python/bin:bin"
+    # an empty entry would be the current folder
+    assert all(made[name].strip(":") == made[name] for name in ("CPATH", "LIBRARY_PATH", "CMAKE_PREFIX_PATH"))
+    assert made["PIP_NO_INDEX"] == "1"
+    assert "HOME" not in made
 
 
 def test_a_run_with_nothing_to_go_on_says_so_step_by_step(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ def test_every_row_is_there_and_every_ratio_is_computed(tmp_path: Path) -> None:
     assert rows["r6"]["runs"][0]["offered_per_s"] == pytest.approx(1.2 * rows["engine"]["rate"])
     assert result["environment"]["devices"] == result["devices_after"] == []
     assert result["environment"]["versions"]["numpy"]
+    # null where torch is not installed; a build for the CPU has no CUDA
+    assert result["environment"]["torch"] is None or set(result["environment"]["torch"]) == {"cuda", "cudnn", "device"}
 
 
 def test_a_recipe_that_fails_and_a_server_that_does_not_start_cost_their_rows(tmp_path: Path) -> None:

@@ -40,14 +40,14 @@ def new_of(kind: str) -> New:
 class Runner(threading.Thread):
     """An engine whose results and failures a test chooses per batch."""
 
-    def __init__(self, plane: Any, outcome: Callable[[Batch], list[Part]]) -> None:
+    def __init__(self, plane: Any, outcome: Callable[[Batch], list[Part]], device: str = "cpu") -> None:
         super().__init__(daemon=True)
-        self.plane, self.outcome = plane, outcome
+        self.plane, self.outcome, self.device = plane, outcome, device
         self.batches: list[Batch] = []
         self.start()
 
     def run(self) -> None:
-        while (batch := self.plane.take("cpu")) is not None:
+        while (batch := self.plane.take(self.device)) is not None:
             self.batches.append(batch)
             self.plane.enter_device(batch)
             parts = self.outcome(batch)

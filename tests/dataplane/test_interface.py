@@ -1,7 +1,7 @@
 import numpy as np
 
 from server.core.tensors import Array
-from server.dataplane.interface import Batch, Execution
+from server.dataplane.interface import Batch, Execution, QueueSnapshot
 from tests.dataplane.histories import rules
 
 
@@ -29,3 +29,7 @@ def test_without_batches_or_inputs_nothing_is_padded() -> None:
     whole = batch({"X": np.zeros((7, 2), np.int64)}, [0, 1], max_batch=0)
     assert (whole.rows, whole.padded_rows) == (1, 1)
     assert batch({}, [0, 2, 5]).padded_rows == 5
+
+
+def test_queues_of_one_version_add_up() -> None:
+    assert QueueSnapshot(1, 2, 3) + QueueSnapshot(10, 20, 30) == QueueSnapshot(11, 22, 33)

@@ -170,6 +170,8 @@ class Backends:
             raise LoadFailed(self.faults[task.key])
         backend = Backend(task.key)
         backend.device = device_of("fake", task.settings)
+        if task.settings.devices:
+            backend.device = f"fake:{task.settings.fake.device_id}"
         self.opened.append(backend)
         return backend
 
@@ -186,6 +188,7 @@ class Plane:
         self.changed = threading.Condition()
         self.rules: dict[int, QueueRules] = {}
         self.closed: set[int] = set()
+        self.moved: list[int] = []
         self.executing: dict[int, int] = {}
         self.story: list[tuple[str, VersionKey]] = []
         self.on_open: Callable[[QueueRules], None] = lambda rules: None
@@ -197,7 +200,9 @@ class Plane:
         self.rules[rules.queue_id] = rules
         self.story.append(("open", rules.key))
 
-    def close(self, queue_id: int) -> None:
+    def close(self, queue_id: int, *, move: bool = False) -> None:
+        if move:
+            self.moved.append(queue_id)
         if queue_id in self.rules and queue_id not in self.closed:
             self.closed.add(queue_id)
             self.story.append(("close", self.rules[queue_id].key))

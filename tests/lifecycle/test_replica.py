@@ -32,7 +32,7 @@ def test_a_load_brings_a_cache_of_its_own_where_the_settings_want_one(max_bytes:
     settings = ModelSettings.model_validate({"cache": {"max_bytes": max_bytes}})
     backend: Any = replica(VersionKey("m", 3), 1, settings).backend
     found: Any = version(3)
-    made = [replica_of(number, Serve(found, settings), Loaded(backend, (1,), (0,)), None) for number in (1, 2)]
+    made = [replica_of([number], Serve(found, settings), Loaded(backend, (1,), (0,)), None) for number in (1, 2)]
     if not max_bytes:
         assert [each.cache for each in made] == [None, None]
         return
@@ -43,6 +43,6 @@ def test_a_load_brings_a_cache_of_its_own_where_the_settings_want_one(max_bytes:
 def test_a_replica_keeps_the_lease_of_its_load() -> None:
     backend, lease = Backend(VersionKey("m", 3)), Leases()(Path("somewhere"))
     serve = Serve(Version(VersionKey("m", 3), stamp="b"), SETTINGS)
-    mine = replica_of(12, serve, Loaded(backend, (1, 2), (5, 6), lease=lease), Recorder())
+    mine = replica_of([12], serve, Loaded(backend, (1, 2), (5, 6), lease=lease), Recorder())
     assert (mine.lease, mine.backend, mine.stamp) == (lease, backend, "b")
-    assert replica_of(12, serve, Loaded(backend, (1, 2), (5, 6)), Recorder()).lease is None
+    assert replica_of([12], serve, Loaded(backend, (1, 2), (5, 6)), Recorder()).lease is None

@@ -1,6 +1,7 @@
 """What the native plane is told of versions that serve, and what it counted, brought home."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -121,6 +122,25 @@ def test_counts_come_home_also_those_of_versions_that_have_just_left() -> None:
     assert counted == [(first.key, "shop", 3), (second.key, "", 2)]
     refused = first.recorder.snapshot().refused
     assert (refused["queue_full"], refused["expired"], refused["cancelled"]) == (2, 1, 0)
+
+
+def test_a_version_on_several_devices_is_one_route_and_counts_on_all_of_them() -> None:
+    lane, counted = Recording(), list[tuple[VersionKey, str, int]]()
+    kept = FastLane(lane, lambda *use: counted.append(use), 0, unguarded=True)
+    first = replica(4)
+    second = replace(first, queue_id=5, device="cuda:1", sibling_of=4)
+    both = replace(first, siblings=(second,))
+    kept.publish(published(both))
+    left = both.without(first)
+    assert left is not None
+    for table in (published(both), published(left)):
+        assert routes_of(table, 0)["m", ""].rules.entrance == 4  # callers go on by the same number
+    kept.publish(published(left))
+    lane.uses = [(5, "shop", 2), (4, "shop", 1)]
+    lane.refusals = [(5, {"queue_full": 2})]
+    kept.settle()
+    assert counted == [(first.key, "shop", 2), (first.key, "shop", 1)]
+    assert first.recorder.snapshot().refused["queue_full"] == 2
 
 
 def test_those_who_left_long_ago_are_forgotten() -> None:

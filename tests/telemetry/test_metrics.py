@@ -100,6 +100,7 @@ def _metrics(
     queues: Mapping[VersionKey, QueueSnapshot] | None = None,
     *gpus: DeviceReading,
     caches: Mapping[VersionKey, Cache] | None = None,
+    places: Mapping[VersionKey, Mapping[str, bool]] | None = None,
     features: Features | None = None,
     door: DoorReading | None = None,
     ledger: NoLedger = _NO_LEDGER,
@@ -109,6 +110,7 @@ def _metrics(
         queues=(queues or {}).get,
         devices=lambda: gpus,
         caches=(caches or {}).get,
+        places=lambda key: (places or {}).get(key, {}),
         consumers=lambda: [ConsumerReading(_KEY, "checkout", 4), ConsumerReading(_KEY, "", 1)],
         wall_clock_ns=lambda: 0,
         refusals=lambda: [("inference", "token", 3)],
@@ -118,7 +120,7 @@ def _metrics(
     )
 
 
-def _run(recorder: VersionRecorder, *, released: str = "full", failed: bool = False) -> None:
+def _run(recorder: VersionRecorder, *, released: str = "full", failed: bool = False, device: str = "cpu") -> None:
     """Two requests of 1 and 2 rows: 2 and 1 ms in the queue, 3 ms executing, 6 and 5 ms in all."""
     recorder.batch(
         spans=np.array([0, 1, 3], np.int64),
@@ -135,6 +137,7 @@ def _run(recorder: VersionRecorder, *, released: str = "full", failed: bool = Fa
         elements=10,
         padding_elements=6,
         released=released,
+        device=device,
     )
 
 
@@ -162,8 +165,8 @@ def _value(metrics: Metrics, name: str, **labels: str) -> float:
 
 def _full() -> Metrics:
     """Metrics in which every family has a sample."""
-    queues = {_KEY: QueueSnapshot(5, 9, 7)}
-    metrics = _metrics(queues, _GPU, caches={_KEY: Cache()}, features=_FEATURES, door=_DOOR, ledger=_LEDGER)
+    queue, places = {_KEY: QueueSnapshot(5, 9, 7)}, {_KEY: {"cuda:0": True, "cuda:1": False}}
+    metrics = _metrics(queue, _GPU, caches={_KEY: Cache()}, places=places, features=_FEATURES, door=_DOOR, ledger=_LEDGER)
     recorder = metrics.add(_KEY)
     recorder.hold_memory(1_000_000_000)
     metrics.mark_ready(_KEY, True)
@@ -366,6 +369,19 @@ def test_versions_are_shown_in_order() -> None:
     metrics.remove(VersionKey("a", 9))
     shown = [(sample.labels["model"], sample.labels["version"]) for sample in _samples(metrics)["nv_inference_count"]]
     assert shown == [("a", "9"), ("a", "10"), ("b", "1")]
+
+
+def test_batches_are_counted_by_the_device_that_executed_them() -> None:
+    metrics = _full()
+    for device in ("cuda:0", "cuda:0", "cuda:1"):
+        _run(metrics.add(_KEY), device=device)
+    for device, count in (("cpu", 1), ("cuda:0", 2), ("cuda:1", 1)):
+        assert _value(metrics, "podium_device_batches_total", model="ranker", version="3", device=device) == count
+    for device, serves in (("cuda:0", 1), ("cuda:1", 0)):
+        assert _value(metrics, "podium_device_serves", model="ranker", version="3", device=device) == serves
+    metrics.remove(_KEY)
+    assert "podium_device_serves" not in _samples(metrics)
+    assert _value(metrics, "podium_device_batches_total", model="ranker", version="3", device="cuda:0") == 2
 
 
 def test_every_refusal_and_failure_has_one_of_tritons_reasons() -> None:

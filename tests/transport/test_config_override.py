@@ -171,18 +171,42 @@ def test_instance_groups_name_the_device() -> None:
     assert onnx(kind="KIND_GPU", base=OnnxSettings(providers=("tensorrt", "cuda"))) == (("tensorrt", "cuda"), 0)
 
 
+@pytest.mark.parametrize("backend", ["onnx", "torch", "fake"])
+def test_instance_groups_may_name_several_devices(backend: str) -> None:
+    base = ModelSettings.model_validate({"backend": backend, backend: {"device_id": 4}})
+    both = changed(base, instance_group=[{"kind": "KIND_GPU", "gpus": [0, 1], "count": 2}])
+    assert (both.devices, both.instances, getattr(both, backend).device_id) == ((0, 1), 2, 4)
+    assert changed(both, instance_group=[{"kind": "KIND_GPU", "gpus": [0, 1]}]) == both
+    for group in ({"kind": "KIND_GPU"}, {"kind": "KIND_AUTO"}, {"count": 2}):
+        assert changed(both, instance_group=[group]).devices == (0, 1)
+    one = changed(both, instance_group=[{"kind": "KIND_GPU", "gpus": [1]}])
+    assert (one.devices, getattr(one, backend).device_id) == ((), 1)
+    assert changed(both, instance_group=[{"kind": "KIND_CPU"}]).devices == ()
+    stated = both.model_copy(update={"devices": (1,)})
+    assert changed(stated, instance_group=[{"kind": "KIND_GPU", "gpus": [1]}]) == stated
+    assert "devices must be distinct" in refusal(instance_group=[{"kind": "KIND_GPU", "gpus": [1, 1]}])
+    assert "devices.0" in refusal(instance_group=[{"kind": "KIND_GPU", "gpus": [-1, 1]}])
+
+
+def test_an_instance_group_says_whether_a_fake_is_on_an_accelerator() -> None:
+    base = ModelSettings(backend="fake")
+    on = changed(base, instance_group=[{"kind": "KIND_GPU", "gpus": [3]}])
+    assert (on.fake.device, on.fake.device_id) == ("accelerator", 3)
+    assert changed(on, instance_group=[{"kind": "KIND_CPU"}]).fake.device == "cpu"
+
+
 @pytest.mark.parametrize(
     "groups",
     [
         [{}, {}],
-        [{"kind": "KIND_GPU", "gpus": [0, 1]}],
         [{"kind": "KIND_CPU", "gpus": [0]}],
         [{"gpus": [0]}],
         [{"kind": "KIND_MODEL"}],
         [{"kind": 77}],
+        [{"kind": "KIND_CPU", "gpus": [0, 1]}],
     ],
 )
-def test_instance_groups_that_are_not_one_device(groups: list[dict[str, Any]]) -> None:
+def test_instance_groups_that_mean_nothing_here(groups: list[dict[str, Any]]) -> None:
     assert "'instance_group' must be" in refusal(instance_group=groups)
 
 

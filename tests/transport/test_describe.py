@@ -36,7 +36,6 @@ class Stats:
     last_inference_ms: int = 0
     durations: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     batches: Sequence[tuple[int, Mapping[str, tuple[int, int]]]] = ()
-    memory_bytes: int = 0
     answers: Mapping[int, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
 
 
@@ -136,6 +135,14 @@ def test_version_policies() -> None:
     assert policy(VersionPolicy(policy="specific", specific=(3, 5))) == {"specific": {"versions": ["3", "5"]}}
 
 
+@pytest.mark.parametrize(("device", "kind"), [("cuda:0", "KIND_GPU"), ("fake:0", "KIND_GPU"), ("cpu", "KIND_CPU")])
+def test_config_names_every_device_of_a_version(device: str, kind: str) -> None:
+    settings = ModelSettings(instances=2, devices=() if device == "cpu" else (0, 3))
+    got = theirs(service_pb2.ModelConfigResponse, describe.config(SIGNATURE, settings, "fake", device, (1,))).config
+    group: dict[str, Any] = {"name": "m_0", "kind": kind, "count": 2}
+    assert as_dict(got)["instance_group"] == [group if device == "cpu" else group | {"gpus": [0, 3]}]
+
+
 def test_statistics() -> None:
     stats = Stats(
         inference_count=12,
@@ -143,12 +150,11 @@ def test_statistics() -> None:
         last_inference_ms=1_700_000_000_000,
         durations={"success": (4, 40), "fail": (1, 2), "queue": (4, 8), "compute_infer": (4, 20)},
         batches=[(4, {"compute_input": (3, 1), "compute_infer": (3, 20), "compute_output": (3, 2)})],
-        memory_bytes=4096,
     )
     rows = [
-        (VersionKey("m", 3), "cuda:1", stats),
-        (VersionKey("m", 4), "cuda", Stats(memory_bytes=1)),
-        (VersionKey("n", 1), "cpu", Stats()),
+        (VersionKey("m", 3), {"cuda:1": 4096, "cuda:3": 2048}, stats),
+        (VersionKey("m", 4), {"cuda": 1}, Stats()),
+        (VersionKey("n", 1), {"cpu": 0}, Stats()),
     ]
     got = theirs(service_pb2.ModelStatisticsResponse, describe.statistics(rows))
     assert as_dict(got)["model_stats"][0] == {
@@ -171,7 +177,10 @@ def test_statistics() -> None:
                 "compute_output": {"count": "3", "ns": "2"},
             }
         ],
-        "memory_usage": [{"type": "GPU", "id": "1", "byte_size": "4096"}],
+        "memory_usage": [
+            {"type": "GPU", "id": "1", "byte_size": "4096"},
+            {"type": "GPU", "id": "3", "byte_size": "2048"},
+        ],
     }
     assert as_dict(got.model_stats[1])["memory_usage"] == [{"type": "GPU", "byte_size": "1"}]
     assert as_dict(got.model_stats[2]) == {"name": "n", "version": "1", "inference_stats": {}}
@@ -195,7 +204,7 @@ def test_config_says_where_a_version_is_decoupled() -> None:
 
 def test_statistics_of_a_decoupled_version_tell_its_answers_apart() -> None:
     stats = Stats(answers={0: {"compute_infer": (2, 7), "success": (2, 9)}, 1: {"empty_response": (1, 4)}})
-    got = theirs(service_pb2.ModelStatisticsResponse, describe.statistics([(VersionKey("m", 1), "cpu", stats)]))
+    got = theirs(service_pb2.ModelStatisticsResponse, describe.statistics([(VersionKey("m", 1), {"cpu": 0}, stats)]))
     assert as_dict(got.model_stats[0])["response_stats"] == {
         "0": {"compute_infer": {"count": "2", "ns": "7"}, "success": {"count": "2", "ns": "9"}},
         "1": {"empty_response": {"count": "1", "ns": "4"}},

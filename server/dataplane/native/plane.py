@@ -23,8 +23,7 @@ from server.dataplane.limit import InflightLimit
 from server.dataplane.native.batches import Ending, batch_of, results_of
 from server.dataplane.native.endings import not_admitted, unexecuted
 from server.dataplane.native.routes import RouteRules, masks, stated
-from server.dataplane.python.answers import Answer, give_further
-from server.dataplane.rows import scatter
+from server.dataplane.python.answers import Answer, check_parts, give_further, outcomes_of
 from server.dataplane.ticket import Reply, StreamReply, Ticket, TicketState
 
 _STATES = (TicketState.WAITING, TicketState.TAKEN, TicketState.ENDED)
@@ -79,6 +78,7 @@ class NativePlane:
         self._number = 0
         self._rules: dict[int, QueueRules] = {}
         self._failed: dict[int, str] = {}  # of queues that are gone too: who left as they failed may ask later
+        self._entrances: dict[int, Signature] = {}
         self.native = podium_native.Plane(limit.max_requests, limit.max_bytes, density)
         self.native.on_ended(_weakly(self._ended))
         self.follow()
@@ -91,13 +91,13 @@ class NativePlane:
 
     # -- the door's side ------------------------------------------------------------------------------------------------
 
-    def submit(self, queue_id: int, ticket: Ticket, *, wake: bool = True) -> None:
+    def submit(self, entrance: int, ticket: Ticket, *, wake: bool = True) -> None:
         """See `PythonPlane.submit`."""
-        rules = self._rules.get(queue_id)
-        if rules is None or ticket.checked is None:
+        signature = self._entrances.get(entrance)
+        if signature is None or ticket.checked is None:
             raise QueueClosed("the version has just left service")
         entry = _Open(ticket, ticket.checked.arrays)
-        ticket.queue_id = queue_id
+        ticket.queue_id = entrance
         with self._lock:
             self._number += 1
             number = self._number
@@ -108,8 +108,8 @@ class NativePlane:
                 # under the lock: whoever is told of its end finds it whole
                 entry.handle, outcome, ns, count = self.native.submit(
                     number,
-                    queue_id,
-                    _shape(rules.signature, ticket),
+                    entrance,
+                    _shape(signature, ticket),
                     ticket.rows,
                     ticket.nbytes,
                     ticket.id_hash,
@@ -174,8 +174,10 @@ class NativePlane:
             rules.decoupled,
             rules.instances,
             rules.share,
+            rules.entrance,
         )
         self._rules[rules.queue_id] = rules
+        self._entrances[rules.entrance] = rules.signature
 
     def take(self, device: str) -> Batch | None:
         """See `DataPlane.take`."""
@@ -216,9 +218,7 @@ class NativePlane:
     def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:
         """See `DataPlane.finish`."""
         (taken,) = batch.tickets
-        edges = [0, *(part.last for part in parts)]
-        if [part.first for part in parts] != edges[:-1] or edges[-1] != taken.requests:
-            raise ValueError("parts must cover the batch's requests exactly, in order")
+        check_parts(parts, taken.requests)
         execution = batch.execution
         results = results_of(parts, batch.rules, self._ending, batch.spans)
         ended_ns = self._clock()
@@ -247,13 +247,7 @@ class NativePlane:
         answered: NDArray[np.bool_],
         ended_ns: int,
     ) -> None:
-        outcomes: list[Any] = []
-        for part in parts:
-            if part.outputs is None:
-                outcomes.extend([part.error] * (part.last - part.first))
-            else:
-                batching = bool(batch.rules.signature.max_batch)
-                outcomes.extend(scatter(part.outputs, batch.spans, part.first, part.last, batching=batching))
+        outcomes = outcomes_of(batch, parts)
         answers: list[Answer] = []
         with self._lock:
             for place, number in numbers:
@@ -269,9 +263,9 @@ class NativePlane:
         if answers:
             self._deliver(answers, ended_ns)
 
-    def close(self, queue_id: int) -> None:
+    def close(self, queue_id: int, *, move: bool = False) -> None:
         """See `DataPlane.close`."""
-        self.native.close(queue_id)
+        self.native.close(queue_id, move)
 
     def fail(self, queue_id: int, reason: str) -> None:
         """See `DataPlane.fail`."""
@@ -283,7 +277,9 @@ class NativePlane:
         """See `DataPlane.wait_idle`."""
         if not self.native.wait_idle(queue_id, timeout_s):
             return False
-        self._rules.pop(queue_id, None)
+        gone = self._rules.pop(queue_id, None)
+        if gone is not None and all(rules.entrance != gone.entrance for rules in self._rules.values()):
+            del self._entrances[gone.entrance]
         return True
 
     def snapshot(self, queue_id: int) -> QueueSnapshot | None:
@@ -302,10 +298,10 @@ class NativePlane:
         made: dict[int, Any] = {}
         entries = []
         for (model, version), route in routes.items():
-            queue_id = route.rules.queue_id
-            if queue_id not in made:
-                made[queue_id] = _native_route(route)
-            entries.append((model, version, made[queue_id]))
+            entrance = route.rules.entrance
+            if entrance not in made:
+                made[entrance] = _native_route(route)
+            entries.append((model, version, made[entrance]))
         self.native.publish(entries)
 
     def open_lane(self, is_open: bool) -> None:
@@ -374,7 +370,7 @@ def _shape(signature: Signature, ticket: Ticket) -> bytes:
 def _native_route(route: RouteRules) -> Any:
     rules, signature = route.rules, route.rules.signature
     return podium_native.Route(
-        rules.queue_id,
+        rules.entrance,
         rules.key.model,
         str(rules.key.version),
         *stated(signature),

@@ -7,6 +7,8 @@ from typing import Any, cast
 
 from server.core.errors import BackendFailed, PodiumError
 from server.core.tensors import Array
+from server.dataplane.interface import Batch, Part
+from server.dataplane.rows import scatter
 from server.dataplane.ticket import Reply, StreamReply
 
 BRAKE_FROM = 0.75
@@ -24,6 +26,25 @@ class Further:
     """Outputs by name after which more may come: goes to the reply's `add`. Only streamed requests get any."""
 
     outputs: Mapping[str, Array]
+
+
+def check_parts(parts: Sequence[Part], requests: int) -> None:
+    """Raises: ValueError unless the parts cover so many requests exactly, in order."""
+    edges = [0, *(part.last for part in parts)]
+    if [part.first for part in parts] != edges[:-1] or edges[-1] != requests:
+        raise ValueError("parts must cover the batch's requests exactly, in order")
+
+
+def outcomes_of(batch: Batch, parts: Sequence[Part]) -> list[Any]:
+    """What each request of a batch gets: its rows of the outputs, or its error."""
+    outcomes: list[Any] = []
+    for part in parts:
+        if part.outputs is None:
+            outcomes.extend([part.error] * (part.last - part.first))
+        else:
+            batching = bool(batch.rules.signature.max_batch)
+            outcomes.extend(scatter(part.outputs, batch.spans, part.first, part.last, batching=batching))
+    return outcomes
 
 
 def settle(answers: Sequence[Answer]) -> None:

@@ -10,7 +10,6 @@ Answers leave through `deliver`, once per batch and outside the lock.
 import heapq
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +18,13 @@ from server.core.clock import NS_PER_S, Clock
 from server.core.errors import DeviceLost, Expired, NotReady, PodiumError, ShuttingDown
 from server.core.tensors import Array
 from server.dataplane.costs import TRIAL_AFTER_NS, Estimate
+from server.dataplane.entrance import Entrance
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules, QueueSnapshot
+from server.dataplane.lanes import Queue
 from server.dataplane.limit import InflightLimit
 from server.dataplane.plan import Plan
-from server.dataplane.python.answers import Answer, give_further
+from server.dataplane.python.answers import Answer, check_parts, give_further, outcomes_of
 from server.dataplane.python.batches import batch_of
-from server.dataplane.rows import scatter
 from server.dataplane.ticket import NO_DEADLINE_NS, Reply, StreamReply, Ticket, TicketState
 
 _HAND_OVER_S = 0.002
@@ -66,6 +66,7 @@ class PythonPlane:
         self._delivery = Estimate()
         self._delivered_ns = 0
         self._devices: dict[int, str] = {}
+        self._entrances: dict[int, Entrance] = {}
         self._running: dict[int, int] = {}
         self._slots = slots
         self._density = density
@@ -80,26 +81,27 @@ class PythonPlane:
 
     # -- the door's side ------------------------------------------------------------------------------------------------
 
-    def submit(self, queue_id: int, ticket: Ticket, *, wake: bool = True) -> None:
-        """Admit a ticket, or raise and forget it. With `wake` False an idle engine sleeps on until `wake` is called.
+    def submit(self, entrance: int, ticket: Ticket, *, wake: bool = True) -> None:
+        """Admit a ticket to one of the queues of an entrance, or raise and forget it. With `wake` False an idle engine sleeps
+        on until `wake` is called.
 
         Raises: QueueClosed, Overloaded, Expired, ShuttingDown. Afterwards the ticket's reply gets exactly one answer.
         """
         with self._lock:
             if self._stopped:
                 raise ShuttingDown("Server is stopping, scheduler for model has stopped accepting new inference requests")
-            device = self._devices.get(queue_id)
-            if device is None or self._plans[device].queues[queue_id].closed:
+            queues = self._entrances.get(entrance)
+            if queues is None or not queues.is_open:
                 raise QueueClosed("the version has just left service")
             self._limit.enter(ticket.nbytes)
-            ticket.queue_id = queue_id
             try:
-                self._plans[device].admit(ticket, self._clock())
+                queues.admit(ticket, self._clock())
             except PodiumError:
                 self._limit.leave(ticket.nbytes)
                 raise
             if ticket.deadline_ns < NO_DEADLINE_NS:
                 self._watch_deadline(ticket)
+            device = self._devices[ticket.queue_id]
             if wake and device in self._sleeping:
                 self._changed[device].notify()
 
@@ -144,6 +146,7 @@ class PythonPlane:
             self._on_device(rules.device)
         with self._lock:
             plan.add_queue(rules)
+            self._entrances.setdefault(rules.entrance, Entrance()).add(plan, plan.queues[rules.queue_id])
             self._devices[rules.queue_id] = rules.device
             self._running[rules.queue_id] = 0
 
@@ -225,17 +228,9 @@ class PythonPlane:
     def finish(self, batch: Batch, parts: Sequence[Part], *, ran_rows: int, ran_ns: int) -> NDArray[np.bool_]:
         """See `DataPlane.finish`."""
         tickets: list[Ticket] = list(batch.tickets)
-        edges = [0, *(part.last for part in parts)]
-        if [part.first for part in parts] != edges[:-1] or edges[-1] != len(tickets):
-            raise ValueError("parts must cover the batch's requests exactly, in order")
+        check_parts(parts, len(tickets))
         rules = batch.rules
-        outcomes: list[Any] = []
-        for part in parts:
-            if part.outputs is None:
-                outcomes.extend([part.error] * (part.last - part.first))
-            else:
-                batching = bool(rules.signature.max_batch)
-                outcomes.extend(scatter(part.outputs, batch.spans, part.first, part.last, batching=batching))
+        outcomes = outcomes_of(batch, parts)
         answered = np.zeros(len(tickets), dtype=np.bool_)
         answers: list[Answer] = []
         ended_ns = self._clock()
@@ -256,12 +251,23 @@ class PythonPlane:
             self._deliver(answers, ended_ns)
         return answered
 
-    def close(self, queue_id: int) -> None:
+    def close(self, queue_id: int, *, move: bool = False) -> None:
         """See `DataPlane.close`."""
+        late: list[Answer] = []
         with self._lock:
             device = self._devices.get(queue_id)
-            if device is not None:
-                self._plans[device].queues[queue_id].closed = True
+            if device is None:
+                return
+            queue = self._plans[device].queues[queue_id]
+            queue.closed = True
+            if move:
+                tickets = self._entrances[queue.rules.entrance].move(queue, self._clock())
+                late = self._end_all(tickets, Expired("Request timeout expired"))
+                self._idle.notify_all()
+                for sleeping in self._sleeping:
+                    self._changed[sleeping].notify()
+        if late:
+            self._deliver(late, None)
 
     def fail(self, queue_id: int, reason: str) -> None:
         """See `DataPlane.fail`."""
@@ -271,7 +277,7 @@ class PythonPlane:
                 return
             plan = self._plans[device]
             plan.queues[queue_id].closed = True
-            waiting = [ticket for lane in plan.queues[queue_id].lanes.values() for ticket in lane.tickets]
+            waiting = plan.queues[queue_id].tickets()
             for ticket in waiting:
                 plan.withdraw(ticket)
             staged = [ticket for ticket in self._staged if ticket.queue_id == queue_id and ticket.state is TicketState.TAKEN]
@@ -287,6 +293,7 @@ class PythonPlane:
             queue = self._plans[device].queues[queue_id]
             if not self._idle.wait_for(lambda: queue.open == 0 and self._running[queue_id] == 0, timeout_s):
                 return False
+            self._leave_entrance(self._plans[device].queues[queue_id])
             self._plans[device].remove_queue(queue_id)
             del self._devices[queue_id], self._running[queue_id]
             return True
@@ -305,13 +312,8 @@ class PythonPlane:
         """See `DataPlane.stop`."""
         with self._lock:
             self._stopped = True
-            waiting = [
-                ticket
-                for plan in self._plans.values()
-                for queue in plan.queues.values()
-                for lane in queue.lanes.values()
-                for ticket in lane.tickets
-            ]
+            queues = [queue for plan in self._plans.values() for queue in plan.queues.values()]
+            waiting = [ticket for queue in queues for ticket in queue.tickets()]
             for ticket in waiting:
                 self._plans[self._devices[ticket.queue_id]].withdraw(ticket)
             answers = self._end_all(waiting, ShuttingDown("Server is stopping"))
@@ -330,6 +332,12 @@ class PythonPlane:
             self._begins[device] = threading.Condition(self._lock)
         return self._plans[device]
 
+    def _leave_entrance(self, queue: Queue) -> None:
+        entrance = queue.rules.entrance
+        self._entrances[entrance].remove(queue)
+        if not self._entrances[entrance]:
+            del self._entrances[entrance]
+
     def _sleep(self, device: str, wake_ns: int | None, now_ns: int) -> None:
         self._sleeping[device] = self._sleeping.get(device, 0) + 1
         self._changed[device].wait(None if wake_ns is None else max(wake_ns - now_ns, 0) / NS_PER_S)
@@ -343,6 +351,7 @@ class PythonPlane:
         self._limit.leave(ticket.nbytes)
         queue = self._plans[self._devices[ticket.queue_id]].queues[ticket.queue_id]
         queue.open -= 1
+        queue.open_rows -= ticket.rows
         if queue.closed and not queue.open:
             self._idle.notify_all()
         return reply

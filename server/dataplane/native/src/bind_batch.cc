@@ -40,12 +40,12 @@ TensorSpec spec_of(const Tensor& tensor) {
   throw std::invalid_argument("no datatype is called '" + datatype + "'");
 }
 
-BoundRoute make_route(uint64_t queue_id, const std::string& model, const std::string& version,
+BoundRoute make_route(uint64_t entrance, const std::string& model, const std::string& version,
                       const std::vector<Tensor>& inputs, const std::vector<Tensor>& outputs, int64_t max_batch,
                       std::vector<uint64_t> masks, int64_t default_timeout_us, bool allow_timeout_override, int priority_levels,
                       int default_priority, bool has_features) {
   Route route;
-  route.queue_id = queue_id;
+  route.entrance = entrance;
   route.model = model;
   route.version = version;
   for (const Tensor& tensor : inputs) route.inputs.push_back(spec_of(tensor));
@@ -243,7 +243,7 @@ nb::bytes finish_batch(BoundPlane& plane, Taken& taken, nb::list parts, int64_t 
 
 void bind_batch(nb::module_& module) {
   nb::class_<BoundRoute>(module, "Route", "One version that the fast lane answers for. Immutable.")
-      .def(nb::new_(&make_route), "queue_id"_a, "model"_a, "version"_a, "inputs"_a, "outputs"_a, "max_batch"_a, "masks"_a,
+      .def(nb::new_(&make_route), "entrance"_a, "model"_a, "version"_a, "inputs"_a, "outputs"_a, "max_batch"_a, "masks"_a,
            "default_timeout_us"_a, "allow_timeout_override"_a, "priority_levels"_a, "default_priority"_a, "has_features"_a);
   nb::class_<Taken>(module, "Taken", "Requests that run together, from take to finish.")
       .def_ro("queue_id", &Taken::queue_id)

@@ -50,7 +50,7 @@ OnEnded telling(nb::object callback) {
 
 void open_queue(BoundPlane& plane, const std::string& device, uint64_t queue_id, std::vector<int64_t> buckets,
                 std::vector<int64_t> costs_ns, int64_t max_batch, int64_t max_requests, int64_t queue_delay_ns, bool padding,
-                bool early_drop, bool decoupled, int instances, double share) {
+                bool early_drop, bool decoupled, int instances, double share, uint64_t entrance) {
   Rules rules;
   rules.queue_id = queue_id;
   rules.buckets = std::move(buckets);
@@ -63,13 +63,13 @@ void open_queue(BoundPlane& plane, const std::string& device, uint64_t queue_id,
   rules.decoupled = decoupled;
   rules.instances = instances;
   rules.share = share;
-  plane.open(device, rules);
+  plane.open(device, rules, entrance);
 }
 
-nb::tuple submit(BoundPlane& plane, uint64_t number, uint64_t queue_id, nb::bytes shape, uint32_t rows, uint64_t nbytes,
+nb::tuple submit(BoundPlane& plane, uint64_t number, uint64_t entrance, nb::bytes shape, uint32_t rows, uint64_t nbytes,
                  uint64_t id_hash, int64_t arrival_ns, int64_t deadline_ns, int32_t priority, bool wake, uint32_t size_class) {
   Ref<Ticket> ticket = Ref<Ticket>::take(new PythonTicket(number));
-  ticket->queue_id = queue_id;
+  ticket->queue_id = entrance;
   ticket->shape.assign(shape.c_str(), shape.size());
   ticket->rows = rows;
   ticket->size_class = size_class;
@@ -144,8 +144,8 @@ void bind_plane(nb::module_& module) {
       .def("set_endings", &set_endings, "overloaded"_a, "expired"_a, "stopping"_a, "pushback"_a)
       .def("threads_for", &BoundPlane::threads_for, "device"_a, "slots"_a, "instances"_a)
       .def("open", &open_queue, "device"_a, "queue_id"_a, "buckets"_a, "costs_ns"_a, "max_batch"_a, "max_requests"_a,
-           "queue_delay_ns"_a, "padding"_a, "early_drop"_a, "decoupled"_a, "instances"_a, "share"_a)
-      .def("close", &BoundPlane::close, "queue_id"_a)
+           "queue_delay_ns"_a, "padding"_a, "early_drop"_a, "decoupled"_a, "instances"_a, "share"_a, "entrance"_a)
+      .def("close", &BoundPlane::close, "queue_id"_a, "move"_a, Free())
       .def(
           "fail",
           [](BoundPlane& plane, uint64_t queue_id, int code, const std::string& text, const Metadata& trailing) {
@@ -162,7 +162,7 @@ void bind_plane(nb::module_& module) {
           },
           "queue_id"_a)
       .def("stop", &BoundPlane::stop, Free())
-      .def("submit", &submit, "number"_a, "queue_id"_a, "shape"_a, "rows"_a, "nbytes"_a, "id_hash"_a, "arrival_ns"_a,
+      .def("submit", &submit, "number"_a, "entrance"_a, "shape"_a, "rows"_a, "nbytes"_a, "id_hash"_a, "arrival_ns"_a,
            "deadline_ns"_a, "priority"_a, "wake"_a, "size_class"_a = 0)
       .def(
           "cancel",

@@ -100,8 +100,9 @@ struct Lane {
   Lane* next = nullptr;
 };
 
-// One version's waiting tickets, by lane. `open` counts tickets that are admitted and not ended, `running` its batches that run
-// or are staged. `costs` by size class. `lead`: how much longer a batch takes that is not prepared while another one executes.
+// One version's waiting tickets, by lane. `open` counts tickets that are admitted and not ended, `open_rows` their rows, `running`
+// its batches that run or are staged. `costs` by size class. `lead`: how much longer a batch takes that is not prepared while
+// another one executes.
 struct Queue {
   // Throws std::invalid_argument for rules that cannot be planned with.
   explicit Queue(const Rules& given);
@@ -114,6 +115,7 @@ struct Queue {
   Share share;
   int64_t waiting = 0;
   int64_t open = 0;
+  int64_t open_rows = 0;
   int running = 0;
   bool closed = false;
   Estimate lead;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -63,6 +64,8 @@ class Plan {
   Admitted admit(Ref<Ticket> ticket, int64_t now_ns);
   // The same for those who have looked the queue up already.
   Admitted admit(Queue& queue, Ref<Ticket>&& ticket, int64_t now_ns);
+  // When a ticket would be executed, were it admitted now; none where that is not known. Throws as `admit` does.
+  std::optional<int64_t> finish_ns(Queue& queue, const Ticket& ticket, int64_t now_ns);
   // Takes a waiting ticket out. It no longer waits, but is open until it has its answer. Throws std::out_of_range if it does
   // not wait. The plan's reference is dropped, so the caller needs one.
   void withdraw(Ticket& ticket);

@@ -6,6 +6,15 @@
 
 namespace podium {
 
+namespace {
+
+void check_rows(const Queue& queue, const Ticket& ticket) {
+  if (ticket.rows < 1 || ticket.rows > queue.costs.at(ticket.size_class).largest())
+    throw std::out_of_range("rows that no bucket holds");
+}
+
+}  // namespace
+
 Admitted Plan::admit(Ref<Ticket> ticket, int64_t now_ns) {
   Queue* found = queue(ticket->queue_id);
   if (!found) throw std::out_of_range("no queue of this id");
@@ -13,8 +22,8 @@ Admitted Plan::admit(Ref<Ticket> ticket, int64_t now_ns) {
 }
 
 Admitted Plan::admit(Queue& queue, Ref<Ticket>&& ticket, int64_t now_ns) {
-  CostModel& costs = queue.costs.at(ticket->size_class);
-  if (ticket->rows < 1 || ticket->rows > costs.largest()) throw std::out_of_range("rows that no bucket holds");
+  check_rows(queue, *ticket);
+  CostModel& costs = queue.costs[ticket->size_class];
   if (queue.rules.max_requests && queue.waiting >= queue.rules.max_requests) {
     int64_t waits_ns = 0;
     for (const Lane* lane = queue.first_lane; lane; lane = lane->next) {
@@ -42,8 +51,19 @@ Admitted Plan::admit(Queue& queue, Ref<Ticket>&& ticket, int64_t now_ns) {
   admitted.number = key.number;
   ++queue.waiting;
   ++queue.open;
+  queue.open_rows += admitted.rows;
   ++waiting_;
   return {Admission::admitted, 0};
+}
+
+std::optional<int64_t> Plan::finish_ns(Queue& queue, const Ticket& ticket, int64_t now_ns) {
+  check_rows(queue, ticket);
+  if (queue.rules.decoupled) return std::nullopt;  // how long a stream of answers takes says nothing about the next one
+  Key key{ticket.due_ns, arrivals_ + 1, ticket.priority};
+  Lane* lane = queue.lane(ticket.shape);
+  Prediction own = predict_finish(queue, lane, lane ? lane->line.position(key) : 0, key, ticket, now_ns);
+  if (!queue.costs[ticket.size_class].predict_ns(own.rows)) return std::nullopt;
+  return own.finish_ns;
 }
 
 // When each executor could begin what is decided on next, soonest first.

@@ -55,17 +55,34 @@ std::pair<int, int> Plane::threads_for(const std::string& name, int slots, int i
   return {have, need};
 }
 
-void Plane::open(const std::string& name, const Rules& rules) {
+void Plane::open(const std::string& name, const Rules& rules, uint64_t entrance) {
   Lock lock(mutex_);
   Device& its = device(name, 1);
-  its.plan.add_queue(rules);
+  entrances_[entrance].add(its.plan, *its.plan.add_queue(rules));
+  entrance_of_[rules.queue_id] = entrance;
   by_queue_[rules.queue_id] = &its;
   running_[rules.queue_id] = 0;
 }
 
-void Plane::close(uint64_t queue_id) {
-  Lock lock(mutex_);
-  if (Device* its = device_of(queue_id)) its->plan.queue(queue_id)->closed = true;
+void Plane::close(uint64_t queue_id, bool move) {
+  Late late{{}, Ended::expired};
+  {
+    Lock lock(mutex_);
+    Device* its = device_of(queue_id);
+    if (!its) return;
+    Queue& queue = *its->plan.queue(queue_id);
+    queue.closed = true;
+    if (move) {
+      for (Ref<Ticket>& ticket : entrances_.at(entrance_of_.at(queue_id)).move(queue, now_ns())) {
+        end_late(std::move(ticket), late);
+      }
+      idle_.notify_all();
+      for (auto& [name, each] : devices_) {
+        if (each->sleeping && each->plan.waiting()) each->changed.notify_one();
+      }
+    }
+  }
+  tell(late);
 }
 
 bool Plane::wait_idle(uint64_t queue_id, double timeout_s) {
@@ -80,6 +97,10 @@ bool Plane::wait_idle(uint64_t queue_id, double timeout_s) {
   };
   if (!idle_.wait_until(lock, until, idle)) return false;
   if (!device_of(queue_id)) return true;
+  auto entrance = entrances_.find(entrance_of_.at(queue_id));
+  entrance->second.remove(*its->plan.queue(queue_id));
+  if (entrance->second.empty()) entrances_.erase(entrance);
+  entrance_of_.erase(queue_id);
   its->plan.remove_queue(queue_id);
   by_queue_.erase(queue_id);
   running_.erase(queue_id);
@@ -98,8 +119,10 @@ std::optional<QueueCounts> Plane::snapshot(uint64_t queue_id) {
 
 Entered Plane::enter(const Ref<Ticket>& ticket, int64_t now) {
   if (stopped_) return {Outcome::stopped};
-  Device* its = device_of(ticket->queue_id);
-  if (!its || its->plan.queue(ticket->queue_id)->closed) return {Outcome::closed};
+  auto entrance = entrances_.find(ticket->queue_id);
+  const Queue* first = entrance == entrances_.end() ? nullptr : entrance->second.first_open();
+  if (!first) return {Outcome::closed};
+  ticket->queue_id = first->rules.queue_id;  // what is refused by the limit is counted there
   switch (limit_.enter(ticket->nbytes)) {
     case Entry::entered:
       break;
@@ -110,7 +133,7 @@ Entered Plane::enter(const Ref<Ticket>& ticket, int64_t now) {
   }
   Admitted admitted;
   try {
-    admitted = its->plan.admit(ticket, now);
+    admitted = entrance->second.admit(ticket, now);
   } catch (...) {
     limit_.leave(ticket->nbytes);
     throw;
@@ -294,6 +317,7 @@ void Plane::end(Ticket& ticket) {
   if (!its) return;
   Queue* queue = its->plan.queue(ticket.queue_id);
   queue->open--;
+  queue->open_rows -= ticket.rows;
   if (queue->closed && !queue->open) idle_.notify_all();
 }
 

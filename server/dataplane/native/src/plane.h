@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "endings.h"
+#include "entrance.h"
 #include "http2.h"
 #include "infer_request.h"
 #include "limit.h"
@@ -120,22 +121,24 @@ class Plane {
   Plane(uint64_t max_requests, uint64_t max_bytes, bool density);
   ~Plane();
 
-  // `on_ended` is called from the timer's thread, from `take`, `fail` and `stop`, without the lock.
+  // `on_ended` is called from the timer's thread, from `take`, `close`, `fail` and `stop`, without the lock.
   void on_ended(OnEnded callback) { on_ended_ = std::move(callback); }
   void set_endings(const Endings& endings) { endings_ = endings; }
 
   // How many threads the device has been given, and how many it needs once it has a version of so many instances.
   std::pair<int, int> threads_for(const std::string& device, int slots, int instances);
+  // Requests enter by the number of the first queue of their version, open still or not: `entrance`, its own for that one itself.
   // Throws std::invalid_argument if there is a queue of this id.
-  void open(const std::string& device, const Rules& rules);
-  void close(uint64_t queue_id);
+  void open(const std::string& device, const Rules& rules, uint64_t entrance);
+  // With `move`, what waits is given to the queue's siblings, each ticket if one of them takes it.
+  void close(uint64_t queue_id, bool move = false);
   // Closes a queue, and ends all of it that has yet to reach the device.
   void fail(uint64_t queue_id, const Ending& ending);
   bool wait_idle(uint64_t queue_id, double timeout_s);
   std::optional<QueueCounts> snapshot(uint64_t queue_id);
   void stop();
 
-  // the doors' side
+  // the doors' side: a ticket's `queue_id` is an entrance before, and a queue afterwards
   Entered submit(const Ref<Ticket>& ticket, bool wake);
   // All that arrived in one round, with their consumers, who are counted. `outcomes[i]` belongs to `tickets[i]`; those that
   // have ended meanwhile are passed over.
@@ -214,6 +217,8 @@ class Plane {
   std::condition_variable idle_, timer_changed_;
   std::map<std::string, std::unique_ptr<Device>> devices_;
   std::unordered_map<uint64_t, Device*> by_queue_;
+  std::unordered_map<uint64_t, Entrance> entrances_;
+  std::unordered_map<uint64_t, uint64_t> entrance_of_;
   std::unordered_map<uint64_t, int> running_;
   Estimate delivery_;
   int64_t delivered_ns_ = 0;

@@ -47,7 +47,7 @@ bool Rounds::enter(Stream& stream, NativeTicket& ticket, Rope& message, int64_t 
   if (!round.routes) round.routes = plane_.routes();
   if (!decode_plain(message, *round.routes, ticket.request)) return false;
   const Route& route = *ticket.request.route;
-  ticket.queue_id = route.queue_id;
+  ticket.queue_id = route.entrance;
   ticket.rows = static_cast<uint32_t>(ticket.request.rows);
   ticket.shape = std::move(ticket.request.shape);
   ticket.size_class = ticket.request.size_class;

@@ -39,9 +39,9 @@ struct ResponseTemplate {
 };
 
 // One version that the fast lane may answer for. `masks`: the sets of inputs (bit i: inputs[i]) that its requests may bring;
-// any other is left to Python. `version` is a number in decimal.
+// any other is left to Python. `version` is a number in decimal. `entrance`: the number by which its requests enter (plane.h).
 struct Route {
-  uint64_t queue_id;
+  uint64_t entrance;
   std::string model;
   std::string version;
   std::vector<TensorSpec> inputs;

@@ -21,7 +21,8 @@ enum class Refused : uint8_t { no = 0, expired = 1, stopping = 2, failed = 3 };
 struct Lane;
 
 // Units: monotonic ns; rows. `priority` 0 is the most urgent. `shape` names the lane: equal for two requests exactly when their
-// rows may be concatenated, once padded; `size_class`: whose costs its batch has. `lane` and `number` are the plan's, while it waits.
+// rows may be concatenated, once padded; `size_class`: whose costs its batch has. `queue_id`: the number by which it enters, then
+// the queue in which it waits. `lane` and `number` are the plan's, while it waits.
 // Ownership: whoever admitted it, under the plane's lock, from admission until ended.
 class Ticket : public Counted {
  public:

@@ -47,7 +47,7 @@ inline Rope request_of(const std::vector<int64_t>& numbers) {
 
 inline std::shared_ptr<const Route> route_of(uint64_t queue_id) {
   Route route{};
-  route.queue_id = queue_id;
+  route.entrance = queue_id;
   route.model = "m";
   route.version = "1";
   route.inputs = {TensorSpec{"X", Datatype::INT64, {-1}, false}};
@@ -91,7 +91,7 @@ struct Stage {
     rules.early_drop = id % 3 == 0;
     rules.instances = 2;
     plane.threads_for("cpu", 2, 2);
-    plane.open("cpu", rules);
+    plane.open("cpu", rules, id);
     auto routes = std::make_shared<Routes>();
     routes->add("m", "", route_of(id));
     plane.publish(std::move(routes));
