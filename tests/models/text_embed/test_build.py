@@ -27,6 +27,7 @@ from server.core.versions import VersionKey
 from server.lifecycle.loader import run_golden
 from server.optional import backend_factory, loader_over
 from server.registry.golden import GOLDEN_FILE, load_golden
+from server.registry.manifest import missing_to_rebuild
 from server.registry.rebuild import FACTS_FILE
 from server.registry.source import LocalDirectory
 from tests.models.text_embed.sentences import sentences
@@ -120,6 +121,14 @@ def test_equal_builds_are_equal_bytes(built: BuildResult, tmp_path: Path) -> Non
     assert {path.name for path in tmp_path.iterdir()} == {*built.files, FACTS_FILE}
     for name, path in built.files.items():
         assert (tmp_path / name).read_bytes() == path.read_bytes(), name
+
+
+def test_nothing_is_missing_to_build_it_again(built: BuildResult, tmp_path: Path) -> None:
+    register_build(tmp_path / "models", built, "text_embed", "fp32", "champion")
+    found = LocalDirectory(tmp_path / "models", settle_s=0.0).scan()["text_embed"].versions[1]
+    assert found.manifest is not None
+    # a working tree that is being changed is no commit
+    assert [what for what in missing_to_rebuild(found.manifest) if not what.startswith("code")] == []
 
 
 def test_nothing_of_the_exporting_machine_is_left(built: BuildResult) -> None:
