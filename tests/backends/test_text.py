@@ -462,3 +462,17 @@ def test_the_model_is_got_ready_for_what_will_be_executed(folder: Path) -> None:
     assert made[0].ready == [(rows, tokens) for tokens in TOKENS for rows in ROWS]
     assert backend.notes() == ("captured",)
     assert open_backend(task(folder), over(Watched)[0]).notes() == ()
+
+
+@pytest.mark.gpu
+def test_texts_on_a_device_are_answered_as_on_the_cpu(folder: Path) -> None:
+    """As `test_batches_ahead_are_answered_alike_and_never_wait_for_each_other`, on CUDA, where slots are few."""
+    backend = open_backend(task(folder, **BATCHING, torch={"device": "cuda"}), backend_factory)
+    assert isinstance(backend, PipelinedText)
+    assert backend.device == "cuda:0"
+    batches = [["late", "train " * 20, "late train on time 1 2"] * 3, ["", "größe " * 9], ["on time"] * 9] * 4
+    with ThreadPoolExecutor(2) as threads:
+        for batch, answer in zip(batches, threads.map(lambda batch: backend.run(column(*batch)), batches), strict=True):
+            for row, text in zip(answer[OUTPUT], batch, strict=True):
+                np.testing.assert_allclose(row, eager(text), rtol=0, atol=1e-3)
+    backend.close()
