@@ -109,12 +109,10 @@ class Server:
         restart: Restart,
     ) -> None:
         self._settings = settings
-        self._tracer = tracer
-        self._features = features
+        self._tracer, self._features = tracer, features
         self._restart = restart
         self._loop = asyncio.get_running_loop()
-        self._leaving = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._leaving, self._hurry = asyncio.Event(), asyncio.Event()
         self._draining = False
         self.lost = ""
         """The lost device for which this process is to begin anew, once it has drained; empty where it is just to end."""
@@ -136,15 +134,22 @@ class Server:
         lane = None if self._plane.kind == "python" else self._fast_lane()
         settle = (lambda: None) if lane is None else lane.settle
         self._consumers = Consumers(settle=settle)
-        self._usage = UsageFile(
-            self._consumers, Path(settings.usage_dir) if settings.usage_dir else None, settings.usage_flush_s
-        )
+        usage_dir = Path(settings.usage_dir) if settings.usage_dir else None
+        self._usage = UsageFile(self._consumers, usage_dir, settings.usage_flush_s)
         self._machine = Machine()
         self._ledger = Ledger(self._machine.memory, settings.device_memory_budget_ratio)
         self._metrics = self._measured(settle)
+        self._manager = self._managed(features, lane)
+        self._health = Health()
+        self._reflection = Reflection() if settings.reflection else None
+        self._open_door(log)
+
+    def _managed(self, features: InstalledFeatures | NoFeatures, lane: FastLane | None) -> Manager:
+        """Who steers the versions."""
+        settings = self._settings
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
         watched = partial(changes, Path(settings.repository), rescan_s=settings.rescan_s)
-        self._manager = Manager(
+        return Manager(
             source=source,
             loader=loader_over(source.verify, lease, features.bind, self._accounts()),
             plane=self._plane,
@@ -158,9 +163,6 @@ class Server:
             on_publish=(lambda published: None) if lane is None else lane.publish,
             on_device_lost=lambda reason: self._on_loop(lambda: self._leave_for(reason)),
         )
-        self._health = Health()
-        self._reflection = Reflection() if settings.reflection else None
-        self._open_door(log)
 
     def _measured(self, settle: Callable[[], None]) -> Metrics:
         """What a scrape reads."""

@@ -179,12 +179,21 @@ WEIGHTS: Mapping[str, float] = {"r1": 0.45, "r2": 0.1, "r3": 0.25, "r5": 0.05, "
 """Parts of a model's time."""
 
 
+def judged(row: dict[str, Any]) -> dict[str, Any]:
+    """A void row meets nothing, whatever its value.
+
+    >>> judged({"value": 0.0, "most": 1.25, "met": True, "void": True})["met"]
+    False
+    """
+    return row | {name: row[name] and not row["void"] for name in ("met", "rate_met") if name in row}
+
+
 def main(arguments: list[str]) -> int:
     """Exit status 0, or an exception's."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", type=Path, required=True)
     job = Job.model_validate_json(parser.parse_args(arguments).job.read_text("utf-8"))
-    print(json.dumps(MEASURES[job.measure](job)))
+    print(json.dumps(judged(MEASURES[job.measure](job))))
     return 0
 
 

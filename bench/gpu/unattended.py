@@ -8,6 +8,7 @@ bare Python.
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +24,8 @@ _TESTS, _BUILD = 0.35, 0.4
 _INSTALL_S, _LAST_S, _MATRIX_S = 120.0, 20.0, 40.0
 """Limits of steps; what is kept free at the end, to end what runs and write; what a matrix may need beside its own time."""
 RESULT = "gpu.json"
+_OWN = {"files", "prefix", "venv"}
+"""What a run makes in its working folder: an earlier run's is removed, nothing else is."""
 FAKE_TESTS = ("tests/bench/test_gpu_ratios.py", "tests/bench/test_gpu_parts.py", "tests/backends/test_fake.py")
 
 
@@ -157,13 +160,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", choices=("cuda", "fake"), default="cuda", help="default: %(default)s")
     parser.add_argument("--minutes", type=float, default=8.8, help="for everything (default: %(default)s)")
     parser.add_argument("--pack", type=Path, default=ROOT / ".gpu-pack", metavar="DIR", help="what .ci/gpu-pack made")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "gpu", metavar="DIR", help="must not exist")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "gpu", metavar="DIR", help="emptied first")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ROOT / "build" / "gpu-out")), metavar="DIR")
     parser.add_argument("--python", default=sys.executable, metavar="PATH", help="a Python with torch (default: this one)")
     parser.add_argument("--borrow", default="*", metavar="NAMES", help="of its packages, with commas (default: all)")
     chosen = parser.parse_args(arguments)
     if chosen.work.exists():
-        parser.error(f"{chosen.work} is there already")
+        if not {path.name for path in chosen.work.iterdir()} <= _OWN:
+            parser.error(f"{chosen.work} holds other things than an earlier run's")
+        shutil.rmtree(chosen.work)
     return 0 if Unattended(chosen).run() else 1
 
 

@@ -7,7 +7,6 @@ publishes nothing. Whatever it opened is closed again when a step fails.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -83,21 +82,24 @@ class CompareGolden(Protocol):
 
 
 @dataclass(slots=True)
-class _Opened:
-    """All instances on one device, and the account of what they take there."""
+class _Place:
+    """One device of a load, and what the load has there. `named`: what steps add to say where they are."""
 
-    account: Account | None = None
-    members: list[Backend] = field(default_factory=list)
+    device: str
+    named: str
+    settings: ModelSettings
+    opened: list[Backend] = field(default_factory=list)
+    account: Account | None = field(default=None)
 
 
 @dataclass(slots=True)
 class _Progress:
-    """Where a load is, so that a failure can say so and give back what was opened."""
+    """Where a load is, so that a failure can say so and give back what was opened. `device`: the one it deals with."""
 
     step: str = "lease"
-    device: str = ""
     lease: Lease | None = field(default=None)
-    opened: list[_Opened] = field(default_factory=list)
+    places: list[_Place] = field(default_factory=list)
+    device: str = ""
 
 
 class Loader:
@@ -150,11 +152,12 @@ class Loader:
         try:
             return self._load(found, settings, progress, lost)
         except Exception as error:
-            device_lost = progress.device if isinstance(error, DeviceLost) else ""
-            if device_lost:
-                self._abandoned += [member for opened in progress.opened for member in opened.members]
-            else:
-                _give_back(found, progress)
+            device_lost = progress.device if _of_lost_device(error) else ""
+            for place in progress.places:
+                if place.device == device_lost:
+                    self._abandoned += place.opened
+                else:
+                    _give_back(found, place)
             if progress.lease is not None:
                 progress.lease.release()
             # what is not in the words of the domain is at least named by its type
@@ -168,75 +171,56 @@ class Loader:
         self._verify(found)
         progress.step = "choose backend"
         name, open_backend = self._backend_for(found.folder, settings)
-        numbers: Sequence[int | None] = settings.devices or (None,)
-        for number in numbers:
-            self._open(found, settings, number, _executes(name, found.folder, settings), open_backend, progress, lost)
+        progress.places = _places(name, settings)
+        for place in progress.places:
+            progress.device = place.device
+            if place.device in lost:
+                raise DeviceLost(f"{lost[place.device]}: only a new process can use it again")
+        for place in progress.places:
+            self._open(found, name, open_backend, place, progress)
         progress.step = "features"
-        signature = progress.opened[0].members[0].signature
+        signature = progress.places[0].opened[0].signature
         bind = self._bind_features
         features = None if bind is None else bind(found.key, found.folder, settings, signature)
         progress.step = "labels"
         named = {spec.name: spec.labels for spec in settings.outputs if spec.labels is not None}
         labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
         buckets = buckets_for(signature.max_batch, settings.batching)
-        first, *further = [self._ready(found, settings, opened, buckets, progress) for opened in progress.opened]
-        costs_ns, reservation = first.costs_ns, first.reservation
-        return Loaded(first.backend, buckets, costs_ns, labels, progress.lease, features, reservation, tuple(further))
+        first, *further = [self._ready(found, place, buckets, progress) for place in progress.places]
+        lease = progress.lease
+        return Loaded(first.backend, buckets, first.costs_ns, labels, lease, features, first.reservation, tuple(further))
 
-    def _open(
-        self,
-        found: FoundVersion,
-        settings: ModelSettings,
-        number: int | None,
-        name: str,
-        open_backend: BackendFactory,
-        progress: _Progress,
-        lost: Mapping[str, str],
-    ) -> None:
-        """All instances on one device: the one of this number, or the one that the settings of the backend `name` name."""
-        where = "" if number is None else f" on device {number}"
-        opened = _Opened()
-        own = settings if number is None else placed(settings, number)
-        progress.device = device_of(name, own)
-        if progress.device in lost:
-            raise DeviceLost(f"{lost[progress.device]}: only a new process can use it again")
-        progress.step = f"reserve memory{where}"
+    def _open(self, found: FoundVersion, name: str, open_backend: BackendFactory, place: _Place, progress: _Progress) -> None:
+        """Every instance on one device."""
+        progress.device = place.device
+        progress.step = f"reserve memory{place.named}"
         if self._accounts is not None:
-            opened.account = self._accounts.open(found, own, name)
-        progress.opened.append(opened)
-        progress.step = f"open{where}"
-        task = LoadTask(found.key, found.folder, own)
-        for _ in range(settings.instances):
-            opened.members.append(open_backend(task))
-        for member in opened.members:
-            member.signature = with_pad_sizes(member.signature, settings.inputs)
-            _as_one_answer(member, settings)  # what can never serve is not warmed first
-        if number is not None and opened.members[0].device == CPU:
-            raise LoadFailed(
-                "'devices' is set, but this model runs on the CPU: its backend's settings name no other kind of device"
-            )
+            place.account = self._accounts.open(found, place.settings, name)
+        progress.step = f"open{place.named}"
+        task = LoadTask(found.key, found.folder, place.settings)
+        for _ in range(place.settings.instances):
+            place.opened.append(open_backend(task))
+        for member in place.opened:
+            member.signature = with_pad_sizes(member.signature, place.settings.inputs)
+            _as_one_answer(member, place.settings)  # what can never serve is not warmed first
 
-    def _ready(
-        self, found: FoundVersion, settings: ModelSettings, opened: _Opened, buckets: Sequence[int], progress: _Progress
-    ) -> OnDevice:
-        """All instances on one device, warm, proven and measured."""
-        members = opened.members
-        device = progress.device = members[0].device
-        where = f" on {device}" if settings.devices else ""
-        tried = [_as_one_answer(member, settings) for member in members]
-        progress.step = f"warm up{where}"
-        for member in members:
+    def _ready(self, found: FoundVersion, place: _Place, buckets: Sequence[int], progress: _Progress) -> OnDevice:
+        """Every instance on one device, warm, proven and measured."""
+        progress.device = place.device
+        tried = [_as_one_answer(member, place.settings) for member in place.opened]
+        progress.step = f"warm up{place.named}"
+        for member in place.opened:
             getattr(member, "prepare", _nothing)(buckets)
         for member in tried:
-            costs_ns = self._warm(member, buckets, settings.warmup.runs, self._clock)
-        progress.step = f"golden examples{where}"
+            costs_ns = self._warm(member, buckets, place.settings.warmup.runs, self._clock)
+        progress.step = f"golden examples{place.named}"
         golden = None if found.manifest is None else found.manifest.golden
         if golden is not None:
             for member in tried:
                 self._prove(member, found.folder, golden)
-        backend = members[0] if len(members) == 1 else instances_of(members)
-        progress.step = f"measure{where}"
-        account = opened.account
+        backend = place.opened[0] if len(place.opened) == 1 else instances_of(place.opened)
+        progress.step = f"measure{place.named}"
+        account = place.account
         if self._accounts is not None and account is not None:
             self._accounts.settle(account, backend, buckets, costs_ns[-len(buckets) :])  # of the largest size
         return OnDevice(backend, costs_ns, None if account is None else account.reservation)
@@ -253,7 +237,7 @@ class Loader:
             name = MODEL_FILES[present[0]]
         if name not in self._backends:
             raise LoadFailed(f"backend '{name}' is not part of this installation")
-        return name, self._backends[name]
+        return _executes(name, folder, settings), self._backends[name]
 
     def _prove(self, backend: Backend, folder: Path, golden: GoldenRef) -> None:
         examples = self._load_golden(folder / golden.file)
@@ -261,6 +245,19 @@ class Loader:
         fault = self._compare_golden(examples.outputs, got, golden.rtol, golden.atol, backend.signature.outputs)
         if fault is not None:
             raise LoadFailed(fault)
+
+
+def _places(backend: str, settings: ModelSettings) -> list[_Place]:
+    """Where a version goes. Raises: LoadFailed where it is to be on several devices of which there is one."""
+    if not settings.devices:
+        return [_Place(device_of(backend, settings), "", settings)]
+    each = [placed(settings, number) for number in settings.devices]
+    places = [_Place(device, f" on {device}", own) for own in each for device in [device_of(backend, own)]]
+    if places[0].device == CPU:
+        raise LoadFailed(
+            "'devices' is set, but this model runs on the CPU: its backend's settings name no other kind of device"
+        )
+    return places
 
 
 def _as_one_answer(backend: Backend, settings: ModelSettings) -> Backend:
@@ -285,22 +282,27 @@ def _nothing(buckets: Sequence[int]) -> None:
     """What most backends get ready with."""
 
 
-def _give_back(found: FoundVersion, progress: _Progress) -> None:
-    """Close what a load that failed has opened, and return its memory."""
-    for opened in progress.opened:
-        close = partial(_close_all, found, opened.members)
-        account = opened.account
-        if account is None or account.reservation is None:
-            close()
-            continue
-        unreturned = account.reservation.release(close)
-        if unreturned:
-            _log.warning("%s: its failed load left %d bytes of %s in use", found.key, unreturned, account.device)
+def _give_back(found: FoundVersion, place: _Place) -> None:
+    """Close what a load that failed has opened on a device, and return its memory."""
+
+    def close() -> None:
+        for backend in place.opened:
+            _close(found, backend)
+
+    account = place.account
+    if account is None or account.reservation is None:
+        close()
+        return
+    unreturned = account.reservation.release(close)
+    if unreturned:
+        _log.warning("%s: its failed load left %d bytes of %s in use", found.key, unreturned, account.device)
 
 
-def _close_all(found: FoundVersion, members: Sequence[Backend]) -> None:
-    for member in members:
-        _close(found, member)
+def _of_lost_device(error: BaseException | None) -> bool:
+    """Whether a lost device is behind it: some say no more than at which step a load failed, and why in its cause."""
+    while error is not None and not isinstance(error, DeviceLost):
+        error = error.__cause__
+    return error is not None
 
 
 def _close(found: FoundVersion, backend: Backend) -> None:

@@ -149,24 +149,21 @@ class VersionRecorder:
 
         Shapes: `spans` `[B + 1]` as in `Batch`, the other arrays `[B]`. `answered` is what `DataPlane.finish` returned, and
         `failed` marks the requests that were given an error. `padded_rows` is P: rows executed; `elements`, too, as in `Batch`.
-        Units: `taken_ns`, `finished_ns`, `arrival_ns`, `deadline_ns` monotonic; `input_ns`, `infer_ns`, `output_ns`
-        durations of the whole batch.
+        Units: `taken_ns`, `finished_ns`, `arrival_ns`, `deadline_ns` monotonic; the others durations of the whole batch.
         Raises: ValueError when P is less than the requests' own rows (a bug in the caller, nothing is recorded).
         """
         rows = int(spans[-1])
         if padded_rows < rows:
             raise ValueError(f"{self.key}: {padded_rows} executed rows cannot hold the {rows} rows of the batch")
-        requests = arrival_ns.size
         waits_ns, ok_rows, abandoned, failures, failed_ns = taken_ns - arrival_ns, rows, 0, 0, 0
         after_ns = finished_ns - taken_ns
-        if np.count_nonzero(answered) < requests or np.count_nonzero(failed):
+        if np.count_nonzero(answered) < arrival_ns.size or np.count_nonzero(failed):
             ok = answered & ~failed
             failures = int(np.count_nonzero(failed))
-            abandoned = requests - failures - int(np.count_nonzero(ok))
+            abandoned = arrival_ns.size - failures - int(np.count_nonzero(ok))
             ok_rows = int(np.diff(spans)[ok].sum())
             failed_ns = int(waits_ns[~ok].sum()) + (failures + abandoned) * after_ns
             waits_ns, deadline_ns = waits_ns[ok], deadline_ns[ok]
-        now_ms = self._wall_clock_ns() // NS_PER_MS
         oks = waits_ns.size
         with self._lock:
             self._phases["queue"].observe(waits_ns)
@@ -187,7 +184,7 @@ class VersionRecorder:
             self._padding_rows += padded_rows - rows
             self._elements += elements
             self._padding_elements += padding_elements
-            self._last_inference_ms = now_ms
+            self._last_inference_ms = self._wall_clock_ns() // NS_PER_MS
 
     def _size_cost(self, size: int) -> _BatchCost:
         cost = self._size_costs.get(size)

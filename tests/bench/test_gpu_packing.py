@@ -138,9 +138,13 @@ def test_a_run_with_nothing_to_go_on_says_so_step_by_step(tmp_path: Path) -> Non
     assert not any(step["good"] for step in result["steps"] if step["name"] != "wheels")
     assert "nothing was packed" in result["steps"][0]["text"]
     assert result["tests_passed"] is False
-    (tmp_path / "again").mkdir()
-    again = [*command[:-4], "--work", tmp_path / "again"]
-    assert "is there already" in subprocess.run(again, env=environment, capture_output=True, text=True, check=False).stderr
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 1, "an earlier run's folder is made anew"
+    (tmp_path / "work").mkdir(exist_ok=True)
+    (tmp_path / "work" / "letters").write_text("mine")
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (refused.returncode, "holds other things" in refused.stderr) == (2, True)
+    assert (tmp_path / "work" / "letters").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["gpu", "gpu-pack"])

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from bench.gpu import catalogue as catalogue_file
-from bench.gpu import engine, environment, matrix
+from bench.gpu import engine, environment, matrix, measures
 from bench.gpu.catalogue import FOLDER, ModelPlan, build, catalogue, newest_version
 from bench.gpu.engine import bodies, measure, open_version, pipelined
 from bench.gpu.environment import FIELDS, devices, parse_devices
@@ -28,7 +28,7 @@ from server.core.tensors import TensorSpec
 PYTHON = sys.executable
 
 
-@pytest.mark.parametrize("module", [engine, environment, matrix], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [engine, environment, matrix, measures], ids=lambda module: module.__name__)
 def test_examples(module: ModuleType) -> None:
     done = doctest.testmod(module)
     assert (done.failed, done.attempted) == (0, 1)

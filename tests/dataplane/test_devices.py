@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.core.clock import monotonic_ns
-from server.core.errors import BackendFailed, Expired, Overloaded, PodiumError, ShuttingDown
+from server.core.errors import BackendFailed, Expired, NotReady, Overloaded, PodiumError, ShuttingDown
 from server.dataplane.costs import Estimate
 from server.dataplane.entrance import Entrance
 from server.dataplane.interface import Batch, Part, QueueClosed, QueueRules
@@ -222,6 +222,18 @@ def test_what_cannot_be_in_time_on_the_devices_left_ends_there_and_then(new: New
     assert ticket.state is TicketState.ENDED
     assert isinstance(ticket.refusal, Expired)
     assert plane.wait_idle(1, 5)
+    plane.stop()
+
+
+def test_who_waits_in_a_queue_that_fails_is_told_why_whichever_sibling_it_is(new: New) -> None:
+    plane = opened(new, *places((MS,), (MS,), max_batch=1))
+    (_, stays), (ticket, reply) = submit(plane, 0), submit(plane, 1)
+    plane.fail(2, "'m' is not at ready state: device 'fake:1' is lost")
+    with pytest.raises(NotReady, match="device 'fake:1' is lost"):
+        reply.result(10)
+    assert "device 'fake:1' is lost" in str(ticket.refusal)
+    assert not stays.done()
+    assert [chosen(plane), chosen(plane)] == [1, 1]
     plane.stop()
 
 

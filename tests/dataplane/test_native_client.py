@@ -229,6 +229,14 @@ def test_bursts_are_arrivals_too_and_a_late_client_says_so() -> None:
     assert in_time["void"] is (in_time["lateness_us"]["p99"] > 0.05 * in_time["latency_us"]["p99"])
 
 
+def test_a_client_that_cannot_send_what_is_due_is_void() -> None:
+    with serving(Echo(None)) as (address, _):
+        report = load(address, "identity", "--rate", 1e6, "--settle-s", 0.4, "--seconds", 0.1)
+    # it did not even get as far as what would have been counted
+    assert (report["void"], report["latency_us"]["count"], report["right"]) == (True, 0, 0)
+    assert 0.1 < report["behind_us"] / 1e6 < 0.5
+
+
 def test_nothing_is_counted_before_the_load_has_settled() -> None:
     echo = Echo(None)
     with serving(echo) as (address, _):

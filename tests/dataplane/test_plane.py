@@ -238,6 +238,25 @@ def test_a_queue_that_fails_ends_what_waits_and_what_is_staged_but_not_what_runs
         plane.stop()
 
 
+def test_a_queue_of_one_of_several_devices_fails_with_its_own_alone(new: New) -> None:
+    plane = new()
+    plane.open(rules(1, costs_ns=(MS,) * 4))
+    plane.open(rules(2, costs_ns=(MS,) * 4, device="fake:1", sibling_of=1))
+    try:
+        both = [submit(plane, tag, 8) for tag in range(2)]
+        assert [plane.snapshot(queue_id).waiting_requests for queue_id in (1, 2)] == [1, 1]
+        plane.fail(2, GONE)
+        (failed,) = (reply for _, reply in both if reply.done())
+        error = failed.exception(10)
+        assert (type(error), str(error)) == (NotReady, GONE)
+        assert plane.snapshot(1).waiting_requests == 1
+        assert plane.wait_idle(2, 10)
+        submit(plane, 3, 8)  # it has another queue to enter
+        assert plane.snapshot(1).waiting_requests == 2
+    finally:
+        plane.stop()
+
+
 def test_who_left_as_the_queue_failed_is_told_nothing_more(plane: Any) -> None:
     plane.open(rules(1))
     gone, reply = submit(plane, 1)

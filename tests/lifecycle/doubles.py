@@ -170,8 +170,6 @@ class Backends:
             raise LoadFailed(self.faults[task.key])
         backend = Backend(task.key)
         backend.device = device_of("fake", task.settings)
-        if task.settings.devices:
-            backend.device = f"fake:{task.settings.fake.device_id}"
         self.opened.append(backend)
         return backend
 

@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from server.core.errors import LoadFailed
+from server.core.errors import DeviceLost, LoadFailed
 from server.core.settings import ModelSettings
 from server.core.versions import State, VersionKey
 from server.lifecycle.policy import Serve
@@ -17,7 +16,8 @@ from tests.lifecycle.test_loader import Scene as Loading
 from tests.lifecycle.test_manager import Scene
 
 KEY = VersionKey("m", 1)
-TWO = ModelSettings.model_validate(SETTINGS.model_dump() | {"devices": (0, 2)})
+FAKE = {"fake": {"device": "accelerator"}}
+TWO = ModelSettings.model_validate(SETTINGS.model_dump() | FAKE | {"devices": (0, 2)})
 
 
 def on(device: str) -> Backend:
@@ -65,10 +65,10 @@ def test_every_device_is_opened_warmed_and_proven() -> None:
 
 
 def replace_settings(**changes: object) -> ModelSettings:
-    return ModelSettings.model_validate(SETTINGS.model_dump() | changes)
+    return ModelSettings.model_validate(SETTINGS.model_dump() | FAKE | changes)
 
 
-@pytest.mark.parametrize("step", ["open on device 2", "warm up on fake:2", "golden examples on fake:2"])
+@pytest.mark.parametrize("step", ["open on fake:2", "warm up on fake:2", "golden examples on fake:2"])
 def test_a_failure_on_one_device_fails_the_load_and_names_it(step: str) -> None:
     loading = Loading()
     opened = loading.backends.opened
@@ -104,12 +104,60 @@ def test_a_failure_on_one_device_fails_the_load_and_names_it(step: str) -> None:
 
 def test_several_devices_are_not_for_the_cpu() -> None:
     loading = Loading()
-    cpu = Backend(LOADED)
-    known: Any = {"fake": lambda task: cpu}
-    loading.known = known
-    with pytest.raises(LoadFailed, match="open on device 0: 'devices' is set, but this model runs on the CPU"):
+    with pytest.raises(LoadFailed, match="choose backend: 'devices' is set, but this model runs on the CPU"):
+        loading.load(Version(LOADED), SETTINGS.model_copy(update={"devices": (0, 1)}))
+    assert loading.backends.tasks == []
+
+
+def test_nothing_is_opened_where_one_of_the_devices_is_known_to_be_lost() -> None:
+    loading = Loading()
+    with pytest.raises(LoadFailed, match=r"^choose backend: it broke: only a new process can use it again$") as failed:
+        loading.load(Version(LOADED), TWO, fake_2="it broke")
+    assert failed.value.device_lost == "fake:2"
+    assert loading.backends.tasks == []
+
+
+def test_what_was_opened_elsewhere_is_closed_when_a_device_is_lost_in_a_load() -> None:
+    loading = Loading()
+
+    def break_second(task: object) -> None:
+        if len(loading.backends.opened) == 1:
+            raise DeviceLost("an illegal access")
+
+    loading.backends.on_open = break_second
+    with pytest.raises(LoadFailed, match=r"^open on fake:2: an illegal access$") as failed:
         loading.load(Version(LOADED), TWO)
-    assert cpu.closed == 1
+    assert failed.value.device_lost == "fake:2"
+    assert loading.backends.alive() == []
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_lost_device_takes_its_part_of_every_version_along(lost: int) -> None:
+    there = scene()
+    first, second = (rules.handle for rules in there.plane.rules.values())
+    gone, stays = (first, second) if lost == 0 else (second, first)
+    there.manager.lose_device(f"fake:{lost}", "an illegal access")
+    assert there.plane.moved == [gone.queue_id]  # first to the sibling, then what is left is told
+    assert there.plane.closed == {gone.queue_id}
+    there.settle()
+    assert there.ready() == [1]
+    published = there.manager.published.lookup("m", "")
+    assert ([each.queue_id for each in published.everywhere], published.lost) == ([stays.queue_id], (gone.device,))
+    (row,) = there.manager.index()
+    assert row.reason.startswith(f"does not serve on fake:{lost} any more: device 'fake:{lost}' is lost")
+    there.manager.lose_device(stays.device, "an illegal access")
+    there.settle()
+    assert there.ready() == []
+
+
+def test_one_that_is_lost_before_its_version_is_published_fails_the_load() -> None:
+    there = Scene(model("m", 1, settings=TWO))
+    there.plane.on_open = lambda rules: there.manager.lose_device("fake:2", "gone")
+    there.settle()
+    assert there.ready() == []
+    (row,) = there.manager.index()
+    assert "device 'fake:2' is lost" in row.reason
+    assert there.plane.rules == {}
 
 
 def test_a_version_has_a_queue_per_device_and_is_one_version() -> None:

@@ -78,7 +78,7 @@ class Scene:
             raise RegistryError(f"labels '{file}' are neither in the version's folder nor in the model's")
         return (folder.name, file)
 
-    def load(self, found: Version, settings: ModelSettings = SETTINGS, lost: str = "") -> Loaded:
+    def load(self, found: Version, settings: ModelSettings = SETTINGS, **lost: str) -> Loaded:
         loader = Loader(
             verify=self.verify,
             backends=self.known,
@@ -91,7 +91,7 @@ class Scene:
             bind_features=self.bind_features,
             accounts=self.accounts,
         )
-        return loader.load(found, settings, {lost: f"{lost} is broken"} if lost else {})
+        return loader.load(found, settings, {device.replace("_", ":"): why for device, why in lost.items()})
 
 
 def test_a_load_warms_every_bucket_and_proves_the_examples() -> None:
@@ -297,11 +297,11 @@ def test_a_tokenizer_beside_a_model_file_takes_texts_to_the_device_of_that_model
     (tmp_path / "program.pt2").touch()
     assert scene.load(found, ModelSettings()).buckets == (1, 2, 4)
     placed = {"torch": {"device": "cuda", "device_id": 3}, "onnx": {"providers": ["cuda"], "device_id": 1}}
-    for chosen, device in ((None, "cuda:3"), ("torch", "cuda:3"), ("onnx", "cuda:1")):
+    for chosen, device in ((None, "cuda_3"), ("torch", "cuda_3"), ("onnx", "cuda_1")):
         settings = ModelSettings.model_validate(placed | {"text": {"backend": chosen}})
-        with pytest.raises(LoadFailed, match=f"{device} is broken"):
-            scene.load(found, settings, lost=device)
-        assert scene.load(found, settings, lost="cuda:7").buckets == (1, 2, 4)
+        with pytest.raises(LoadFailed, match="it is broken"):
+            scene.load(found, settings, **{device: "it is broken"})
+        assert scene.load(found, settings, cuda_7="it is broken").buckets == (1, 2, 4)
 
 
 def test_examples_run_in_batches_the_model_accepts() -> None:

@@ -106,15 +106,18 @@ def test_a_reload_onto_it_leaves_what_serves_elsewhere_alone() -> None:
     assert scene.manager.ready_problems() == [LOST]
 
 
-def test_one_that_breaks_while_a_version_is_loaded_onto_it() -> None:
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_one_that_breaks_while_a_version_is_loaded_onto_it(wrapped: bool) -> None:
     scene = Scene(model("a", 1, settings=ON_FAKE), model("c", 1))
     scene.settle()
     heard: list[str] = []
     scene.manager._on_device_lost = heard.append
 
     def breaks(task: LoadTask) -> None:
-        if task.key.model == "b":
+        if task.key.model == "b" and not wrapped:
             raise DeviceLost("an illegal access")
+        if task.key.model == "b":
+            raise LoadFailed("an illegal access") from DeviceLost("an illegal access")
 
     scene.backends.on_open = breaks
     scene.repository.put(model("b", 1, settings=ON_FAKE.model_copy(update={"load_retries": 5})))
@@ -193,3 +196,24 @@ def test_until_the_initial_load_is_over_nobody_is_told_that_a_model_is_not_there
     with pytest.raises(NotFound, match="version 7 is not found"):
         scene.manager.published.lookup("b", "7")
     assert scene.manager._table.actual()[VersionKey("b", 2)].state is State.READY
+
+
+def test_what_callers_loaded_can_be_said_for_the_next_life() -> None:
+    scene = Scene(model("a", 1), model("b", 1), mode="explicit", initial=("a",), by_hand=False)
+    scene.manager.start()
+    try:
+        scene.manager.load("b", settings=ON_FAKE, timeout_s=10)
+        assert scene.manager.asked == {"a": None, "b": ON_FAKE}
+    finally:
+        assert scene.manager.stop(10)
+
+
+def test_a_version_that_is_not_there_may_come_while_the_server_starts() -> None:
+    scene = Scene(model("a", 1))
+    scene.plane.on_open = lambda rules: seen.append(refused(scene, "a", "9"))
+    seen: list[str] = []
+    scene.settle()
+    assert seen == ["Request for unknown model: 'a' version 9 is not at ready state"]
+    with pytest.raises(NotFound, match="version 9 is not found"):
+        scene.manager.published.lookup("a", "9")
+    assert scene.manager.published.lookup("a", "+01") is scene.manager.published.lookup("a", "")

@@ -122,6 +122,7 @@ def executed(requests: int, rows: int, released: str, *, batches: int, rows_in_a
         "requests ok": requests,
         "batch_rows_count": batches,
         f"batches_released {released}": batches,
+        "device_batches cpu": batches,
         "rows": rows_in_all,
         "nv_inference_request_success": requests,
         "nv_inference_count": rows,

@@ -159,7 +159,7 @@ def test_loads_and_unloads_lose_nothing(serve: Callable[..., Serving]) -> None:
 
 
 def test_a_device_that_breaks_leaves_the_other_one_serving(serve: Callable[..., Serving]) -> None:
-    serving = serve({"pair": settings(1_000.0)})
+    serving = serve({"pair": settings(1_000.0)}, restart_on_device_loss=False)
     labels = {"model": "pair", "version": "1"}
 
     def serves() -> list[int]:
@@ -182,12 +182,14 @@ def test_a_device_that_breaks_leaves_the_other_one_serving(serve: Callable[..., 
         assert row.state == "READY"
         assert row.reason.startswith(f"does not serve on {lost} any more: ")
         assert stub.ModelReady(pb.ModelReadyRequest(name="pair")).ready
-        assert serving.http("/readyz")[0] == 200
-    serving.stop(errors=("backend is dead",))
+        # the process cannot use that device again, and says so
+        assert f"device '{lost}' is lost" in serving.http("/healthz")[1]
+    serving.stop(errors=("backend is dead", "is lost"))
 
 
 def test_what_waits_on_a_device_that_breaks_is_answered_by_the_other(serve: Callable[..., Serving]) -> None:
-    serving = serve({"pair": settings(200_000.0, queue="early_drop = false")}, device_slots=1)
+    slow = settings(200_000.0, queue="early_drop = false")
+    serving = serve({"pair": slow}, device_slots=1, restart_on_device_loss=False)
     with serving.stub() as stub, ThreadPoolExecutor(CALLERS) as pool:
 
         def admitted(count: int) -> bool:
@@ -200,4 +202,4 @@ def test_what_waits_on_a_device_that_breaks_is_answered_by_the_other(serve: Call
         assert killing.result()[0] == "UNAVAILABLE"
         assert all(call.result() for call in calls)
         assert counts(stub, "pair")[:2] == (10, 1)
-    serving.stop(errors=("backend is dead",))
+    serving.stop(errors=("backend is dead", "is lost"))

@@ -77,7 +77,7 @@ class NativePlane:
         self._numbers: dict[Ticket, int] = {}
         self._number = 0
         self._rules: dict[int, QueueRules] = {}
-        self._failed: dict[int, str] = {}  # of queues that are gone too: who left as they failed may ask later
+        self._failed: dict[int, str] = {}  # by entrance, gone or not: who left as one of its queues failed may ask later
         self._entrances: dict[int, Signature] = {}
         self.native = podium_native.Plane(limit.max_requests, limit.max_bytes, density)
         self.native.on_ended(_weakly(self._ended))
@@ -140,12 +140,13 @@ class NativePlane:
             number = self._numbers.get(ticket)
             if number is None:
                 return TicketState.ENDED
-            state, refused = self.native.cancel(self._open[number].handle)
+            handle = self._open[number].handle
+            state, refused = self.native.cancel(handle)
             before = _STATES[state]
             if before is TicketState.ENDED:
                 if refused:  # before its caller left, who is the one to count it
                     ticket.refusal = unexecuted(
-                        refused, self._failed.get(ticket.queue_id, ""), staged=ticket.state is TicketState.TAKEN
+                        refused, self._failed.get(handle.queue_id, ""), staged=ticket.state is TicketState.TAKEN
                     )
                 return before  # its answer is on its way
             ticket.end()
@@ -269,7 +270,10 @@ class NativePlane:
 
     def fail(self, queue_id: int, reason: str) -> None:
         """See `DataPlane.fail`."""
-        self._failed[queue_id] = reason
+        rules = self._rules.get(queue_id)
+        if rules is None:
+            return
+        self._failed[rules.entrance] = reason
         code, text, trailing = self._ending(NotReady(reason))  # DeviceLost has the same
         self.native.fail(queue_id, code, text, list(trailing))
 
@@ -334,7 +338,7 @@ class NativePlane:
                 if entry.ticket not in self._numbers:
                     continue  # its caller left just before
                 del self._numbers[entry.ticket]
-                reason = self._failed.get(entry.ticket.queue_id, "")
+                reason = self._failed.get(entry.handle.queue_id, "")
                 # one of its own, which nobody raises: the traceback of the raised one leads to its caller's request
                 entry.ticket.refusal = unexecuted(why, reason, staged=staged)
                 answers.append((entry.ticket.end(), unexecuted(why, reason, staged=staged)))

@@ -81,7 +81,9 @@ Report Load::run() {
     if (options_.rate_per_s > 0) start_due();
   }
   report_.end_ns = std::max(last_answer_ns_, report_.start_ns);
-  report_.offered_until_ns = options_.rate_per_s > 0 && now >= stop_ns_ ? stop_ns_ : report_.end_ns;
+  const bool timed = options_.rate_per_s > 0 && now >= stop_ns_;
+  report_.offered_until_ns = timed ? stop_ns_ : report_.end_ns;
+  report_.behind_ns = timed ? std::max<int64_t>(0, stop_ns_ - pacer_.due_ns()) : 0;
   finish();
   report_.cpu_s = own_cpu_s() - cpu_before_s;
   return report_;

@@ -52,7 +52,8 @@ uint64_t Report::wrong_answers() const {
 
 bool Report::is_void() const {
   constexpr double share = 0.05;  // of the reported p99
-  return static_cast<double>(lateness.quantile_ns(0.99)) > share * static_cast<double>(latency.quantile_ns(0.99));
+  const double most_ns = share * static_cast<double>(latency.quantile_ns(0.99));
+  return static_cast<double>(lateness.quantile_ns(0.99)) > most_ns || static_cast<double>(behind_ns) > most_ns;
 }
 
 std::string Report::json(const Payload& payload) const {
@@ -92,6 +93,7 @@ std::string Report::json(const Payload& payload) const {
   add("goodput", number(static_cast<double>(right) / offered_s));
   add("latency_us", distribution(latency));
   add("lateness_us", distribution(lateness));
+  add("behind_us", number(static_cast<double>(behind_ns) / 1e3));
   add("void", is_void() ? "true" : "false");
   add("connects", std::to_string(connects));
   add("failed_connects", std::to_string(failed_connects));

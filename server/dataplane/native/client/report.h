@@ -25,6 +25,7 @@ struct Report {
   Histogram lateness;  // open loop: from due to sent
   int64_t start_ns = 0, end_ns = 0;  // to the last answer
   int64_t offered_until_ns = 0;      // of an open loop: when nothing more was due
+  int64_t behind_ns = 0;             // and how late it was then with what it never sent
   double cpu_s = 0.0;
 
   uint64_t wrong_answers() const;

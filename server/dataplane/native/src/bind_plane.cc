@@ -135,7 +135,9 @@ void set_endings(BoundPlane& plane, int overloaded, int expired, int stopping, b
 void bind_plane(nb::module_& module) {
   using Free = nb::call_guard<WithoutInterpreter>;
   bind_batch(module);
-  nb::class_<Handle>(module, "Handle", "An open request that Python decoded.");
+  nb::class_<Handle>(module, "Handle", "A request that Python decoded.").def_prop_ro("queue_id", [](const Handle& handle) {
+    return handle.ticket->queue_id;
+  });
   nb::class_<BoundPlane>(module, "Plane", "Queues and batches behind one lock. Thread-safe.")
       .def(nb::init<uint64_t, uint64_t, bool>(), "max_requests"_a, "max_bytes"_a, "density"_a)
       .def(

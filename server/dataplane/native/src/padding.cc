@@ -29,14 +29,17 @@ class Source {
   Mark at_;
 };
 
-// The rows of one input, from the outermost dimension inwards. `dims` begin with the rows.
+// The rows of one input, from the outermost dimension inwards.
 class Placing {
  public:
-  Placing(Source source, const std::string& element, std::vector<size_t> dims, std::vector<size_t> padded)
-      : source_(source), element_(element), dims_(std::move(dims)), padded_(std::move(padded)), strides_(dims_.size()) {
+  Placing(Source source, const std::string& element, int64_t rows, const Dims& dims, const Dims& padded)
+      : source_(source), element_(element), innermost_(dims.size()) {
     uniform_ = element.find_first_not_of(element[0]) == std::string::npos;
+    dims_[0] = padded_[0] = static_cast<size_t>(rows);
+    std::copy(dims.begin(), dims.end(), dims_ + 1);
+    std::copy(padded.begin(), padded.end(), padded_ + 1);
     size_t stride = element.size();
-    for (size_t axis = dims_.size(); axis-- > 0; stride *= padded_[axis]) strides_[axis] = stride;
+    for (size_t axis = dims.size() + 1; axis-- > 0; stride *= padded_[axis]) strides_[axis] = stride;
     // behind the last dimension that is padded everything lies as in the message
     while (innermost_ && dims_[innermost_] == padded_[innermost_]) --innermost_;
   }
@@ -62,9 +65,10 @@ class Placing {
 
   Source source_;
   const std::string& element_;
-  std::vector<size_t> dims_, padded_;
-  std::vector<size_t> strides_;  // bytes from one index of a dimension to the next, in the target
-  size_t innermost_ = dims_.size() - 1;
+  // of the rows first
+  size_t dims_[Dims::most + 1], padded_[Dims::most + 1];
+  size_t strides_[Dims::most + 1];  // bytes from one index of a dimension to the next, in the target
+  size_t innermost_;
   bool uniform_;
 };
 
@@ -114,10 +118,7 @@ int64_t bytes_of(const TensorSpec& spec, int64_t rows, const Dims& dims) {
 void place(const Rope& message, const InputData& data, const TensorSpec& spec, int64_t rows, uint8_t* target) {
   Dims wanted = padded(spec, data.dims);
   if (std::equal(wanted.begin(), wanted.end(), data.dims.begin())) return message.copy(data.mark, data.size, target);
-  std::vector<size_t> dims{static_cast<size_t>(rows)}, all = dims;
-  for (int64_t dim : data.dims) dims.push_back(static_cast<size_t>(dim));
-  for (int64_t dim : wanted) all.push_back(static_cast<size_t>(dim));
-  Placing(Source(message, data.mark), spec.pad_element, std::move(dims), std::move(all)).put(0, target);
+  Placing(Source(message, data.mark), spec.pad_element, rows, data.dims, wanted).put(0, target);
 }
 
 }  // namespace podium

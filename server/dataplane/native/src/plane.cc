@@ -65,7 +65,7 @@ void Plane::open(const std::string& name, const Rules& rules, uint64_t entrance)
 }
 
 void Plane::close(uint64_t queue_id, bool move) {
-  Late late{{}, Ended::expired};
+  Late expired = late(Ended::expired);
   {
     Lock lock(mutex_);
     Device* its = device_of(queue_id);
@@ -74,7 +74,7 @@ void Plane::close(uint64_t queue_id, bool move) {
     queue.closed = true;
     if (move) {
       for (Ref<Ticket>& ticket : entrances_.at(entrance_of_.at(queue_id)).move(queue, now_ns())) {
-        end_late(std::move(ticket), late);
+        end_late(std::move(ticket), expired);
       }
       idle_.notify_all();
       for (auto& [name, each] : devices_) {
@@ -82,7 +82,7 @@ void Plane::close(uint64_t queue_id, bool move) {
       }
     }
   }
-  tell(late);
+  tell(expired);
 }
 
 bool Plane::wait_idle(uint64_t queue_id, double timeout_s) {

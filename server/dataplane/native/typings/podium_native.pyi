@@ -144,7 +144,10 @@ class Taken:
     def elements(self, input: int) -> list: ...
 
 class Handle:
-    """An open request that Python decoded."""
+    """A request that Python decoded."""
+
+    @property
+    def queue_id(self) -> int: ...
 
 class Plane:
     """Queues and batches behind one lock. Thread-safe."""

@@ -77,6 +77,11 @@ void check_void() {
   require(!report.is_void(), "a twentieth is borne");
   for (int count = 0; count < 20; ++count) report.lateness.record(60'000);
   require(report.is_void(), "more than a twentieth of the p99 is not");
+  Report short_of_breath;
+  short_of_breath.latency.record(1'000'000);
+  require(!short_of_breath.is_void(), "nothing was late");
+  short_of_breath.behind_ns = 60'000;
+  require(short_of_breath.is_void(), "what was never sent was late too");
 }
 
 std::string answer_to(uint64_t number, const Values& values, size_t width) {
