@@ -42,6 +42,7 @@ from server.transport.status import Trailing, ending_for
 _BACKENDS = {
     "onnx": "server.backends.onnx_session",
     "torch": "server.backends.torch_program",
+    "text": "server.backends.text",
     "fake": "server.backends.fake",
 }
 
@@ -61,7 +62,8 @@ def backend_factory(name: str) -> BackendFactory:
             module = importlib.import_module(_BACKENDS[name])
         except ImportError as error:
             raise LoadFailed(f"backend '{name}' is not installed here: {error}") from error
-        backend: Backend = module.open_backend(task)
+        # texts are executed by the backend of the model file beside the tokenizer
+        backend: Backend = module.open_backend(task, backend_factory) if name == "text" else module.open_backend(task)
         return backend
 
     return open_backend

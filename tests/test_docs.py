@@ -39,6 +39,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[versions]": settings.VersionPolicy,
     "[onnx]": settings.OnnxSettings,
     "[torch]": settings.TorchSettings,
+    "[text]": settings.TextSettings,
     "[fake]": settings.FakeSettings,
     "[tls]": door_settings.TlsSettings,
     "[access]": door_settings.AccessSettings,

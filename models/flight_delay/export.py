@@ -5,11 +5,7 @@ category is put in front of it; a value that is not in the vocabulary becomes th
 machine that exported (stack traces, file names) is removed: equal networks give equal bytes.
 """
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,14 +13,12 @@ import onnx
 import onnxruntime
 import torch
 
+from models.exporting import onnx_model, remove_traces
 from models.flight_delay.inputs import Inputs
 from models.flight_delay.model import UNKNOWN, DelayModel, Fitted
 from server.core.tensors import Array, TensorSpec
 
 OUTPUTS = (TensorSpec("probability", "FP32", (1,)),)
-PRODUCER = "models.flight_delay"
-_OPSET = 18
-_IR_VERSION = 10
 _ML_DOMAIN, _ML_OPSET = "ai.onnx.ml", 2
 _CODE_SUFFIX = "_code"
 TORCH_DTYPES = {"BYTES": torch.int64, "INT32": torch.int32, "FP32": torch.float32}
@@ -33,7 +27,7 @@ TORCH_DTYPES = {"BYTES": torch.int64, "INT32": torch.int32, "FP32": torch.float3
 def to_onnx(model: DelayModel, fitted: Fitted) -> bytes:
     """The whole graph: inputs as those of the variant, outputs as in `OUTPUTS`, the first dimension of each free."""
     graph_model = _network(model, fitted.inputs)
-    _remove_traces(graph_model)
+    remove_traces(graph_model, "flight_delay")
     _prepend_lookups(graph_model, fitted)
     onnx.checker.check_model(graph_model, full_check=True)
     return bytes(graph_model.SerializeToString(deterministic=True))
@@ -54,45 +48,9 @@ def _network(model: DelayModel, inputs: Inputs) -> Any:
     examples = tuple(torch.ones((2, 1), dtype=TORCH_DTYPES[spec.datatype]) for spec in inputs.specs)
     rows = torch.export.Dim("rows")
     names = [spec.name + _CODE_SUFFIX if spec.datatype == "BYTES" else spec.name for spec in inputs.specs]
-    with _silent():
-        program = torch.onnx.export(
-            model,
-            examples,
-            input_names=names,
-            output_names=[spec.name for spec in OUTPUTS],
-            dynamic_shapes={"inputs": tuple({0: rows} for _ in inputs.specs)},
-            opset_version=_OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    return program.model_proto
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """The exporter prints, logs and warns about its own internals; its errors still get through."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
-def _remove_traces(graph_model: Any) -> None:
-    graph = graph_model.graph
-    graph_model.producer_name, graph_model.producer_version = PRODUCER, ""
-    graph_model.ir_version = _IR_VERSION
-    graph.name, graph.doc_string, graph_model.doc_string = "flight_delay", "", ""
-    holders = [graph_model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
-    for holder in holders:
-        holder.ClearField("metadata_props")
-    for part in [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
-        part.ClearField("doc_string")
+    return onnx_model(
+        model, examples, {"inputs": tuple({0: rows} for _ in inputs.specs)}, names, [spec.name for spec in OUTPUTS]
+    )
 
 
 def _prepend_lookups(graph_model: Any, fitted: Fitted) -> None:

@@ -87,7 +87,8 @@ class Pending(Protocol):
 class PipelinedBackend(Backend, Protocol):
     """A loaded version on a device that works by itself: its next batch is handed over while one executes.
 
-    `run` is `begin`, `wait` and `outputs` at once. `begin` may be called from several threads, one batch of each being open.
+    `run` is `begin`, `wait` and `outputs` at once. `begin` may be called from several threads, one batch of each being open; as
+    many as its attribute `slots` says, where it has one, may be open before `begin` waits for one of them to end.
     """
 
     def arrays(self, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, Array]:

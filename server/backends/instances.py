@@ -25,6 +25,7 @@ class Instances:
         self.signature = members[0].signature
         self.platform = members[0].platform
         self.device = members[0].device
+        self.pads_rows = getattr(members[0], "pads_rows", False)
         self._members = tuple(members)
         self._idle: LifoQueue[Backend] = LifoQueue()
         for member in reversed(members):
@@ -44,6 +45,11 @@ class Instances:
         """See `PreparedBackend.notes`: those of any instance."""
         told = [note for member in self._members for note in getattr(member, "notes", tuple)()]
         return tuple(dict.fromkeys(told))
+
+    def take_elements(self) -> tuple[int, int] | None:
+        """What instances count themselves, for the calling thread and since it last asked; None where they do not."""
+        counted = [member.take_elements() for member in self._members if hasattr(member, "take_elements")]
+        return (sum(own for own, _ in counted), sum(padding for _, padding in counted)) if counted else None
 
     def memory_bytes(self) -> int:
         """Of all instances."""

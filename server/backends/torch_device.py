@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from server.backends.memory import give_back
-from server.backends.pipeline import Launched, Line, Pipeline
+from server.backends.pipeline import SLOTS, Launched, Line, Pipeline
 from server.backends.slabs import Layout, Slab, layout, shapes_of
 from server.backends.torch_compile import Compiled
 from server.backends.torch_errors import failure
@@ -47,6 +47,7 @@ class DeviceTorchBackend:
     """One program on one device; a `PipelinedBackend`."""
 
     platform = "pytorch_libtorch"
+    slots = SLOTS
 
     def __init__(self, signature: Signature, model: TorchModel, line: Line, *, graphs: bool) -> None:
         """`graphs`: whether executions shall be captured."""

@@ -154,6 +154,25 @@ class TorchSettings(_Table):
     cuda_graphs: bool = True
 
 
+class TextSettings(_Table):
+    """Texts in front of a model of token ids. `token_buckets`: lengths that rows are filled up to; the last is always the most.
+
+    `max_tokens` 0: what `tokenizer.json` says, else the largest bucket; what a text has beyond is cut off. A text of more than
+    `max_bytes` is refused. `backend`: of the model file, where there are two.
+    """
+
+    token_buckets: tuple[Annotated[int, Field(gt=0)], ...] = (16, 32, 64, 128, 256)
+    max_tokens: int = Field(0, ge=0)
+    max_bytes: int = Field(2**20, gt=0)
+    backend: Literal["onnx", "torch"] | None = None
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if not self.token_buckets or list(self.token_buckets) != sorted(set(self.token_buckets)):
+            raise ValueError("token_buckets must be ascending and distinct, and there must be one")
+        return self
+
+
 class FakeSettings(_Table):
     """The calibrated fake backend: a batch of b rows takes `t0_us + row_us * b`, or its entry in `table_us`,
     or in the table of the document `measured`, which a load has written.
@@ -191,7 +210,7 @@ class ModelSettings(_Table):
     devices that each version is loaded on, with `instances` on each; empty: on the one that its backend's table names.
     """
 
-    backend: Literal["onnx", "torch", "fake"] | None = None
+    backend: Literal["onnx", "torch", "text", "fake"] | None = None
     max_batch: int | None = Field(None, ge=0, le=65_536)
     inputs: tuple[TensorSettings, ...] = ()
     outputs: tuple[TensorSettings, ...] = ()
@@ -206,6 +225,7 @@ class ModelSettings(_Table):
     load_retries: int = Field(0, ge=0, le=100)
     onnx: OnnxSettings = OnnxSettings()
     torch: TorchSettings = TorchSettings()
+    text: TextSettings = TextSettings()
     fake: FakeSettings = FakeSettings()
     features: ModelFeatures | None = None
 

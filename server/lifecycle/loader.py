@@ -31,6 +31,9 @@ from server.lifecycle.replica import Loaded, OnDevice
 MODEL_FILES: Mapping[str, str] = {"model.onnx": "onnx", "program.pt2": "torch", "fake.json": "fake"}
 """Which file in a version's folder says which backend, where settings do not."""
 
+TOKENIZER_FILE = "tokenizer.json"
+"""Beside a model file it says that the version takes texts."""
+
 BindFeatures = Callable[[VersionKey, Path, ModelSettings, Signature], Features | None]
 """The features of a version, by its folder, its settings and its model's own signature; None where it was trained on none.
 Raises: LoadFailed where it was, and cannot have them."""
@@ -224,7 +227,9 @@ class Loader:
 
     def _backend_for(self, folder: Path, settings: ModelSettings) -> tuple[str, BackendFactory]:
         name: str | None = settings.backend
-        if name is None:
+        if name is None and (folder / TOKENIZER_FILE).is_file():
+            name = "text"
+        elif name is None:
             present = [file for file in MODEL_FILES if (folder / file).is_file()]
             if len(present) != 1:
                 seen = " and ".join(present) if present else f"none of {', '.join(MODEL_FILES)}"
@@ -232,7 +237,7 @@ class Loader:
             name = MODEL_FILES[present[0]]
         if name not in self._backends:
             raise LoadFailed(f"backend '{name}' is not part of this installation")
-        return name, self._backends[name]
+        return _executes(name, folder, settings), self._backends[name]
 
     def _prove(self, backend: Backend, folder: Path, golden: GoldenRef) -> None:
         examples = self._load_golden(folder / golden.file)
@@ -262,6 +267,15 @@ def _as_one_answer(backend: Backend, settings: ModelSettings) -> Backend:
     if not callable(getattr(backend, "stream", None)):
         raise LoadFailed(f"'decoupled' is set, but a model of platform '{backend.platform}' gives each request one answer")
     return FirstAnswer(cast(DecoupledBackend, backend))
+
+
+def _executes(name: str, folder: Path, settings: ModelSettings) -> str:
+    """The backend that has a device: of texts, the one of the model file beside the tokenizer."""
+    if name != "text":
+        return name
+    if settings.text.backend is not None:
+        return settings.text.backend
+    return next((backend for file, backend in MODEL_FILES.items() if (folder / file).is_file()), name)
 
 
 def _nothing(buckets: Sequence[int]) -> None:

@@ -152,8 +152,9 @@ def queue_rules(replica: Replica) -> QueueRules:
         device=replica.device,
         buckets=replica.buckets,
         costs_ns=replica.costs_ns,
-        # an answer says nothing of which rows it holds, so padding could not be told from them
-        padding=settings.batching.padding and not settings.decoupled,
+        # an answer says nothing of which rows it holds, so padding could not be told from them; and a backend that
+        # fills up parts of a batch itself has no use for rows that fill up the batch
+        padding=settings.batching.padding and not settings.decoupled and not getattr(replica.backend, "pads_rows", False),
         max_requests=settings.queue.max_requests,
         # how long a stream of answers takes says nothing about the next one
         early_drop=settings.queue.early_drop and not settings.decoupled,

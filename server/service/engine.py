@@ -12,7 +12,7 @@ from typing import cast
 
 import numpy as np
 
-from server.backends.base import DecoupledBackend
+from server.backends.base import Backend, DecoupledBackend
 from server.core.clock import Clock
 from server.core.errors import BackendDead, BackendFailed
 from server.core.feature_settings import FeatureStoreSettings
@@ -84,6 +84,7 @@ class Engine(threading.Thread):
         for part in parts:
             failed[part.first : part.last] = part.error is not None
         finished_ns = self._clock()
+        elements, padding_elements = _elements(replica.backend, batch)
         replica.recorder.batch(
             arrival_ns=batch.arrival_ns,
             deadline_ns=batch.deadline_ns,
@@ -94,8 +95,8 @@ class Engine(threading.Thread):
             finished_ns=finished_ns,
             spans=batch.spans,
             padded_rows=batch.padded_rows,
-            elements=batch.elements,
-            padding_elements=batch.padding_elements,
+            elements=elements,
+            padding_elements=padding_elements,
             released=batch.released,
             device=self._device,
             answered=reached,
@@ -178,3 +179,14 @@ class Engine(threading.Thread):
         finally:
             replica.recorder.answers(np.diff(edges_ns), end, self._clock() - edges_ns[-1])
         return [Part(0, 1, {})]
+
+
+def _elements(backend: Backend, batch: Batch) -> tuple[int, int]:
+    """What a batch brought in inputs of different lengths, and what was executed beside that only as padding. A backend that
+    forms its own executions counts for itself."""
+    counted: tuple[int, int] | None = getattr(backend, "take_elements", _nothing)()
+    return (batch.elements, batch.padding_elements) if counted is None else counted
+
+
+def _nothing() -> None:
+    """What most backends count for themselves."""

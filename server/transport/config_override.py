@@ -42,6 +42,7 @@ _SETTINGS_BACKENDS = {
     "onnxruntime_onnx": "onnx",
     "pytorch": "torch",
     "pytorch_libtorch": "torch",
+    "text": "text",
     "fake": "fake",
 }
 _FILENAMES = {_SETTINGS_BACKENDS[backend]: filename for backend, filename in BACKENDS.values()}

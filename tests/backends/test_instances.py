@@ -140,3 +140,24 @@ def test_a_batch_that_fails_is_not_counted_any_longer(refuses: bool) -> None:
 
 def test_members_that_take_no_batch_ahead_make_none_that_does() -> None:
     assert not hasattr(instances_of([Member(), Pipelined(1)]), "begin")
+
+
+class Counting(Member):
+    pads_rows = True
+
+    def __init__(self, *counts: tuple[int, int]) -> None:
+        super().__init__()
+        self.counts = [*counts]
+
+    def take_elements(self) -> tuple[int, int]:
+        return self.counts.pop(0)
+
+
+def test_what_instances_count_for_themselves_is_added_up() -> None:
+    both: Any = instances_of([Counting((1, 2), (0, 0)), Counting((10, 20), (5, 6))])
+    assert both.pads_rows
+    assert both.take_elements() == (11, 22)
+    assert both.take_elements() == (5, 6)
+    neither: Any = instances_of([Member(), Member()])
+    assert neither.take_elements() is None
+    assert not neither.pads_rows

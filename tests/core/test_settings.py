@@ -74,7 +74,9 @@ def test_a_model_needs_no_settings_and_a_server_only_its_repository() -> None:
         ({"outputs": [{"name": "y", "labels": "/y.txt"}]}, "labels of 'y' must be a plain relative path"),
         ({"outputs": [{"name": "y", "labels": ""}]}, "labels of 'y' must be a plain relative path"),
         ({"max_batch": -1}, "greater than or equal to 0"),
-        ({"backend": "tensorflow"}, "'onnx', 'torch' or 'fake'"),
+        ({"backend": "tensorflow"}, "'onnx', 'torch', 'text' or 'fake'"),
+        ({"text": {"token_buckets": []}}, "token_buckets must be ascending and distinct, and there must be one"),
+        ({"text": {"token_buckets": [32, 16]}}, "token_buckets must be ascending and distinct, and there must be one"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_a_reason(values: dict[str, Any], text: str) -> None:

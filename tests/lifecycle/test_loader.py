@@ -289,6 +289,21 @@ def test_the_file_names_the_backend_where_settings_do_not(tmp_path: Path) -> Non
     assert scene.load(found, SETTINGS).buckets == (1, 2, 4)
 
 
+def test_a_tokenizer_beside_a_model_file_takes_texts_to_the_device_of_that_model(tmp_path: Path) -> None:
+    scene = Scene()
+    scene.known = {"text": scene.backends}
+    found = replace(Version(KEY), folder=tmp_path)
+    (tmp_path / "tokenizer.json").touch()
+    (tmp_path / "program.pt2").touch()
+    assert scene.load(found, ModelSettings()).buckets == (1, 2, 4)
+    placed = {"torch": {"device": "cuda", "device_id": 3}, "onnx": {"providers": ["cuda"], "device_id": 1}}
+    for chosen, device in ((None, "cuda_3"), ("torch", "cuda_3"), ("onnx", "cuda_1")):
+        settings = ModelSettings.model_validate(placed | {"text": {"backend": chosen}})
+        with pytest.raises(LoadFailed, match="it is broken"):
+            scene.load(found, settings, **{device: "it is broken"})
+        assert scene.load(found, settings, cuda_7="it is broken").buckets == (1, 2, 4)
+
+
 def test_examples_run_in_batches_the_model_accepts() -> None:
     backend = Backend(KEY, max_batch=4)
     inputs = np.arange(20, dtype=np.float32).reshape(10, 2)
