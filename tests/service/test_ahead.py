@@ -49,12 +49,12 @@ class Device:
         return {name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
     def begin(self, inputs: Mapping[str, Array]) -> "Pending":
+        error = self.trouble(self.begun, len(inputs["X"]))
+        if error is not None:
+            raise error
         with self.lock:
             number, self.begun = self.begun, self.begun + 1
             self.lock.notify_all()
-        error = self.trouble(number, len(inputs["X"]))
-        if error is not None:
-            raise error
         return Pending(self, number, inputs)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
