@@ -81,6 +81,7 @@ class CudaDevice:
         self.index = index
         self.name = f"cuda:{index}"
         self._spins = len(os.sched_getaffinity(0)) >= _SPINNING_CPUS
+        self._side: Any = None
 
     def stream(self) -> CudaStream:
         """See `device.Device.stream`."""
@@ -103,7 +104,8 @@ class CudaDevice:
         """See `device.Device.capture`. Other threads may use the device meanwhile; only this one is held to what a capture
         allows."""
         with _capturing, torch.cuda.device(self.index):
-            side = torch.cuda.Stream()
+            # graphs share their pool's memory only if they were captured on one stream (torch's notes on it)
+            self._side = side = self._side or torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(_WARM_RUNS):
