@@ -161,9 +161,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--seconds", type=float, required=True, help="for all sizes together")
     parser.add_argument("--bodies", type=Path, required=True, help="file of requests to write")
+    parser.add_argument("--on", default="", help="what its device must be called, to begin with: cuda, fake")
     chosen = parser.parse_args(arguments)
     backend, settings = open_version(chosen.repository, chosen.model)
     try:
+        if not backend.device.startswith(chosen.on):
+            raise RuntimeError(f"{chosen.model} is on {backend.device}, where {chosen.on} is to be measured")
         buckets = buckets_for(backend.signature.max_batch, settings.batching)
         notes = prepared(backend, buckets)
         write_bodies(chosen.bodies, bodies(backend))

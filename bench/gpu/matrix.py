@@ -140,6 +140,8 @@ class Matrix:
             seconds,
             "--bodies",
             self._folder / plan.name / "bodies",
+            "--on",
+            self._catalogue.on,
         ]
         started = [sys.executable, "-m", "bench.gpu.engine", *map(str, words)]
         done = run(started, min(self._left_s() + _GRACE_S, seconds * _SLACK + _START_S), ROOT, cores=self._server_cores)

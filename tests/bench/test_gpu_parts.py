@@ -114,6 +114,8 @@ def test_a_server_that_cannot_start_is_not_waited_for(tmp_path: Path) -> None:
 def test_the_catalogues_are_in_order(name: str) -> None:
     read = catalogue(FOLDER / f"{name}.toml")
     assert read.assumed is (name == "fake")
+    assert read.on == f"{name}:"
+    assert all("cuda" in plan.recipe for plan in read.model if plan.recipe), "a recipe builds for the CPU if it is not told"
     assert all((plan.fake is not None) is read.assumed for plan in read.model)
     assert len({plan.name for plan in read.model}) == len(read.model) > 1
 
@@ -154,6 +156,14 @@ def test_recipes_are_run_and_held_to_their_word(tmp_path: Path, monkeypatch: pyt
         build(plan(recipe=("recipe.py", "forget")), tmp_path / "forgotten", 60)
     with pytest.raises(subprocess.TimeoutExpired):
         build(plan(recipe=("-c", "import time; time.sleep(60)")), tmp_path / "slow", 0.5)
+
+
+def test_another_kind_of_device_is_not_measured_in_its_place(tmp_path: Path) -> None:
+    build(plan(fake={"t0_us": 2000.0, "row_us": 100.0}, max_batch=6, width=3), tmp_path, 1)
+    words = ["--repository", str(tmp_path), "--model", "m", "--seconds", "0.1", "--bodies", str(tmp_path / "bodies")]
+    with pytest.raises(RuntimeError, match="m is on fake:0, where cuda: is to be measured"):
+        engine.main([*words, "--on", "cuda:"])
+    assert engine.main([*words, "--on", "fake:"]) == 0
 
 
 def test_the_engine_alone_is_measured_at_every_bucket(tmp_path: Path) -> None:
