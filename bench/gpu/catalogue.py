@@ -46,8 +46,8 @@ class ModelPlan(_Strict):
 
 
 class Catalogue(_Strict):
-    """`assumed`: the devices' times are nobody's measurement. `on`: what names of its devices begin with; nothing else counts as
-    one."""
+    """`assumed`: the devices' times are nobody's measurement. `on`: what names of its devices begin with; nothing else
+    counts as one."""
 
     assumed: bool
     on: str = ""
