@@ -5,12 +5,13 @@ import threading
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from server import consumers_command
 from server.consumers_command import add_consumers_command
 from server.telemetry.usage import UsageRow, uses_of, write_usage
 
@@ -38,9 +39,18 @@ def run(*arguments: str) -> int:
     return code
 
 
+class Now(datetime):
+    """The day on which these tests began: they may go on beyond midnight."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> "Now":
+        return cls.fromtimestamp(NOW.timestamp(), tz)
+
+
 @pytest.fixture
-def usage(tmp_path: Path) -> Path:
+def usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two servers, and what one of them was writing when it died."""
+    monkeypatch.setattr(consumers_command, "datetime", Now)
     folder = tmp_path / "usage"
     folder.mkdir()
     (folder / "a.json").write_bytes(write_usage("a", uses_of([row(3, "night job", 5, 30), row(4, "checkout", 100)])))

@@ -117,9 +117,9 @@ async def insistent(stub: Any, message: Any, plane: str) -> bytes:
 
 
 @contextmanager
-def serving(repository: Path, home: Path, **settings: Any) -> Iterator[Serving]:
+def serving(repository: Path, home: Path, *, data_plane: str, **settings: Any) -> Iterator[Serving]:
     """A server whose devices are going to be lost; its end is the test's business, if only its log is good."""
-    server = Serving(repository, home, **{**lasting_addresses(), **settings})
+    server = Serving(repository, home, data_plane=data_plane, **{**lasting_addresses(), **settings})
     try:
         yield server
         if server.process.poll() is None:

@@ -27,11 +27,11 @@ def started(home: Path, plane: str, double: Double) -> Serving:
     put_simple(repository)
     put_identity(repository, "BYTES")
     put_fake(repository, "slow", 1_500_000.0, queue="early_drop = false")
-    chosen: dict[str, Any] = {"data_plane": plane, "allow_client_shm": True, "libcudart": str(double.path)}
+    chosen: dict[str, Any] = {"allow_client_shm": True, "libcudart": str(double.path)}
     # the server inherits it, and nobody else is meant
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDART_DOUBLE", str(double.folder))
-        return Serving(repository, home, **chosen)
+        return Serving(repository, home, data_plane=plane, **chosen)
 
 
 @pytest.fixture(scope="module")
