@@ -1,6 +1,7 @@
 """A port that several servers share, which only the native door knows: who begins anew takes its place there again."""
 
 from pathlib import Path
+from typing import Any
 
 from tests.server.lost_devices import ask, back_again, break_device, lasting_addresses, row, serving, two_devices
 
@@ -8,7 +9,7 @@ from tests.server.lost_devices import ask, back_again, break_device, lasting_add
 def test_a_shared_port_is_shared_again(tmp_path: Path) -> None:
     repository, addresses, home = two_devices(tmp_path), lasting_addresses(), tmp_path / "other"
     home.mkdir()
-    shared = {"data_plane": "native", "reuse_port": True, "grpc_address": addresses["grpc_address"]}
+    shared: dict[str, Any] = {"data_plane": "native", "reuse_port": True, "grpc_address": addresses["grpc_address"]}
     # each says who it is on a side port of its own, which has to last too
     with (
         serving(repository, tmp_path, **shared, http_address=addresses["http_address"]) as first,
