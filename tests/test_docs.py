@@ -262,6 +262,7 @@ def test_the_readme_says_what_was_measured() -> None:
     for row in many["slots"]:
         assert f"{row['of_device'] * 100:.0f} %" in readme
     _native_as_measured(readme)
+    _devices_as_measured(readme)
     _features_as_measured(readme)
 
 
@@ -278,6 +279,19 @@ def _native_as_measured(readme: str) -> None:
         assert f"{row['compared'][0]['rate_ratio']:.1f} times" in readme
     (verified,) = (row for row in rows if row["part"] == "verify")
     assert f"Of {verified['requests']:,} answers that were compared {verified['wrong']} were wrong" in readme
+
+
+def _devices_as_measured(readme: str) -> None:
+    result = json.loads((ROOT / "bench/results/fake_device.json").read_text("utf-8"))
+    found: dict[str, dict[str, Any]] = {}
+    for row in result["rows"]:
+        found.setdefault(row["model"], {})[row["measure"]] = row
+    assert result["assumed"]
+    for measures in found.values():
+        r1, r2, r3, r5, r6 = (measures[name] for name in ("r1", "r2", "r3", "r5", "r6"))
+        assert not any(row["void"] for row in (r1, r2, r3, r5, r6))
+        cells = f"{r1['value']:.2f} | {r2['value']:.2f} | {r3['value']:.2f} | {r5['value']:.0f} µs | {r6['value']:.2f} |"
+        assert f"a row | {cells}" in readme
 
 
 def _features_as_measured(readme: str) -> None:

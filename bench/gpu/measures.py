@@ -49,15 +49,20 @@ class Job(BaseModel):
         return float(self.engine["rate"])
 
 
-def run(job: Job, seconds: float, seed: int, *options: str | float, alone: bool = False) -> dict[str, Any]:
+_ANY_NUMBER = 10_000
+"""Requests in flight on one connection of an open loop: one that waits for answers before it goes on is none."""
+
+
+def run(job: Job, seconds: float, seed: int, *options: str | float, alone: bool = False, open_: bool = False) -> dict[str, Any]:
     """The clients side by side, each on a core of its own where there are enough; what they saw, as one.
 
-    `alone`: one client with one request in flight. Raises: RuntimeError, subprocess.TimeoutExpired.
+    `alone`: one client with one request in flight. `open_`: as many in flight as are due.
+    Raises: RuntimeError, subprocess.TimeoutExpired.
     """
     plan = job.plan
     clients = 1 if alone else plan.clients
     connections = 1 if alone else max(1, plan.connections // clients)
-    streams = 1 if alone else max(1, plan.in_flight // clients // connections)
+    streams = 1 if alone else _ANY_NUMBER if open_ else max(1, plan.in_flight // clients // connections)
     settle_s = seconds * _SETTLE
     own: list[str | float | Path] = [
         "--connections",
@@ -91,7 +96,7 @@ def run(job: Job, seconds: float, seed: int, *options: str | float, alone: bool 
 
 def open_loop(job: Job, load: float, seconds: float, seed: int, *options: str | float) -> dict[str, Any]:
     """Poisson arrivals at a part of the raw engine rate, over all clients."""
-    report = run(job, seconds, seed, "--rate", job.rate_per_s * load / job.plan.clients, *options)
+    report = run(job, seconds, seed, "--rate", job.rate_per_s * load / job.plan.clients, *options, open_=True)
     return {"load": load, "offered_per_s": job.rate_per_s * load} | report
 
 
