@@ -104,22 +104,25 @@ def ratio(name: str, value: float | None, required: Mapping[str, float] | None =
     return row | {side: bound, "met": met}
 
 
+COUNTS = (
+    "requests",
+    "right",
+    "late",
+    "wrong",
+    "failed",
+    "unanswered",
+    "settling",
+    "uncompared",
+    "rate",
+    "goodput",
+    "cpu_s",
+)
+"""What a client counts, beside its percentiles."""
+
+
 def merged(reports: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Clients that ran side by side, as one: what they counted is added, of percentiles the worst is taken."""
-    counts = (
-        "requests",
-        "right",
-        "late",
-        "wrong",
-        "failed",
-        "unanswered",
-        "settling",
-        "uncompared",
-        "rate",
-        "goodput",
-        "cpu_s",
-    )
-    total: dict[str, Any] = {name: sum(report[name] for report in reports) for name in counts}
+    total: dict[str, Any] = {name: sum(report[name] for report in reports) for name in COUNTS}
     for name in ("latency_us", "lateness_us"):
         total[name] = {key: max(report[name][key] for report in reports) for key in reports[0][name] if key != "count"}
         total[name]["count"] = sum(report[name]["count"] for report in reports)

@@ -6,13 +6,11 @@ A backend holds one version on one device. It is used by one engine thread at a 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Protocol
 
 from server.core.settings import ModelSettings
 from server.core.signature import Signature
-from server.core.tensors import Array
+from server.core.tensors import Array, Shapes
 from server.core.versions import VersionKey
 
 
@@ -91,7 +89,7 @@ class PipelinedBackend(Backend, Protocol):
     many as its attribute `slots` says, where it has one, may be open before `begin` waits for one of them to end.
     """
 
-    def arrays(self, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, Array]:
+    def arrays(self, shapes: Shapes) -> dict[str, Array]:
         """Unfilled arrays for the inputs of a batch, in memory that the device reads fastest. What comes back may be given to
         `begin` as it is, once; so may any other arrays. From any thread."""
         ...

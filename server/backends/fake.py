@@ -20,7 +20,6 @@ import time
 import zlib
 from collections.abc import Callable, Generator, Mapping
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +33,7 @@ from server.core.measured import parse_measured, table_us
 from server.core.placement import FAKE
 from server.core.settings import DEFAULT_MAX_BATCH, FakeSettings, ModelSettings, TensorSettings
 from server.core.signature import Signature
-from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec
+from server.core.tensors import NUMPY_DTYPES, Array, Shapes, TensorSpec, plain_arrays
 
 FILE = "fake.json"
 
@@ -165,9 +164,9 @@ class AcceleratedFake(FakeBackend):
         pending.wait()
         return pending.outputs()
 
-    def arrays(self, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, Array]:
+    def arrays(self, shapes: Shapes) -> dict[str, Array]:
         """See `PipelinedBackend.arrays`: any memory will do."""
-        return {name: np.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
+        return plain_arrays(shapes)
 
     def begin(self, inputs: Mapping[str, Array]) -> Work:
         """See `PipelinedBackend.begin`."""

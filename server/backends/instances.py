@@ -7,12 +7,10 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import LifoQueue
 from threading import Lock
-from typing import Any, cast
-
-import numpy as np
+from typing import cast
 
 from server.backends.base import Backend, DecoupledBackend, Pending, PipelinedBackend
-from server.core.tensors import Array
+from server.core.tensors import Array, Shapes
 
 
 class Instances:
@@ -84,7 +82,7 @@ class PipelinedInstances(Instances):
         self._open = [0] * len(members)
         self._lock = Lock()
 
-    def arrays(self, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, Array]:
+    def arrays(self, shapes: Shapes) -> dict[str, Array]:
         """See `PipelinedBackend.arrays`: instances of one device read the same memory."""
         return self._pipelined[0].arrays(shapes)
 

@@ -16,6 +16,9 @@ Content = Literal["zeros", "ones", "varied"]
 Attempt = tuple[Content, int]
 """What to fill inputs with, and the size of dimensions that vary per request."""
 
+PLAIN_FIRST: tuple[Attempt, ...] = (("zeros", 1), ("ones", 1), ("varied", 3), ("varied", 32))
+"""What a model is run on where only its time counts. 32: convolutions over free image sizes need more than a few pixels."""
+
 _BF16_ONE = 0x3F80
 _MOST_ELEMENTS_PER_ROW = 2**18
 _SEED = 17

@@ -19,14 +19,12 @@ from server.backends.text_tokens import FILE, Tokens
 from server.core.errors import BackendDead, BackendFailed, LoadFailed
 from server.core.settings import buckets_for
 from server.core.signature import Signature
-from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec
+from server.core.tensors import NUMPY_DTYPES, Array, Shapes, TensorSpec
 
 INPUT = "text"
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 _MODEL_FILES = {"model.onnx": "onnx", "program.pt2": "torch"}
 _DATATYPES = ("INT64", "INT32")
-
-Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
 @dataclass(frozen=True, slots=True)

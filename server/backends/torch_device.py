@@ -6,8 +6,6 @@ The device is a parameter (`device.Device`): nothing here knows CUDA.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from server.backends.memory import give_back
 from server.backends.pipeline import SLOTS, Launched, Line, Pipeline
 from server.backends.slabs import Layout, Slab, layout, shapes_of
@@ -18,7 +16,7 @@ from server.backends.torch_model import TorchModel
 from server.backends.torch_prepare import batches, compile_for, samples
 from server.core.errors import BackendFailed
 from server.core.signature import Signature
-from server.core.tensors import Array
+from server.core.tensors import Array, Shapes, plain_arrays
 
 
 class TorchPending:
@@ -71,10 +69,10 @@ class DeviceTorchBackend:
         pending.wait()
         return pending.outputs()
 
-    def arrays(self, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, Array]:
+    def arrays(self, shapes: Shapes) -> dict[str, Array]:
         """See `PipelinedBackend.arrays`; texts are looked up first, so what brings them gets ordinary memory."""
         if not self._numeric or shapes.keys() != self._types.keys():
-            return {name: np.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
+            return plain_arrays(shapes)
         return self._pipeline.slab(tuple((name, *shapes[name]) for name in self._names))
 
     def begin(self, inputs: Mapping[str, Array]) -> TorchPending:

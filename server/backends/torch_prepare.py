@@ -4,14 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from server.backends.samples import Attempt, sample_inputs, worth_trying
+from server.backends.samples import PLAIN_FIRST, sample_inputs, worth_trying
 from server.backends.torch_compile import Compiled
 from server.backends.torch_model import TorchModel
 from server.core.errors import BackendDead, BackendFailed
 from server.core.signature import Signature
 from server.core.tensors import Array
-
-_ATTEMPTS: tuple[Attempt, ...] = (("zeros", 1), ("ones", 1), ("varied", 3), ("varied", 32))
 
 Coded = dict[str, Array]
 
@@ -28,7 +26,7 @@ def samples(
     if any(dim.name not in padded for dim in model.free):
         return None
     each = list(product(signature.pad_sizes or (None,), buckets))
-    for content, free_dim in worth_trying(signature, _ATTEMPTS):
+    for content, free_dim in worth_trying(signature, PLAIN_FIRST):
         found = [model.coded(sample_inputs(signature, rows, content, free_dim, size=size)) for size, rows in each]
         try:
             run(found[0])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import chain, product
 
 from server.backends.base import Backend
-from server.backends.samples import Attempt, sample_inputs, worth_trying
+from server.backends.samples import PLAIN_FIRST, Attempt, sample_inputs, worth_trying
 from server.core.clock import NS_PER_S, Clock
 from server.core.errors import BackendDead, BackendFailed, LoadFailed
 
@@ -18,8 +18,6 @@ NOT_MEASURED = 0
 ENOUGH_NS = NS_PER_S
 """A bucket that has executed for this long is not executed again: repeating helps against noise, of which a slow model has
 little, and would hold up its load for minutes."""
-
-_ATTEMPTS: tuple[Attempt, ...] = (("zeros", 1), ("ones", 1), ("varied", 3), ("varied", 32))
 
 
 def warm(backend: Backend, buckets: Sequence[int], runs: int, clock: Clock) -> tuple[int, ...]:
@@ -37,7 +35,7 @@ def warm(backend: Backend, buckets: Sequence[int], runs: int, clock: Clock) -> t
     (40, 40, 90)
     """
     sizes = backend.signature.pad_sizes or (None,)
-    for attempt in worth_trying(backend.signature, _ATTEMPTS):
+    for attempt in worth_trying(backend.signature, PLAIN_FIRST):
         fastest: list[int] = []
         for size, rows in product(sizes, buckets):
             try:

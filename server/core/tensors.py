@@ -6,9 +6,10 @@ Datatype names are those of the Open Inference Protocol. numpy has no bfloat16: 
 
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,9 @@ NUMPY_DTYPES: dict[str, np.dtype[np.generic] | np.dtype[np.object_]] = {
     "BYTES": np.dtype(np.object_),
 }
 """Every datatype of the protocol, with the numpy dtype its elements have in this process."""
+
+Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+"""The whole shape and the dtype of several arrays, by name."""
 
 _LENGTH = struct.Struct("<I")
 
@@ -66,6 +70,11 @@ class TensorSpec:
         return tuple(
             sizes[bisect_left(sizes, dim)] if stated == -1 else dim for stated, dim in zip(self.shape, dims, strict=True)
         )
+
+
+def plain_arrays(shapes: Shapes) -> dict[str, Array]:
+    """Unfilled arrays in ordinary memory."""
+    return {name: np.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
 
 
 def element_count(shape: Iterable[int]) -> int:

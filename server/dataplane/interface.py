@@ -15,18 +15,11 @@ from numpy.typing import NDArray
 
 from server.core.errors import BackendFailed, NotReady, PodiumError
 from server.core.signature import Signature
-from server.core.tensors import Array
+from server.core.tensors import Array, Shapes, plain_arrays
 from server.core.versions import VersionKey
 
-Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
-"""The whole shape and the dtype of every array of a batch, by name."""
 Allocate = Callable[[Shapes], dict[str, Array]]
 """Makes the arrays of a batch, unfilled. What it returns goes to the backend as it is."""
-
-
-def plain_arrays(shapes: Shapes) -> dict[str, Array]:
-    """Arrays in ordinary memory."""
-    return {name: np.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
 
 
 class QueueClosed(NotReady):

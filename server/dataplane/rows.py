@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from server.core.padding import pad_element
 from server.core.signature import Signature
-from server.core.tensors import Array, TensorSpec
-from server.dataplane.interface import Allocate, plain_arrays
+from server.core.tensors import Array, TensorSpec, plain_arrays
+from server.dataplane.interface import Allocate
 
 
 def gather(

@@ -11,8 +11,9 @@ from server.backends.base import Backend
 from server.core.clock import NS_PER_US
 from server.core.settings import ModelSettings
 from server.core.signature import Signature
+from server.core.tensors import plain_arrays
 from server.core.versions import VersionKey
-from server.dataplane.interface import QueueRules, plain_arrays
+from server.dataplane.interface import QueueRules
 from server.features.interface import Features
 from server.lifecycle.cache import AnswerCache
 from server.lifecycle.found import Lease

@@ -85,4 +85,4 @@ def device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
         backend.close()
     device.opened.clear()
     gc.collect()
-    assert device.library.nothing_left()
+    assert device.cudart.nothing_left()

@@ -91,7 +91,7 @@ class Device:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.library = FakeCudart()
+        self.cudart = FakeCudart()
         self.host_memory = False
         self.sessions: list[Session] = []
         self.wanted: list[Any] = []
@@ -107,7 +107,7 @@ class Device:
         return session
 
     def memory(self) -> DeviceMemory:
-        return HostMemory() if self.host_memory else CudaMemory(0, self.library, kind="cpu")
+        return HostMemory() if self.host_memory else CudaMemory(0, self.cudart, kind="cpu")
 
     def plain(self, without_library: bool = False, **given: Any) -> OnnxBackend:
         onnx = {"providers": ["cuda"]} | given.pop("onnx", {})

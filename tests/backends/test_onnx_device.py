@@ -42,10 +42,10 @@ def test_a_batch_in_memory_of_the_backend_goes_there_as_it_is(linear: Path, devi
     pending = backend.begin({"x": given_array})
     pending.wait()
     assert pending.outputs()["y"].tolist() == [[4, 5], [10, 11]]
-    assert given_array.ctypes.data in device.library.sources
+    assert given_array.ctypes.data in device.cudart.sources
     # somebody else's memory is copied beside the bus first; every copy over it is of page-locked memory
     assert backend.run({"x": np.ones((2, 3), np.float32)})["y"].tolist() == [[2, 2], [2, 2]]
-    assert device.library.copied_from_pageable == 0
+    assert device.cudart.copied_from_pageable == 0
 
 
 def test_a_batch_is_copied_while_another_one_executes(linear: Path, device: Device) -> None:
@@ -119,10 +119,10 @@ def test_buffers_are_for_the_largest_batch_from_the_first_on(linear: Path, devic
     backend = device(max_batch=8)
     for _ in range(SLOTS):
         backend.run({"x": rows(1)})
-    there = set(device.library.device)
+    there = set(device.cudart.device)
     for count in (8, 2, 8, 3):
         backend.run({"x": rows(count)})
-    assert set(device.library.device) == there
+    assert set(device.cudart.device) == there
 
 
 def test_a_buffer_that_moved_for_a_batch_that_was_dropped(save: Save, device: Device) -> None:
@@ -206,7 +206,7 @@ def test_failures_have_names(linear: Path, device: Device, said: str, kind: type
 def test_too_little_memory_for_a_batch(save: Save, device: Device) -> None:
     save([helper.make_node("Identity", ["x"], ["y"])], [("x", FLOAT, ["N", "T"])], [("y", FLOAT, ["N", "T"])])
     backend = device(max_batch=4)
-    device.library.limit_bytes = device.library.used() + 4096
+    device.cudart.limit_bytes = device.cudart.used() + 4096
     with pytest.raises(OutOfDeviceMemory, match="executing model 'm' failed: CUDA failure 2: out of memory"):
         backend.run({"x": np.zeros((4, 1000), np.float32)})
     assert backend.run({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[1, 1]]
@@ -217,15 +217,15 @@ def test_a_device_that_is_lost(linear: Path, device: Device) -> None:
     backend = device(max_batch=8)
     pending = backend.begin({"x": rows(1)})
     pending.wait()
-    device.library.broken = True
+    device.cudart.broken = True
     with pytest.raises(DeviceLost):
         pending.outputs()
     with pytest.raises(DeviceLost):
         backend.begin({"x": rows(1)})
     backend.close()  # fails for nobody, and has nothing to give back
     device.opened.clear()
-    device.library.broken = False
-    device.library = FakeCudart()
+    device.cudart.broken = False
+    device.cudart = FakeCudart()
 
 
 def test_what_the_data_plane_would_never_bring(linear: Path, device: Device) -> None:
@@ -275,7 +275,7 @@ def test_without_the_library_onnxruntime_copies(linear: Path, device: Device) ->
 def test_the_session_computes_on_a_stream_of_the_backend(linear: Path, device: Device) -> None:
     device(max_batch=4)
     (options,) = device.wanted[-1].values()
-    assert int(options["user_compute_stream"]) in device.library.streams
+    assert int(options["user_compute_stream"]) in device.cudart.streams
 
 
 def test_turns_pass_over_what_was_given_up() -> None:

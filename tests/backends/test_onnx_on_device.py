@@ -22,7 +22,7 @@ def test_every_batch_size_is_captured_in_every_slot(linear: Path, device: Device
     backend = device(max_batch=4, onnx={"cuda_graphs": True})
     assert backend.notes() == ("CUDA graphs for batches of 1, 2, 4",)
     assert sorted(device.session.captured) == list(range(1, 1 + 3 * SLOTS))
-    allocated = device.library.allocations
+    allocated = device.cudart.allocations
     device.session.runs.clear()
     for count in (4, 1, 2):
         pendings = [backend.begin({"x": rows(count, value)}) for value in range(SLOTS)]
@@ -32,9 +32,9 @@ def test_every_batch_size_is_captured_in_every_slot(linear: Path, device: Device
     device.session.runs.clear()
     assert backend.run({"x": rows(3)})["y"].tolist() == [[2, 2]] * 3
     assert device.session.runs == [-1]
-    assert not [array for array in device.library.device.values() if array.nbytes > 4 * 12]
+    assert not [array for array in device.cudart.device.values() if array.nbytes > 4 * 12]
     assert backend.memory_bytes() == linear.stat().st_size + SLOTS * (4 * 12 + 4 * 8)
-    assert device.library.allocations - allocated <= 4 * SLOTS  # host memory for inputs and answers, none on the device
+    assert device.cudart.allocations - allocated <= 4 * SLOTS  # host memory for inputs and answers, none on the device
 
 
 def test_a_model_without_batching_is_captured_once_for_each_slot(save: Save, device: Device) -> None:
@@ -124,11 +124,11 @@ def test_a_device_lost_while_capturing_fails_the_load(linear: Path, device: Devi
 
 
 def test_a_device_that_cannot_be_used_fails_the_load(linear: Path, device: Device) -> None:
-    device.library.broken = True
+    device.cudart.broken = True
     with pytest.raises(LoadFailed, match=r"^model.onnx: CUDA failure 700: an illegal memory access"):
         device(max_batch=4)
-    device.library.broken = False
-    device.library.limit_bytes = 0
+    device.cudart.broken = False
+    device.cudart.limit_bytes = 0
     backend = device(max_batch=4)  # slots are filled when they are first used
     with pytest.raises(OutOfDeviceMemory):
         backend.run({"x": rows(1)})

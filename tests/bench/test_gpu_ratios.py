@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.gpu import ideal_queue, ratios
 from bench.gpu.ideal_queue import Tau, ideal_p99_s, latencies, linear, poisson
-from bench.gpu.ratios import Found, Probe, highest_load, merged, passes, ratio
+from bench.gpu.ratios import COUNTS, Found, Probe, highest_load, merged, passes, ratio
 
 GPU, MLP = linear(1.2e-3, 13e-6, 128), linear(60e-6, 0.3e-6, 1024)
 GPU_RATE, MLP_RATE = 128 / 2.864e-3, 1024 / 367.2e-6
@@ -158,21 +158,8 @@ def test_what_is_required(name: str, value: float | None, met: bool) -> None:
 
 def test_clients_side_by_side() -> None:
     def report(p99: float, void: bool, errors: dict[str, int]) -> dict[str, Any]:
-        names = (
-            "requests",
-            "right",
-            "late",
-            "wrong",
-            "failed",
-            "unanswered",
-            "settling",
-            "uncompared",
-            "rate",
-            "goodput",
-            "cpu_s",
-        )
         times = {"count": 5, "p99": p99}
-        return dict.fromkeys(names, 2) | {
+        return dict.fromkeys(COUNTS, 2) | {
             "latency_us": times,
             "lateness_us": times,
             "errors": errors,

@@ -14,8 +14,8 @@ from server.core.clock import NS_PER_S, monotonic_ns
 from server.core.errors import Expired
 from server.core.requests import InferRequest, WireTensor
 from server.core.signature import Signature, check
-from server.core.tensors import Array, TensorSpec
-from server.dataplane.interface import Batch, Part, Shapes
+from server.core.tensors import Array, Shapes, TensorSpec
+from server.dataplane.interface import Batch, Part
 from server.dataplane.ticket import Ticket
 from tests.dataplane.histories import rules
 from tests.dataplane.planes import New, Runner, new_of

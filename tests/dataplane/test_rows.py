@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.core.signature import Signature
-from server.core.tensors import NUMPY_DTYPES, Array, TensorSpec
-from server.dataplane.interface import Shapes
+from server.core.tensors import NUMPY_DTYPES, Array, Shapes, TensorSpec
 from server.dataplane.rows import brought, cut, gather, scatter
 
 
