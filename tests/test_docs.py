@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from pydantic import BaseModel
 
 from server.__main__ import main
-from server.core import door_settings, feature_settings, settings, versions
+from server.core import door_settings, feature_settings, monitoring_settings, settings, versions
 from server.core.table import Table
 from server.dataplane import ticket
 from server.registry import manifest
@@ -50,6 +50,14 @@ TABLES: dict[str, type[BaseModel]] = {
     "[features] of model.toml": feature_settings.ModelFeatures,
     "[[features.views]]": feature_settings.ViewSettings,
     "[[features.inputs]]": feature_settings.PackedInput,
+    "[monitoring]": monitoring_settings.MonitoringSettings,
+    "[monitoring.parquet]": monitoring_settings.ParquetSettings,
+    "[monitoring.retrain]": monitoring_settings.DeliverySettings,
+    "[monitoring] of model.toml": monitoring_settings.ModelMonitoring,
+    "[monitoring.quality]": monitoring_settings.QualitySettings,
+    "[monitoring.retrain] of model.toml": monitoring_settings.RetrainSettings,
+    "[validation]": monitoring_settings.ValidationSettings,
+    "[[validation.inputs]]": monitoring_settings.Constraint,
 }
 
 
@@ -166,7 +174,12 @@ def test_settings_are_described_as_they_are(heading: str) -> None:
 
 
 def test_every_settings_table_is_described() -> None:
-    kinds = [*vars(settings).values(), *vars(door_settings).values(), *vars(feature_settings).values()]
+    kinds = [
+        *vars(settings).values(),
+        *vars(door_settings).values(),
+        *vars(feature_settings).values(),
+        *vars(monitoring_settings).values(),
+    ]
     tables = {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Table)}
     assert tables - {Table} == set(TABLES.values())
 

@@ -30,16 +30,26 @@ FLOORS = {
     **dict.fromkeys(("server.lifecycle", "server.traffic", "server.monitoring"), 4),
     "server.dataplane": 3,
     **dict.fromkeys(("server.backends", "server.registry", "server.telemetry", "server.features"), 2),
-    "server.core": 1,
+    **dict.fromkeys(("server.core", "server.statistics"), 1),
     **dict.fromkeys(("protos", "feature_client"), 0),
 }
 ROOF = 7
 """The roof is one room; everywhere else a room is below only if its floor has a lower number."""
-BESIDE = {"loadtest": {"protos"}, "models": {"server.core", "server.registry", "server.telemetry", "feature_client"}}
+BESIDE = {
+    "loadtest": {"protos"},
+    "models": {
+        "server.core",
+        "server.monitoring",
+        "server.registry",
+        "server.statistics",
+        "server.telemetry",
+        "feature_client",
+    },
+}
 """Packages that stand beside the house, and what they may import of it: the load test judges the server from outside; recipes
 register what they build, and the demo reads its histograms."""
 WIRE = {"grpc", "grpc_health", "grpc_tools", "protos"}
-HEAVY = {"torch", "onnxruntime", "tokenizers", "redis", "pynvml", "opentelemetry"}
+HEAVY = {"torch", "onnxruntime", "tokenizers", "redis", "pynvml", "opentelemetry", "matplotlib"}
 BACKENDS = {"torch": "server/backends/torch_"}
 """Heavy packages that take more than one file: the beginning of their paths."""
 IMPURE = HEAVY | WIRE - {"protos"}

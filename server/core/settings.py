@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from server.core.door_settings import AccessSettings, KeepaliveSettings, LimitSettings, TlsSettings, check_door
 from server.core.feature_settings import FeatureStoreSettings, ModelFeatures
+from server.core.monitoring_settings import ModelMonitoring, MonitoringSettings, ValidationSettings
 from server.core.table import Table as _Table
 from server.core.tensors import NUMPY_DTYPES
 
@@ -228,6 +229,8 @@ class ModelSettings(_Table):
     text: TextSettings = TextSettings()
     fake: FakeSettings = FakeSettings()
     features: ModelFeatures | None = None
+    monitoring: ModelMonitoring = ModelMonitoring()
+    validation: ValidationSettings = ValidationSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -328,6 +331,7 @@ class ServerSettings(_Table):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     trace: TraceSettings = TraceSettings()
     features: FeatureStoreSettings = FeatureStoreSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
     reflection: bool = True
     compression: Literal["none", "gzip", "deflate"] = "none"
     error_codes: Literal["triton", "strict"] = "triton"

@@ -1,0 +1,27 @@
+"""What takes samples at the end of their way. Pure: names, no behaviour."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from server.monitoring.samples import Samples
+
+
+class Sink(Protocol):
+    """Where samples go. One thread calls it, its own, so it may take its time: what waits meanwhile is bounded, and drops are
+    counted.
+    """
+
+    name: str
+    """What its waiting and dropped rows are counted under."""
+
+    def write(self, samples: Sequence[Samples]) -> None:
+        """Take some samples, in the order in which they were served. Whatever it raises is logged, and they count as lost."""
+        ...
+
+    def idle(self) -> None:
+        """Called at least once a second, with or without samples: for what depends on time."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will come. Idempotent."""
+        ...
