@@ -1,8 +1,9 @@
 """One window's counts against a baseline's: findings, detectors, a verdict. **Pure.**
 
-Floor 4. Every check of every stream has a p-value against a shift that is tolerated, an e-value made of it, and a Shiryaev-Roberts
-detector. The mean of all K detectors is the family's; an alarm is raised when it reaches A, `alarm_every_windows`: without a
-shift beyond the tolerated one, A windows pass on average before the first. One detector reaches that alone at A * K.
+Floor 4. Every check of every stream has a p-value against a shift that is tolerated, an e-value made of it, and a
+Shiryaev-Roberts detector. The mean of all K detectors is the family's; an alarm is raised when it reaches A,
+`alarm_every_windows`: without a shift beyond the tolerated one, A windows pass on average before the first. One detector
+reaches that alone at A * K.
 
 An alarm names the largest detectors, as few as leave the mean of the others below A, and these begin anew: so the next window
 does not repeat it for what has been said. The alarm lasts, as a state, while any check that it named finds more evidence for a
@@ -12,19 +13,18 @@ A check without enough to go by is not made: p = 1, e = 1, and its detector stay
 window, and would raise an alarm about nothing after A of them.)
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import log, sqrt
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from server.core.monitoring_settings import ModelMonitoring
 from server.core.versions import VersionKey
 from server.monitoring.baseline import Baseline
+from server.monitoring.baseline_document import edges_digest
 from server.monitoring.build import reference as compared_with
 from server.monitoring.streams import SUM_SCALE, Category, Cells, Counts, Numeric, Stream
 from server.monitoring.verdict import Check, DriftState, Finding, WindowVerdict
@@ -36,15 +36,16 @@ from server.statistics.evidence import Evidence, homogeneity_evidence, psi_evide
 LEAST_EXPECTED = 5
 """Rows that a bin must be expected to have, in the window and in the reference: below, the chi-square law does not hold."""
 REFERENCE_SHARE = {"all": 20, "hours_of_week": 1}
-"""The reference is a sample too. By its error alone, of n rows in B bins, windows without any shift keep a PSI of (B - 1) / n on
-average. What is tolerated is at least so many times that: 20 times where every window meets the same error, which a detector would
-add up; once where an hour's error is met again only after a week."""
+"""The reference is a sample too. By its error alone, of n rows in B bins, windows without any shift keep a PSI of (B - 1) / n
+on average. What is tolerated is at least so many times that: 20 times where every window meets the same error, which a detector
+would add up; once where an hour's error is met again only after a week."""
 DEGRADED_ABOVE = 0.01
 """Share of the chosen rows of a window that may be lost."""
 
 
-class Place(NamedTuple):
-    """One check of one stream."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One check of one stream: the `index`-th of the layout."""
 
     index: int
     stream: Stream
@@ -91,9 +92,8 @@ class Reference:
 
     @cached_property
     def edges_digest(self) -> str:
-        """SHA-256 of the frozen bins: of the streams as sorted JSON."""
-        text = json.dumps([asdict(stream) for stream in self.baseline.streams], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """SHA-256 of the frozen bins."""
+        return edges_digest(self.baseline.layout)
 
     @property
     def log_family_threshold(self) -> float:
@@ -120,7 +120,8 @@ def judge(
     """
     findings: tuple[Finding, ...] = ()
     named: tuple[int, ...] = ()
-    log_family, kind = family(detectors.logs), "all"
+    log_family = family(detectors.logs)
+    kind: Literal["all", "hours_of_week"] = "all"
     state, after = DriftState.NO_DATA, detectors
     if window.counts is not None:
         counts, kind = compared_with(reference.baseline, window.start_us, window.end_us)
@@ -199,9 +200,7 @@ class _Compared:
     effects: Mapping[str, float] = field(default_factory=dict)
 
 
-def _findings(
-    reference: Reference, counts: Counts, share: int, window: Counts, detectors: Detectors
-) -> Iterator[Finding]:
+def _findings(reference: Reference, counts: Counts, share: int, window: Counts, detectors: Detectors) -> Iterator[Finding]:
     layout, threshold = reference.baseline.layout, reference.log_threshold
     for place, before in zip(reference.places, detectors.logs, strict=True):
         own, now = layout.cells(counts, place.index), layout.cells(window, place.index)
@@ -306,8 +305,12 @@ def _rate(check: Check, own: Cells, now: Cells, tolerance: float) -> _Compared:
     if not (n and m):
         return compared
     evidence = rate_evidence(meant, n, found, m, tolerance)
+    usual = (meant + 0.5) / (n + 1)
     return replace(
-        compared, effect=found / m - meant / n, tolerated=evidence.noncentrality - meant / n, evidence=evidence
+        compared,
+        effect=found / m - meant / n,
+        tolerated=tolerance * sqrt(usual * (1 - usual)),
+        evidence=evidence,
     )
 
 

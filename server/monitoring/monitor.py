@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from server.core.settings import ModelSettings
 from server.core.versions import VersionKey
 from server.monitoring.baseline import Baseline
+from server.monitoring.baseline_document import with_digest
 from server.monitoring.build import build
 from server.monitoring.counting import Counter
 from server.monitoring.judge import Detectors, Reference, judge
@@ -30,7 +31,8 @@ TRANSITIONS: dict[DriftState, frozenset[DriftState]] = {
 MAX_LEARNING_BYTES = 128 * 2**20
 """Rows that are learnt from are kept until there are enough. Large ones are enough, by then, when there are so many bytes."""
 KEPT_FINDINGS = 20_000
-"""Findings that are kept of a version and arm, in its newest verdicts: about 14 MiB. Older verdicts keep what an alarm named."""
+"""Findings that are kept of a version and arm, in its newest verdicts: about 14 MiB. Older verdicts keep what an alarm
+named."""
 
 
 def advance(current: DriftState, following: DriftState) -> DriftState:
@@ -46,7 +48,8 @@ def advance(current: DriftState, following: DriftState) -> DriftState:
 
 @dataclass(slots=True)
 class Memory:
-    """Everything that a monitor remembers. `learned`: the rows so far, while there is no baseline; `verdicts`: the newest first.
+    """Everything that a monitor remembers. `learned`: the rows so far, while there is no baseline; `verdicts`: the newest
+    first.
 
     `refused`: why nothing could be learnt; "" where that was not tried or went well.
     """
@@ -142,7 +145,7 @@ class Monitor:
         if memory.learned_rows < self.settings.monitoring.learning_rows and self._learning_bytes < MAX_LEARNING_BYTES:
             return
         try:
-            self.compare_with(build(memory.learned, self.settings, origin="learned"))
+            self.compare_with(with_digest(build(memory.learned, self.settings, origin="learned")))
         except ValueError as error:
             memory.refused = str(error)
         memory.learned = []

@@ -1,11 +1,11 @@
 """Windows: which counts belong together, and when they are complete. **Pure.**
 
-Floor 4. Tumbling windows by the rows' own time. A window is closed once `reached_us` is past its end and the grace; rows that come
-later are counted as late and change nothing. `reached_us` is the instant that the caller passes, or, where rows bring their time
-(`by_rows`, so that a replay runs at any speed), the time of the latest row, with one exception: a row further ahead than the
-window after the one reached is kept, and only believed once `min_rows` rows are there or beyond. So one row of a caller with a
-wrong clock closes nothing, and a real gap (a night, a weekend) costs no row. Rows that claim to be later than now, or from before
-1970, are misdated, counted, and nothing else.
+Floor 4. Tumbling windows by the rows' own time. A window is closed once `reached_us` is past its end and the grace; rows that
+come later are counted as late and change nothing. `reached_us` is the instant that the caller passes, or, where rows bring
+their time (`by_rows`, so that a replay runs at any speed), the time of the latest row, with one exception: a row further ahead
+than the window after the one reached is kept, and only believed once `min_rows` rows are there or beyond. So one row of a
+caller with a wrong clock closes nothing, and a real gap (a night, a weekend) costs no row. Rows that claim to be later than
+now, or from before 1970, are misdated, counted, and nothing else.
 
 A closed window with fewer than `min_rows` rows waits and is judged together with the next one that has rows; one without any is
 told at once, as what it is, and what waited goes on waiting.
@@ -57,8 +57,8 @@ class Open:
 class Windows:
     """Of one version in one arm. Ownership: whoever calls it holds one lock.
 
-    `frontier_us`: windows before it are closed. `reached_us`: how far time has come. None: not known yet. `unplaced`: offered and
-    dropped rows of which is not known yet in which time they were.
+    `frontier_us`: windows before it are closed. `reached_us`: how far time has come. None: not known yet. `unplaced`: offered
+    and dropped rows of which is not known yet in which time they were.
     """
 
     window_us: int
@@ -114,8 +114,8 @@ class Windows:
             window.counts += counts
 
     def settle(self, now_us: int) -> None:
-        """After some rows were added: where they bring their time, move `reached_us` to the latest that there is reason to believe.
-        """
+        """After some rows were added: where they bring their time, move `reached_us` to the latest that there is reason to
+        believe."""
         if not self.by_rows:
             return
         rows = 0
@@ -136,8 +136,8 @@ class Windows:
     def count(self, offered: int, dropped: int, time_us: int, now_us: int) -> None:
         """Rows that were chosen beside those that are added, and how many of them were lost, at about `time_us`.
 
-        Where rows bring their time, the instant they were served at says nothing: they count where time has come to. Of a window
-        that is closed they count in the next: nothing that was lost is forgotten.
+        Where rows bring their time, the instant they were served at says nothing: they count where time has come to. Of a
+        window that is closed they count in the next: nothing that was lost is forgotten.
         """
         if self.by_rows:
             if self.reached_us is None:
