@@ -28,7 +28,7 @@ class Early:
     """Outcomes by model, version and the number of their row. Ownership: one thread at a time."""
 
     def __init__(self, limit: int = EARLY_ROWS, patience_us: int = EARLY_US) -> None:
-        self._limit, self._patience_us = limit, patience_us
+        self._limit, self.patience_us = limit, patience_us
         self._waiting: dict[Place, dict[int, Waiting]] = {}
         self._order: deque[tuple[Place, int]] = deque()
 
@@ -60,7 +60,7 @@ class Early:
 
     def expire(self, now_us: int) -> list[str]:
         """Drop what has waited too long; the models of those that no prediction was found for, one for each of them."""
-        last_us = now_us - self._patience_us
+        last_us = now_us - self.patience_us
         old = 0
         for place, key in self._order:
             if self._waiting[place][key].since_us > last_us:

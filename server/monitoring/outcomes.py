@@ -7,15 +7,16 @@ whoever ticks or reads. Nothing here waits for anything else. `judging` is taken
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from threading import Lock
 
 from server.core.monitoring_settings import ModelMonitoring, QualitySettings
 from server.core.versions import VersionKey
 from server.monitoring import outcomes_document
-from server.monitoring.baseline import Baseline
+from server.monitoring.baseline import Baseline, ReferenceQuality
 from server.monitoring.early import Early
 from server.monitoring.outcome import Outcome, Receipt, ReceiptStatus
-from server.monitoring.pending import Settled, keys_of_one
+from server.monitoring.pending import Settled, key_of
 from server.monitoring.quality import Quality
 from server.monitoring.samples import Samples
 from server.monitoring.series import Series
@@ -35,8 +36,15 @@ class _Serving:
     """A version whose outcomes are taken."""
 
     settings: ModelMonitoring
-    baseline: Baseline | None
+    reference: ReferenceQuality | None
     left: bool = False
+
+    @property
+    def judged_by(self) -> str:
+        """What its figures depend on."""
+        settings = self.settings
+        numbers = (settings.window_s, settings.alarm_every_windows, settings.target_rows)
+        return sha256(f"{settings.quality!r} {numbers} {self.reference!r}".encode()).hexdigest()
 
 
 @dataclass(slots=True)
@@ -72,13 +80,12 @@ class Outcomes:
         settings of its quality nor the baseline have changed.
         """
         with self._judging, self._joining:
-            before = self._serving.pop(key, None)
-            if settings.quality is None:
+            before = self._judged_by(key)
+            self._serving.pop(key, None)
+            if settings.quality is not None:
+                self._serving[key] = _Serving(settings, None if baseline is None else baseline.quality)
+            if before != self._judged_by(key):
                 self._forget(key)
-                return
-            if before is not None and _judged_by(before) != _judged_by(_Serving(settings, baseline)):
-                self._forget(key)
-            self._serving[key] = _Serving(settings, baseline)
 
     def leave(self, key: VersionKey) -> None:
         """A version is not served any more. Its outcomes are taken until `LEFT_VERSIONS` others have left after it."""
@@ -130,12 +137,8 @@ class Outcomes:
 
     def _of(self, key: VersionKey, arm: str) -> _Judged | None:
         judged = self._judged.get((key, arm))
-        serving = self._serving.get(key)
-        if judged is None and serving is not None and serving.settings.quality is not None:
-            reference = None if serving.baseline is None else serving.baseline.quality
-            series = Series(key, arm, serving.settings.quality)
-            judged = _Judged(series, Quality(serving.settings, reference), [])
-            self._judged[key, arm] = judged
+        if judged is None and (made := self._made(key, arm)) is not None:
+            judged = self._judged[key, arm] = _Judged(*made, [])
         return judged
 
     def report(self, outcome: Outcome) -> Receipt:
@@ -145,7 +148,7 @@ class Outcomes:
         `early.EARLY_US`, it is counted as not sampled. NOT_SAMPLED: none can come any more.
         """
         now_us = self._clock_us()
-        key = keys_of_one(outcome.id_hash, outcome.row)
+        key = key_of(outcome.id_hash, outcome.row)
         with self._joining:
             found: list[tuple[int, int]] = []
             for (version, _), judged in self._judged.items():
@@ -192,8 +195,8 @@ class Outcomes:
         with self._judging:
             self._count_all(self._clock_us())
             with self._joining:
-                known = [(judged, judged.series.snapshot()) for judged in self._judged.values()]
-            return tuple(judged.quality.reading(snapshot) for judged, snapshot in known)
+                known = [(each.quality, each.series.reading(), each.series.latest) for each in self._judged.values()]
+            return tuple(quality.complete(reading, latest) for quality, reading, latest in known)
 
     def _count_all(self, now_us: int) -> None:
         with self._joining:
@@ -221,7 +224,7 @@ class Outcomes:
         with self._judging:
             self._count_all(self._clock_us())
             with self._joining:
-                parts = [(each.series, each.quality) for each in self._judged.values()]
+                parts = [((each.series, each.quality), self._judged_by(key)) for (key, _), each in self._judged.items()]
                 return outcomes_document.written(parts, self._early.rows(), self._counts)
 
     def restore(self, document: bytes) -> None:
@@ -237,17 +240,19 @@ class Outcomes:
             self._early.restore(early)
             self._counts = counts
 
-    def _fresh(self, key: VersionKey, arm: str) -> tuple[Series, Quality] | None:
+    def _fresh(self, key: VersionKey, arm: str, judged_by: str) -> tuple[Series, Quality] | None:
+        return self._made(key, arm) if judged_by == self._judged_by(key) else None
+
+    def _made(self, key: VersionKey, arm: str) -> tuple[Series, Quality] | None:
         serving = self._serving.get(key)
         if serving is None or serving.settings.quality is None:
             return None
-        reference = None if serving.baseline is None else serving.baseline.quality
-        return Series(key, arm, serving.settings.quality), Quality(serving.settings, reference)
+        return Series(key, arm, serving.settings.quality), Quality(serving.settings, serving.reference)
 
-
-def _judged_by(serving: _Serving) -> object:
-    reference = None if serving.baseline is None else serving.baseline.quality
-    return serving.settings.quality, serving.settings.alarm_every_windows, serving.settings.window_s, reference
+    def _judged_by(self, key: VersionKey) -> str:
+        """What the figures of a version depend on: they may go on only where it is the same. "" for one that is not known."""
+        serving = self._serving.get(key)
+        return "" if serving is None else serving.judged_by
 
 
 def _settle(judged: _Judged, now_us: int) -> None:

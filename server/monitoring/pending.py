@@ -46,11 +46,17 @@ def keys_of(id_hashes: NDArray[np.uint64], rows: NDArray[np.integer]) -> Keys:
         return id_hashes + rows.astype(np.uint64) * _ROW_FACTOR
 
 
+def key_of(hashed_id: int, row: int) -> int:
+    """`keys_of` of one row."""
+    return (hashed_id + row * int(_ROW_FACTOR)) % 2**64
+
+
 class Pending:
     """Predictions of one version in one arm. Ownership: one thread at a time.
 
-    `columns`: K, numbers per score; `limit`: rows that are remembered at most; `horizon_us` 0: a prediction is counted as soon as
-    its outcome is known. Each row has a number, ascending from 0, and its place is that number modulo what there is room for.
+    `columns`: K, numbers per score; `limit`: rows that are remembered at most; `horizon_us` 0: a prediction is counted as soon
+    as its outcome is known. Each row has a number, ascending from 0, and its place is that number modulo the rows there is
+    room for.
     """
 
     def __init__(self, columns: int, limit: int, horizon_us: int) -> None:
@@ -174,7 +180,8 @@ class Pending:
 
     def found(self, keys: Keys) -> NDArray[np.bool_]:
         """Which of them are known."""
-        return self._find(keys) != _NONE
+        known: NDArray[np.bool_] = self._find(keys) != _NONE
+        return known
 
     # -- outcomes -------------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,6 @@ from server.monitoring.realised import CALIBRATION_EDGES, class_probabilities, r
 from server.monitoring.verdict import Metric, QualityReading, RiskReading
 from server.statistics import scores as scoring
 from server.statistics.bounded_mean import BoundedMean, HarmDetector
-from server.statistics.calibration import calibration, estimated
 
 Floats = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -74,7 +73,7 @@ def reference_quality(scores: Floats, labels: Floats, settings: QualitySettings)
         loss_mean=loss.mean,
         loss_upper=loss.interval(RISK_ALPHA)[1],
         loss_rows=loss.rows,
-        calibration=calibration(scores[:, 0], labels) if settings.kind == "binary" else (),
+        calibration=scoring.calibration(scores[:, 0], labels) if settings.kind == "binary" else (),
         loss_scale=scale,
     )
 
@@ -87,7 +86,10 @@ def _metrics_of(scores: Floats, labels: Floats, settings: QualitySettings) -> di
         return {"mean_absolute_error": float(np.abs(error).mean()), "root_mean_squared_error": squared}
     if settings.kind == "multiclass":
         chance = class_probabilities(scores, labels)
-        return {"accuracy": 1 - float(scoring.multiclass_losses(scores, labels).mean()), "log_loss": -float(np.log(chance).mean())}
+        return {
+            "accuracy": 1 - float(scoring.multiclass_losses(scores, labels).mean()),
+            "log_loss": -float(np.log(chance).mean()),
+        }
     found = {
         "accuracy": scoring.accuracy(score, labels, settings.threshold),
         "log_loss": scoring.log_loss(score, labels),
@@ -102,7 +104,7 @@ class Quality:
     """What is known of one version in one arm. Ownership: one thread at a time."""
 
     def __init__(self, settings: ModelMonitoring, reference: ReferenceQuality | None) -> None:
-        """`reference` None, or of another kind: there is no risk to track. Raises: ValueError for settings without `quality`."""
+        """`reference` None, or of another kind: no risk is tracked. Raises: ValueError for settings without `quality`."""
         if settings.quality is None:
             raise ValueError("these settings have no quality")
         self._settings = settings.quality
@@ -136,10 +138,6 @@ class Quality:
             self._loss = self._loss.add(losses)
             self._detector = _not_far_above(self._detector.add(losses), self._log_threshold + LOG_ABOVE_MOST)
 
-    def realised(self) -> dict[str, Metric]:
-        """All-time metrics by name."""
-        return self._total.metrics()
-
     def complete(self, reading: QualityReading, latest: Floats | None) -> QualityReading:
         """A reading of counts, with what is known of quality. `latest`: `[n, K]`, the scores that estimates are made of."""
         return replace(
@@ -153,12 +151,12 @@ class Quality:
         )
 
     def _estimated(self, latest: Floats) -> dict[str, Metric]:
-        """Without outcomes, of a binary score alone and where a baseline says how well it is calibrated. Nothing bounds how wrong
-        an estimate is, so that its bounds are those of the metric itself.
+        """Without outcomes, of a binary score alone and where a baseline says how well it is calibrated. Nothing bounds how
+        wrong an estimate is, so that its bounds are those of the metric itself.
         """
         if self._reference is None or self._settings.kind != "binary":
             return {}
-        found = estimated(self._reference.calibration, latest[:, 0], self._settings.threshold)
+        found = scoring.estimated(self._reference.calibration, latest[:, 0], self._settings.threshold)
         most = {"log_loss": scoring.LOG_LOSS_MOST}
         return {name: Metric(value, 0.0, most.get(name, 1.0), len(latest)) for name, value in found.items()}
 

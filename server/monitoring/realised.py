@@ -1,7 +1,7 @@
 """Realised metrics: what outcomes say of scores, with bounds that hold at every instant at once. **Pure.**
 
-Floor 4. One accumulator of constant size for each kind of model. Its metrics are of the rows that were given, each with the same
-weight, whatever the probability with which it was sampled: within one version, arm and window that hardly changes, and a
+Floor 4. One accumulator of constant size for each kind of model. Its metrics are of the rows that were given, each with the
+same weight, whatever the probability with which it was sampled: within one version, arm and window that hardly changes, and a
 weighted mean has no such bounds. Where the rate has changed, the figures since the version is served are of the sampled rows,
 and not of the traffic: times of a higher rate have more of a say.
 
@@ -76,7 +76,8 @@ class Realised:
 class Binary(Realised):
     """Of the probability of the positive class: `auc`, `log_loss`, `brier`, `accuracy`, `calibration_error`.
 
-    The bounds of the AUC are from pairs of one positive and one negative each, in the order of arrival; its value is of all pairs.
+    The bounds of the AUC are from pairs of one positive and one negative each, in the order of arrival; its value is of all
+    pairs.
     """
 
     names = ("accuracy", "log_loss", "brier", "auc")
@@ -161,7 +162,8 @@ class Multiclass(Realised):
         """See `Realised`."""
         super().add(scores, labels)
         self._count("accuracy", 1 - scoring.multiclass_losses(scores, labels))
-        self._count("log_loss", -np.log(class_probabilities(scores, labels)) / scoring.LOG_LOSS_MOST)
+        losses = -np.log(class_probabilities(scores, labels)) / scoring.LOG_LOSS_MOST
+        self._count("log_loss", np.minimum(losses, 1.0))
 
     def metrics(self) -> dict[str, Metric]:
         """See `Realised`."""
@@ -173,8 +175,8 @@ class Multiclass(Realised):
 class Regression(Realised):
     """Of estimates: `mean_absolute_error` and `root_mean_squared_error`.
 
-    Errors have no bound, so that no upper bound of their mean can be known: `high` is infinite. `low` is of the errors capped at
-    `scale`, which is below it; 0 where there is no scale (0), because the version has no baseline.
+    Errors have no bound, so that no upper bound of their mean can be known: `high` is infinite. `low` is of the errors capped
+    at `scale`, which is below it; 0 where there is no scale (0), because the version has no baseline.
     """
 
     names = ("absolute", "squared")
@@ -235,4 +237,5 @@ def _cells_of(scores: Floats) -> NDArray[np.intp]:
     with np.errstate(divide="ignore"):
         logits = np.log(scores) - np.log1p(-scores)
     place = (np.clip(logits, -_FARTHEST, _FARTHEST) + _FARTHEST) * ((_CELLS - 1) / (2 * _FARTHEST))
-    return np.rint(place).astype(np.intp)
+    cells: NDArray[np.intp] = np.rint(place).astype(np.intp)
+    return cells

@@ -27,9 +27,10 @@ def scores_of(
         scores = scores[:, settings.column : settings.column + 1]
     if not scores.shape[1]:
         return np.zeros((rows, 1)), np.zeros(rows, np.bool_)
-    usable = np.isfinite(scores).all(axis=1)
+    right = np.isfinite(scores)
     if settings.kind != "regression":
         with np.errstate(invalid="ignore"):
-            usable &= ((scores >= -_SLACK) & (scores <= 1 + _SLACK)).all(axis=1)
+            right &= (scores >= -_SLACK) & (scores <= 1 + _SLACK)
         scores = np.clip(scores, 0.0, 1.0)
+    usable = np.all(right, axis=1)
     return np.where(usable[:, None], scores, 0.0), usable

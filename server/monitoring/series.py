@@ -4,17 +4,20 @@ Floor 4. Every rule of an outcome is here: which of them is accepted, and when a
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server.core.clock import US_PER_S
 from server.core.monitoring_settings import QualitySettings
 from server.core.versions import VersionKey
 from server.monitoring.outcome import ReceiptStatus
-from server.monitoring.pending import NO_ID, Floats, Numbers, Pending, Settled, keys_of
+from server.monitoring.pending import NO_ID, Floats, Pending, Settled, keys_of
 from server.monitoring.samples import Samples
 from server.monitoring.scores import scores_of
+from server.monitoring.verdict import QualityReading
 
 ESTIMATE_ROWS = 10_000
 """The newest scores that label-free estimates are made of: enough for a standard error of half a percent."""
@@ -99,3 +102,29 @@ class Series:
         settled = self.pending.settle(now_us)
         self.served += len(settled.labels) if self.settings.horizon_s else 0
         return settled if len(settled.labels) else None
+
+    def reading(self) -> QualityReading:
+        """What is known of it before anything is judged: how many outcomes came, and how many could have."""
+        counts = {status.value: count for status, count in sorted(self.outcomes.items())}
+        return QualityReading(self.key, self.arm, counts, self.served, 0, {}, {}, 0, {}, None)
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """All that it knows."""
+        counts = [*(self.outcomes[status] for status in ReceiptStatus), self.served, self.without_id, self.unusable]
+        kept: dict[str, NDArray[np.generic]] = {"counts": np.array(counts, np.int64)}
+        if self.latest is not None:
+            kept["latest"] = self.latest
+        if self.pending is not None:
+            kept |= {f"pending.{name}": array for name, array in self.pending.arrays().items()}
+        return kept
+
+    def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Know what `arrays` gave, of the same settings. Raises: KeyError, ValueError."""
+        counts = list(map(int, arrays["counts"].tolist()))
+        self.outcomes = Counter(dict(zip(ReceiptStatus, counts[: len(ReceiptStatus)], strict=True)))
+        self.served, self.without_id, self.unusable = counts[len(ReceiptStatus) :]
+        if "latest" in arrays:
+            self.latest = np.atleast_2d(np.asarray(arrays["latest"], np.float64))
+            pending = {name.removeprefix("pending."): array for name, array in arrays.items() if name.startswith("pending.")}
+            self.pending = self._room_for(self.latest.shape[1])
+            self.pending.restore(pending)
