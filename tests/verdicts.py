@@ -12,6 +12,7 @@ from server.monitoring.baseline import Baseline, ReferenceQuality
 from server.monitoring.reading import MonitoringReading, SamplingReading, VersionReading
 from server.monitoring.streams import Category, Layout, Numeric, Stream
 from server.monitoring.verdict import (
+    Check,
     DriftState,
     Finding,
     Metric,
@@ -81,13 +82,13 @@ def numbers(stream: str, window: Sequence[int], before: float = -math.inf, alarm
     )
 
 
-def rate(stream: str, missing: int, rows: int, before: float = -math.inf) -> Finding:
-    """How many of a window's rows miss a stream that 20 of 20,020 missed in the baseline."""
+def rate(stream: str, missing: int, rows: int, before: float = -math.inf, check: Check = "missing") -> Finding:
+    """How many of a window's rows miss a stream (or what `check` says) that 20 of 20,020 missed in the baseline."""
     p = float(stats.binom.sf(missing - 1, rows, 0.01))
     e = e_value(p)
     return Finding(
         stream=stream,
-        check="missing",
+        check=check,
         baseline=(20_000, 20),
         window=(rows - missing, missing),
         n=20_020,
@@ -204,3 +205,11 @@ def reading(*versions: VersionReading, offered: int = 1010) -> MonitoringReading
         lag_s=1.5,
         events={("ranker", "drift", "delivered"): 2},
     )
+
+
+def every_family() -> MonitoringReading:
+    """A reading in which every family of metrics has a sample."""
+    checks: tuple[Check, ...] = ("missing", "unseen", "out_of_range", "non_finite")
+    all_checks = (numbers("distance", (260, 250, 240, 250)), *(rate("distance", 2, 1002, check=check) for check in checks))
+    learning = version(state=DriftState.LEARNING, arm="shadow")
+    return reading(version(verdict(0, findings=all_checks)), replace(learning, learned_rows=5000))
