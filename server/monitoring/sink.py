@@ -3,19 +3,24 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from server.core.versions import VersionKey
 from server.monitoring.samples import Samples
 
 
 class Sink(Protocol):
     """Where samples go. One thread calls it, its own, so it may take its time: what waits meanwhile is bounded, and drops are
-    counted.
+    counted. What it raises is logged.
     """
 
     name: str
     """What its waiting and dropped rows are counted under."""
 
     def write(self, samples: Sequence[Samples]) -> None:
-        """Take some samples, in the order in which they were served. Whatever it raises is logged, and they count as lost."""
+        """Take some samples, in the order in which they were served. If it raises, they count as lost."""
+        ...
+
+    def lost(self, key: VersionKey, arm: str, rows: int, time_us: int) -> None:
+        """So many rows of about that instant were chosen, and will not come. For who must know how complete a window is."""
         ...
 
     def idle(self) -> None:
