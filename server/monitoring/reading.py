@@ -49,8 +49,8 @@ class SamplingReading:
 
 @dataclass(frozen=True, slots=True)
 class MonitoringReading:
-    """Everything. `events`: retrain events by model, reason and what became of them. `lag_s`: how old the oldest row is that waits
-    to be counted.
+    """Everything. `events`: retrain events by model, reason and what became of them. `lag_s`: how old the oldest row is that
+    waits to be counted.
     """
 
     versions: tuple[VersionReading, ...] = ()

@@ -19,10 +19,12 @@ from server.core.feature_settings import FeatureStoreSettings
 from server.dataplane.interface import Batch, DataPlane, Part
 from server.features.interface import Features
 from server.lifecycle.replica import Replica
+from server.monitoring.sampler import Sampler
 from server.service.ahead import Ahead
 from server.service.execute import execute
 from server.service.join import Piece, join
 from server.service.refuse import answered
+from server.service.sampling import sample
 from server.telemetry.answers import ANSWERS_COUNTED
 
 _log = logging.getLogger("podium.engine")
@@ -40,8 +42,9 @@ class Engine(threading.Thread):
         on_dead: Callable[[Replica, BackendDead], None],
         on_crash: Callable[[], None],
         features: FeatureStoreSettings = _DEFAULTS,
+        sampler: Sampler | None = None,
     ) -> None:
-        """`features`: how long those of a batch may take."""
+        """`features`: how long those of a batch may take. `sampler`: who is shown what was answered; None: nobody."""
         super().__init__(name=f"podium-engine-{device}", daemon=True)
         self._plane = plane
         self._device = device
@@ -49,6 +52,7 @@ class Engine(threading.Thread):
         self._on_dead = on_dead
         self._on_crash = on_crash
         self._features = features
+        self._sampler = sampler
         self.problem = ""
         """Why this engine executes nothing any more; empty while it does."""
 
@@ -102,6 +106,8 @@ class Engine(threading.Thread):
             answered=reached,
             failed=failed,
         )
+        if self._sampler is not None:
+            sample(self._sampler, replica, batch, parts, pieces, reached)
 
     def _begin(self, replica: Replica, batch: Batch, pieces: Sequence[Piece]) -> Ahead | None:
         """Give a batch to a backend that takes it while another one executes."""
