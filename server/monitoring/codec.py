@@ -70,7 +70,7 @@ def decode(blob: bytes) -> Samples:
     inclusion = arrays["inclusion"]
     if not bool(((inclusion > 0) & (inclusion <= 1)).all()) or (rows and int(arrays["row"].min()) < 0):
         raise ValueError("it has inclusions or rows that no request has")
-    columns = {name: dict(_read_columns(fields, rows, budget)) for name in _COLUMNS}
+    columns: dict[str, Any] = {name: dict(_read_columns(fields, rows, budget)) for name in _COLUMNS}
     fields.end()
     return Samples(
         key=VersionKey(model, version),

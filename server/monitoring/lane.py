@@ -13,7 +13,7 @@ from functools import partial
 
 from server.core.versions import VersionKey
 from server.monitoring.samples import Samples
-from server.monitoring.sink import Sink
+from server.monitoring.sink import Lost, Sink
 
 _log = logging.getLogger("podium.monitoring")
 _PAUSE_S = 0.25
@@ -70,7 +70,10 @@ class Lane:
             self._lose(key, arm, rows, time_us, reason)
 
     def counts(self) -> tuple[int, int, dict[str, int]]:
-        """Rows that were written, rows that wait or are being written, and rows that were dropped, by reason."""
+        """Rows that were written, rows that wait or are being written, and rows that were dropped, by reason.
+
+        What a sink loses of rows that it had taken is no longer written then.
+        """
         with self._lock:
             return self._written, self._waiting_rows + self._writing_rows, dict(self._dropped)
 
@@ -132,10 +135,20 @@ class Lane:
     def _attempt(self, name: str, step: Callable[[], None]) -> bool:
         try:
             step()
+        except Lost as lost:
+            # rows that were taken before may be among them: what the sink had is less than was thought
+            with self._lock:
+                self._written -= lost.rows
+                self._dropped["sink_failed"] += lost.rows
+            self._say(name)
         except Exception:  # noqa: BLE001 - a bug in a sink costs samples, and neither this thread nor an answer
-            if name not in self._failing:
-                _log.exception("a sink of samples fails", extra={"sink": self.name, "step": name})
-            self._failing.add(name)
+            self._say(name)
             return False
-        self._failing.discard(name)
+        else:
+            self._failing.discard(name)
         return True
+
+    def _say(self, name: str) -> None:
+        if name not in self._failing:
+            _log.exception("a sink of samples fails", extra={"sink": self.name, "step": name})
+        self._failing.add(name)

@@ -7,6 +7,17 @@ from server.core.versions import VersionKey
 from server.monitoring.samples import Samples
 
 
+class Lost(Exception):
+    """So many `rows` are lost: of those that a call brought, or of earlier ones that were still waiting inside the sink.
+
+    All others are safe, or wait still. Raised by `write`, `idle` and `close`; any other exception loses what the call brought.
+    """
+
+    def __init__(self, rows: int, reason: str) -> None:
+        super().__init__(f"{rows} rows are lost: {reason}")
+        self.rows = rows
+
+
 class Sink(Protocol):
     """Where samples go. One thread calls it, its own, so it may take its time: what waits meanwhile is bounded, and drops are
     counted. What it raises is logged.
@@ -16,7 +27,9 @@ class Sink(Protocol):
     """What its waiting and dropped rows are counted under."""
 
     def write(self, samples: Sequence[Samples]) -> None:
-        """Take some samples, in the order in which they were served. If it raises, they count as lost."""
+        """Take some samples, in the order in which they were served. If it raises, they count as lost: all of them, or as many
+        as a `Lost` says.
+        """
         ...
 
     def lost(self, key: VersionKey, arm: str, rows: int, time_us: int) -> None:
