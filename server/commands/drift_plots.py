@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 
 from server.commands.drift_moved import bin_names, plain
@@ -71,7 +71,7 @@ def _detectors(name: str, windows: Sequence[WindowVerdict]) -> Figure:
     figure = Figure(figsize=(10.5, 6.2), layout="constrained")
     figure.suptitle(f"{name}: evidence against the baseline", fontsize=12)
     above, below = figure.subplots(2, 1, sharex=True)
-    times = [datetime.fromtimestamp(window.end_us / 1e6, UTC) for window in windows]
+    times = [float(date2num(datetime.fromtimestamp(window.end_us / 1e6, UTC))) for window in windows]
     above.plot(times, [_shown(window.log_family) for window in windows], color=_BLUE, marker="o", markersize=3)
     _threshold(above, times, [window.log_threshold for window in windows])
     for time, window in zip(times, windows, strict=True):
@@ -102,7 +102,7 @@ def _detectors(name: str, windows: Sequence[WindowVerdict]) -> Figure:
     return figure
 
 
-def _threshold(axes: Axes, times: Sequence[datetime], values: Sequence[float]) -> None:
+def _threshold(axes: Axes, times: Sequence[float], values: Sequence[float]) -> None:
     axes.step(times, values, where="mid", color=_BLACK, linestyle="--", linewidth=1)
     if len(times) == 1:
         axes.axhline(values[0], color=_BLACK, linestyle="--", linewidth=1)
@@ -153,9 +153,7 @@ def _stream(axes: Axes, version: ReportedVersion, finding: Finding) -> None:
     )
 
 
-def _largest(
-    names: Sequence[str], was: Sequence[float], now: Sequence[float]
-) -> tuple[list[str], list[float], list[float]]:
+def _largest(names: Sequence[str], was: Sequence[float], now: Sequence[float]) -> tuple[list[str], list[float], list[float]]:
     """The categories of most rows on either side, and the rest of them added up."""
     order = sorted(range(len(names)), key=lambda place: -max(was[place], now[place]))
     kept, rest = order[: _BARS - 1], order[_BARS - 1 :]
