@@ -18,6 +18,8 @@ FLOORS = {
             "server.handed_on",
             "server.optional",
             "server.device_memory",
+            "server.levels",
+            "server.monitored",
             "server.__main__",
             "server.commands",
             "server.consumers_command",

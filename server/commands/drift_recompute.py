@@ -150,7 +150,9 @@ def _nothing(n: int, m: int) -> _Numbers:
 
 def _differing(window: WindowVerdict, subject: str, pairs: Mapping[str, tuple[float, float]]) -> list[Difference]:
     return [
-        Difference(window.start_us, subject, name, told, found) for name, (told, found) in pairs.items() if not _same(told, found)
+        Difference(window.start_us, subject, name, told, found)
+        for name, (told, found) in pairs.items()
+        if not _same(told, found)
     ]
 
 
