@@ -13,7 +13,7 @@ import numpy as np
 
 from server.commands.drift_moved import plain
 from server.commands.drift_text import minute
-from server.monitoring.judge import pools
+from server.monitoring.checks import pools
 from server.monitoring.verdict import Finding, WindowVerdict
 from server.statistics.detector import EMPTY, e_value, family, step
 from server.statistics.distances import psi, psi_bias
