@@ -17,7 +17,7 @@ from server.monitoring.baseline import Baseline, ReferenceQuality
 from server.monitoring.baseline_document import edges_digest, from_document, to_document, with_digest
 from server.monitoring.build import build
 from server.monitoring.streams import Layout
-from tests.monitoring.rows import HOUR_US, rows_of, texts
+from tests.monitoring.plain_rows import HOUR_US, rows_of, texts
 
 QUALITY = ReferenceQuality(
     "binary", 20, {"auc": 0.75, "log_loss": float("nan")}, 0.1, 0.2, 20, ((0.1, 0.2), (0.5, 0.2), (0.5, 1.0)), 2.0

@@ -56,7 +56,9 @@ def test_wasserstein_is_scipys_of_the_bins_means() -> None:
     for first, second in tables(4, 50):
         places = np.arange(first.size) * SUM_SCALE
         sums = [counts * places + random.integers(0, SUM_SCALE, counts.size) * counts for counts in (first, second)]
-        means = [total[counts > 0] / counts[counts > 0] / SUM_SCALE for total, counts in zip(sums, (first, second), strict=True)]
+        means = [
+            total[counts > 0] / counts[counts > 0] / SUM_SCALE for total, counts in zip(sums, (first, second), strict=True)
+        ]
         expected = stats.wasserstein_distance(*means, first[first > 0], second[second > 0])
         assert wasserstein(first, second, *sums) == pytest.approx(expected, rel=1e-12)
 
@@ -155,7 +157,9 @@ def test_one_bin_holds_everything_on_both_sides() -> None:
     assert psi_bias(1, 5, 9) == 0
 
 
-@pytest.mark.parametrize(("first", "second"), [([1, 2], [1]), ([], []), ([[1]], [[1]]), ([-1, 2], [1, 2]), ([1, 2], [np.nan, 2])])
+@pytest.mark.parametrize(
+    ("first", "second"), [([1, 2], [1]), ([], []), ([[1]], [[1]]), ([-1, 2], [1, 2]), ([1, 2], [np.nan, 2])]
+)
 def test_what_are_no_counts_on_the_same_bins_is_refused(first: list[float], second: list[float]) -> None:
     for distance in DISTANCES:
         with pytest.raises(ValueError, match="count"):
