@@ -17,7 +17,7 @@ from server.monitoring.baseline import Baseline, ReferenceQuality
 from server.monitoring.baseline_document import edges_digest, from_document, to_document, with_digest
 from server.monitoring.build import build
 from server.monitoring.streams import Layout
-from tests.monitoring.rows import HOUR_US, rows_of, texts
+from tests.monitoring.plain_rows import HOUR_US, rows_of, texts
 
 QUALITY = ReferenceQuality(
     "binary", 20, {"auc": 0.75, "log_loss": float("nan")}, 0.1, 0.2, 20, ((0.1, 0.2), (0.5, 0.2), (0.5, 1.0)), 2.0
@@ -72,7 +72,7 @@ def test_a_baseline_too_large_is_refused_either_way(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(baseline_document, "MAX_BYTES", len(DATA) - 1)
     with pytest.raises(ValueError, match="too large"):
         to_document(BASELINE)
-    with pytest.raises(ValueError, match="at most"):
+    with pytest.raises(ValueError, match="more than"):
         from_document(DATA)
 
 
@@ -174,7 +174,6 @@ def test_every_field_is_checked(change: Change, said: str) -> None:
     change(document)
     with pytest.raises(ValueError, match=said) as refused:
         from_document(json.dumps(document).encode())
-    assert str(refused.value).startswith("baseline: ")
     assert len(str(refused.value)) < 400
 
 
@@ -195,7 +194,7 @@ def test_every_field_is_checked(change: Change, said: str) -> None:
     ],
 )
 def test_what_is_no_baseline_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="baseline"):
+    with pytest.raises(ValueError, match=r"no JSON|no object|missing or unknown|rows: no integer"):
         from_document(data)
 
 
