@@ -101,10 +101,13 @@ def test_losses_and_outcomes_come_through(server: Server) -> None:
     sink.close()
 
 
-def test_what_is_redacted_never_leaves(server: Server) -> None:
+def test_what_is_redacted_never_leaves_and_a_log_line_says_so(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     sink = RedisSink(writer_to(server.url), writer_to(server.url), lambda key: (("user", "age"), {"pixels": ("age",)}))
-    sink.write([rows_of(10)])
+    sink.write([rows_of(10), rows_of(10)])
     sink.close()
+    assert [record.message for record in caplog.records].count(
+        "redacted columns are not monitored: they stay in this process"
+    ) == 1
     assert b"user" not in server.command("XRANGE", STREAM, "-", "+")[0][1][b"b"]
     taken = Taken()
     read_all(server.url, taken)
