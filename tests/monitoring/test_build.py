@@ -10,7 +10,7 @@ from server.monitoring import build as building
 from server.monitoring.baseline import Baseline, ReferenceQuality
 from server.monitoring.build import build, hour_rows, reference
 from server.monitoring.streams import Category, Layout, Numeric
-from tests.monitoring.rows import HOUR_US, rows_of, texts
+from tests.monitoring.plain_rows import HOUR_US, rows_of, texts
 
 PLAIN = ModelSettings()
 TOLERANT = ModelSettings.model_validate({"monitoring": {"tolerance": 1.0}})

@@ -7,7 +7,7 @@ from feature_client.schema import DEFAULTED, Status
 from server.core.settings import ModelSettings
 from server.monitoring.columns import Columns, Reader, tally, text_of
 from server.monitoring.samples import Samples
-from tests.monitoring.rows import rows_of, texts
+from tests.monitoring.plain_rows import rows_of, texts
 
 
 def model(**tables: object) -> ModelSettings:

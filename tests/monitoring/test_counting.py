@@ -15,7 +15,7 @@ from server.monitoring.build import build
 from server.monitoring.counting import Counter
 from server.monitoring.samples import Samples
 from server.monitoring.streams import SUM_SCALE, Category, Cells, Counts, Layout, Numeric
-from tests.monitoring.rows import rows_of, texts
+from tests.monitoring.plain_rows import rows_of, texts
 
 PLAIN = ModelSettings()
 NUMBER = Numeric("x", "input", (0.0, 1.0, 2.5), -1.0, 4.0, (-0.5, 3.0), 1.0, 2.0)

@@ -5,7 +5,7 @@ import pytest
 
 from server.monitoring.samples import together
 from server.monitoring.streams import Category, Layout, Numeric
-from tests.monitoring.rows import rows_of, texts
+from tests.monitoring.plain_rows import rows_of, texts
 
 NUMBER = Numeric("x", "input", (1.0, 2.0), 0.0, 3.0, (0.0, 3.0), 1.5, 1.0)
 TEXT = Category("t", "feature", ("a", "b"), (7,))
