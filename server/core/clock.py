@@ -9,5 +9,6 @@ Clock = Callable[[], int]
 monotonic_ns: Clock = time.monotonic_ns
 
 NS_PER_US = 1_000
+US_PER_S = 1_000_000
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000

@@ -22,6 +22,7 @@ from server.core.placement import CPU, device_of
 from server.core.settings import ModelSettings, buckets_for, placed
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
+from server.core.validation import Constraints, constraints_of
 from server.core.versions import VersionKey
 from server.features.interface import Features
 from server.lifecycle.accounts import Account, Accounts
@@ -138,8 +139,8 @@ class Loader:
         self._abandoned: list[Backend] = []
 
     def load(self, found: FoundVersion, settings: ModelSettings, lost: Mapping[str, str] = _NONE_LOST) -> Loaded:
-        """Lease, verify, reserve memory, open, bind features, read labels, warm every batch bucket, compare golden examples,
-        measure.
+        """Lease, verify, reserve memory, open, bind features, compile constraints, read labels, warm every batch bucket,
+        compare golden examples, measure.
 
         Warm-up and golden examples are of the model itself, with its own inputs, on each of its devices.
 
@@ -182,13 +183,16 @@ class Loader:
         signature = progress.places[0].opened[0].signature
         bind = self._bind_features
         features = None if bind is None else bind(found.key, found.folder, settings, signature)
+        progress.step = "validation"
+        constraints = _constraints(settings, signature, features)
         progress.step = "labels"
         named = {spec.name: spec.labels for spec in settings.outputs if spec.labels is not None}
         labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
         buckets = buckets_for(signature.max_batch, settings.batching)
         first, *further = [self._ready(found, place, buckets, progress) for place in progress.places]
         lease = progress.lease
-        return Loaded(first.backend, buckets, first.costs_ns, labels, lease, features, first.reservation, tuple(further))
+        reservation = first.reservation
+        return Loaded(first.backend, buckets, first.costs_ns, labels, lease, features, reservation, constraints, tuple(further))
 
     def _open(self, found: FoundVersion, name: str, open_backend: BackendFactory, place: _Place, progress: _Progress) -> None:
         """Every instance on one device."""
@@ -245,6 +249,17 @@ class Loader:
         fault = self._compare_golden(examples.outputs, got, golden.rtol, golden.atol, backend.signature.outputs)
         if fault is not None:
             raise LoadFailed(fault)
+
+
+def _constraints(settings: ModelSettings, model: Signature, features: Features | None) -> Constraints | None:
+    """What requests must bring beside types and shapes. Raises: LoadFailed where that does not fit the version."""
+    try:
+        if features is None:
+            return constraints_of(settings.validation, model, model)
+        packed = {} if settings.features is None else {each.name: each.columns for each in settings.features.inputs}
+        return constraints_of(settings.validation, features.signature, model, features.names, packed)
+    except ValueError as unfit:
+        raise LoadFailed(str(unfit)) from unfit
 
 
 def _places(backend: str, settings: ModelSettings) -> list[_Place]:

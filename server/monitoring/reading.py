@@ -18,7 +18,9 @@ KEPT_WINDOWS = 336
 class VersionReading:
     """One version in one arm. `windows`: the newest first. `open_rows`: rows of windows that have not been judged yet.
 
-    `learned_rows` of `learning_rows`, while it has no baseline. `late_rows`: rows that came after their window had been judged.
+    `learned_rows` of `learning_rows`, while it has no baseline. `late_rows`: rows that came after their window had been judged;
+    `misdated_rows`: rows that claim to be of the future, or from before 1970. `alarms`: how many were raised, the last of them
+    by `last_alarm`; the state ALARM lasts as long as what it named is suspicious.
     """
 
     key: VersionKey
@@ -30,6 +32,9 @@ class VersionReading:
     learned_rows: int
     learning_rows: int
     late_rows: int = 0
+    misdated_rows: int = 0
+    alarms: int = 0
+    last_alarm: WindowVerdict | None = None
     quality: QualityReading | None = None
 
 

@@ -25,6 +25,8 @@ from server.monitoring.samples import Samples
 
 _ROW_BYTES = 56
 """Of a sample, beside its columns."""
+_SHAPES = 1024
+"""Shapes of columns that are remembered; callers choose free dimensions."""
 
 
 @dataclass(slots=True)
@@ -68,20 +70,24 @@ class _Source:
     lock: threading.Lock = field(default_factory=threading.Lock)
     sampled: dict[tuple[str, tuple[int, ...]], bool] = field(default_factory=dict)
 
-    def columns(self, arrays: Mapping[str, Array], rows: NDArray[np.intp]) -> dict[str, Array]:
-        """Copies of these rows of everything that is sampled."""
+    def columns(self, arrays: Mapping[str, Array], rows: NDArray[np.intp]) -> tuple[dict[str, Array], int]:
+        """Copies of these rows of everything that is sampled, and their bytes."""
         made: dict[str, Array] = {}
+        nbytes = 0
         for name, array in arrays.items():
             shape = (name, array.shape[1:])
             wanted = self.sampled.get(shape)
             if wanted is None:
                 settings = self.plan.settings
                 wanted = name not in settings.ignore and prod(shape[1]) <= settings.max_elements
-                if len(self.sampled) < 1024:  # callers choose free dimensions
+                if len(self.sampled) < _SHAPES:
                     self.sampled[shape] = wanted
             if wanted:
-                made[name] = array.take(rows, axis=0)
-        return made
+                made[name] = own = array.take(rows, axis=0)
+                nbytes += own.nbytes
+                if own.dtype == object:
+                    nbytes += sum(map(len, own.ravel().tolist()))
+        return made, nbytes
 
 
 class Sampler:
@@ -140,9 +146,7 @@ class Sampler:
                 lane.lose(key, source.plan.arm, len(rows) - room, self._wall_us(), "budget")
             owners, rows, numbers = owners[:room], rows[:room], numbers[:room]
         if room:
-            samples = self._copied(key, source, served, (owners, rows, numbers), rate)
-            nbytes = room * _ROW_BYTES + sum(map(_nbytes, samples.inputs.values()))
-            nbytes += sum(map(_nbytes, samples.callers.values())) + sum(map(_nbytes, samples.outputs.values()))
+            samples, nbytes = self._copied(key, source, served, (owners, rows, numbers), rate)
             for lane in self._lanes:
                 lane.offer(samples, room, nbytes)
 
@@ -153,7 +157,7 @@ class Sampler:
         served: Served,
         where: tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32]],
         rate: float,
-    ) -> Samples:
+    ) -> tuple[Samples, int]:
         owners, rows, numbers = where
         plan, count = source.plan, len(rows)
         time_us = _same(count, self._wall_us())
@@ -162,7 +166,12 @@ class Sampler:
             array = served.callers.get(stated, served.inputs.get(stated))
             if array is not None and array.dtype == np.int64 and array.size == len(array):
                 time_us = array.reshape(-1)[rows].astype(np.int64)
-        return Samples(
+        inclusion = np.empty(count)
+        inclusion.fill(rate)  # np.full takes twice as long
+        inputs, inputs_bytes = source.columns(served.inputs, rows)
+        callers, callers_bytes = source.columns(served.callers, rows)
+        outputs, outputs_bytes = source.columns(served.outputs, rows)
+        samples = Samples(
             key=key,
             arm=plan.arm,
             epoch=plan.epoch,
@@ -170,15 +179,16 @@ class Sampler:
             time_us=time_us,
             id_hash=served.id_hashes.take(owners),
             row=numbers,
-            inclusion=np.full(count, rate),
+            inclusion=inclusion,
             queue_us=(served.taken_ns - served.arrival_ns.take(owners)) // NS_PER_US,
             execute_us=_same(count, served.execute_ns // NS_PER_US),
-            inputs=source.columns(served.inputs, rows),
-            callers=source.columns(served.callers, rows),
-            outputs=source.columns(served.outputs, rows),
+            inputs=inputs,
+            callers=callers,
+            outputs=outputs,
             features=plan.features if served.statuses is not None else (),
             statuses=np.empty((count, 0), dtype=np.uint8) if served.statuses is None else served.statuses.take(rows, axis=0),
         )
+        return samples, count * _ROW_BYTES + inputs_bytes + callers_bytes + outputs_bytes
 
     def reading(self) -> SamplingReading:
         """Counts since the process started."""
@@ -207,16 +217,9 @@ class Sampler:
 
 
 def _same(count: int, value: int) -> NDArray[np.int64]:
-    # np.full takes twice as long
     made = np.empty(count, dtype=np.int64)
     made.fill(value)
     return made
-
-
-def _nbytes(array: Array) -> int:
-    if array.dtype != object:
-        return array.nbytes
-    return array.nbytes + sum(map(len, array.ravel().tolist()))
 
 
 def rows_of(

@@ -17,7 +17,7 @@ from server.core.versions import VersionKey
 Columns = Mapping[str, Array]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Samples:
     """N rows that one version answered, in one arm, under one split.
 
@@ -27,7 +27,7 @@ class Samples:
     probability with which it was taken; `queue_us`, `execute_us` int64 `[N]`.
     `inputs`: what the backend was given. `callers`: what calls brought beside that: join keys, request values. `weight`: the
     share of the model's traffic that this version had at that instant, under the split of that `epoch`.
-    Ownership: nobody writes to its arrays.
+    Ownership: nobody changes it, nor writes to its arrays. (Not `frozen`: that would cost as much as copying the rows.)
     """
 
     key: VersionKey

@@ -160,6 +160,21 @@ def test_labels_are_read_with_the_version() -> None:
     assert scene.backends.opened[-1].closed == 1
 
 
+def constrained(**stated: Any) -> ModelSettings:
+    return ModelSettings.model_validate(SETTINGS.model_dump() | {"validation": {"inputs": [stated]}})
+
+
+def test_constraints_are_compiled_with_the_version() -> None:
+    scene = Scene()
+    assert scene.load(Version(KEY)).constraints is None
+    constraints = scene.load(Version(KEY), constrained(name="x", column=1, at_least=0)).constraints
+    assert constraints is not None
+    assert [check.stream for check in constraints.checks] == ["x[1]"]
+    with pytest.raises(LoadFailed, match=r"^validation: 'z' is neither an input nor a feature; inputs are x$"):
+        scene.load(Version(KEY), constrained(name="z", at_least=0))
+    assert scene.backends.opened[-1].closed == 1
+
+
 def test_every_failure_names_its_step_and_closes_what_was_opened() -> None:
     found = Version(KEY, manifest=Manifest(Golden()))
     scene = Scene()
