@@ -19,6 +19,7 @@ from typing import Any
 from grpc_health.v1 import health_pb2_grpc
 
 from protos.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from protos.monitoring_pb2_grpc import add_MonitoringServiceServicer_to_server
 from server.backends.cudart import Cudart
 from server.core.clock import monotonic_ns
 from server.core.errors import BackendDead, DeviceLost, PodiumError
@@ -52,6 +53,7 @@ from server.restart import Restart
 from server.service.control import Control
 from server.service.engine import Engine
 from server.service.fast_lane import FastLane
+from server.service.outcomes import Outcomes
 from server.service.predict import Predict
 from server.service.usage import UsageFile, name_of
 from server.telemetry import logs
@@ -66,6 +68,7 @@ from server.transport.http import start_http
 from server.transport.infer import Inference
 from server.transport.listen import Door
 from server.transport.malformed import Registrar
+from server.transport.monitoring import MonitoringCalls
 from server.transport.reflection import Reflection, add_reflection
 from server.transport.runtime_settings import RuntimeSettings
 from server.transport.servicer import Servicer
@@ -223,6 +226,8 @@ class Server:
         names = subject_of if settings.tls.client_ca_file else None
         inference = Inference(predict, hand_over, memory=regions, tracer=tracer, subject_of=names)
         limits = (settings.max_stream_requests, settings.max_stream_bytes)
+        outcomes = Outcomes(lambda: self._manager.published, self._monitored.outcomes, self._monitored.forward)
+        self._monitoring = MonitoringCalls(outcomes, self._monitored.report)
         self._streams = Streams(inference, hand_over, monotonic_ns, *limits, self._callers)
         self._servicer = Servicer(
             inference,
@@ -261,6 +266,7 @@ class Server:
             # as much of a server as registering needs; who may not call is not counted as a caller
             registrar: Any = Registrar(door, self._callers.limit, self._access.wrap)
             add_GRPCInferenceServiceServicer_to_server(self._servicer, registrar)
+            add_MonitoringServiceServicer_to_server(self._monitoring, registrar)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
             if self._reflection is not None:
                 add_reflection(self._reflection, registrar)
@@ -288,6 +294,7 @@ class Server:
             await asyncio.wait_for(self._hurry.wait(), pace.delay_s)
         self._health.close()
         self._streams.close()
+        self._monitoring.close()
         if self._reflection is not None:
             self._reflection.close()
         await door.stop(pace.grace_s)

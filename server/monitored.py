@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from protos.monitoring_pb2 import DriftReport
 from server.core.clock import NS_PER_US
 from server.core.errors import Unsupported
 from server.core.monitoring_settings import MonitoringSettings
@@ -28,6 +29,7 @@ from server.monitoring.redis_sink import RedisOutcomes, RedisSink, RedisWriter
 from server.monitoring.sampler import Plan, Sampler
 from server.monitoring.sink import Sink
 from server.telemetry.monitoring_readings import Objective
+from server.transport.drift_report import report_of
 
 CHAMPION, CHALLENGER, OTHER = "champion", "challenger", "other"
 """Arms: the version that answers where none is named; the one of that alias; any other that is asked for by name."""
@@ -108,6 +110,13 @@ class Monitored:
             qualities = {(each.key, each.arm): each for each in self.outcomes.readings()}
             versions = tuple(replace(each, quality=qualities.get((each.key, each.arm))) for each in self._monitors.versions())
         return MonitoringReading(versions, self.sampler.reading(), self.sampler.lag_s())
+
+    def report(self, model: str, version: str, windows: int) -> DriftReport:
+        """What the monitors have found, as a message. Raises: NotFound, InvalidRequest; Unsupported where nobody judges here."""
+        if self._settings.sink != "process":
+            where = "podium monitor judges" if self._settings.sink == "redis" else "nothing is sampled"
+            raise Unsupported(f"this server has no monitors: monitoring.sink is '{self._settings.sink}', so {where}")
+        return report_of(self.reading() or MonitoringReading(), model, version, windows)
 
     def objectives(self) -> dict[VersionKey, Objective]:
         """What versions are to reach."""

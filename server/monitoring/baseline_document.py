@@ -49,15 +49,12 @@ def to_document(baseline: Baseline) -> bytes:
 def from_document(data: bytes) -> Baseline:
     """The baseline of a document, with its digest. Raises: ValueError, with what is wrong, for anything else."""
     if len(data) > MAX_BYTES:
-        raise ValueError(f"baseline: {len(data)} bytes, at most {MAX_BYTES}")
+        raise ValueError(f"more than {MAX_BYTES} bytes")
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"baseline: no JSON: {error}") from None
-    try:
-        baseline = _baseline(_table(document, "the document", "format origin rows streams counts hourly latency_us quality"))
-    except ValueError as error:
-        raise ValueError(f"baseline: {error}") from None
+        raise ValueError(f"no JSON: {error}") from None
+    baseline = _baseline(_table(document, "the document", "format origin rows streams counts hourly latency_us quality"))
     return replace(baseline, digest=hashlib.sha256(data).hexdigest())
 
 

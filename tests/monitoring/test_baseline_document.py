@@ -72,7 +72,7 @@ def test_a_baseline_too_large_is_refused_either_way(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(baseline_document, "MAX_BYTES", len(DATA) - 1)
     with pytest.raises(ValueError, match="too large"):
         to_document(BASELINE)
-    with pytest.raises(ValueError, match="at most"):
+    with pytest.raises(ValueError, match="more than"):
         from_document(DATA)
 
 
@@ -174,7 +174,6 @@ def test_every_field_is_checked(change: Change, said: str) -> None:
     change(document)
     with pytest.raises(ValueError, match=said) as refused:
         from_document(json.dumps(document).encode())
-    assert str(refused.value).startswith("baseline: ")
     assert len(str(refused.value)) < 400
 
 
@@ -195,7 +194,7 @@ def test_every_field_is_checked(change: Change, said: str) -> None:
     ],
 )
 def test_what_is_no_baseline_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="baseline"):
+    with pytest.raises(ValueError, match=r"no JSON|no object|missing or unknown|rows: no integer"):
         from_document(data)
 
 
