@@ -108,7 +108,7 @@ class RedisSource:
         if not missed or not samples.rows:
             return (samples,)
         self.missed_rows += missed
-        return (Offered(samples.key, samples.arm, 0, missed, int(samples.time_us[0])), samples)
+        return (Offered(samples.key, samples.arm, missed, missed, int(samples.time_us[0])), samples)
 
     def _notice_a_new_stream(self) -> None:
         """A server that lost its memory, and whose clock is behind, begins with ids before ours: read those, too."""

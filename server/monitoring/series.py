@@ -121,7 +121,7 @@ class Series:
     def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Know what `arrays` gave, of the same settings. Raises: KeyError, ValueError."""
         counts = list(map(int, arrays["counts"].tolist()))
-        self.outcomes = Counter(dict(zip(ReceiptStatus, counts[: len(ReceiptStatus)], strict=True)))
+        self.outcomes = +Counter(dict(zip(ReceiptStatus, counts[: len(ReceiptStatus)], strict=True)))
         self.served, self.without_id, self.unusable = counts[len(ReceiptStatus) :]
         if "latest" in arrays:
             self.latest = np.atleast_2d(np.asarray(arrays["latest"], np.float64))
