@@ -20,7 +20,7 @@ Part = tuple[Series, Quality]
 Early = Sequence[tuple[str, int, int, Waiting]]
 Counts = Counter[tuple[str, ReceiptStatus]]
 
-_FORMAT = 1
+FORMAT = 1
 
 
 def written(parts: Sequence[tuple[Part, str]], early: Early, counts: Counts) -> bytes:
@@ -30,7 +30,7 @@ def written(parts: Sequence[tuple[Part, str]], early: Early, counts: Counts) -> 
         arrays |= {f"{index}.series.{name}": array for name, array in series.arrays().items()}
         arrays |= {f"{index}.quality.{name}": array for name, array in quality.arrays().items()}
     described = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "parts": [[*series.key, series.arm, judged_by] for (series, _), judged_by in parts],
         "counts": [[model, status.value, count] for (model, status), count in counts.items()],
         "early": [[model, version] for model, version, _, _ in early],
@@ -54,8 +54,8 @@ def read(document: bytes, fresh: Callable[[VersionKey, str, str], Part | None]) 
         with np.load(BytesIO(document), allow_pickle=False) as archive:
             arrays: dict[str, NDArray[Any]] = dict(archive)
         described = json.loads(arrays["about"].tobytes())
-        if described["format"] != _FORMAT:
-            raise ValueError(f"outcomes were kept in format {described['format']}, and this is {_FORMAT}")
+        if described["format"] != FORMAT:
+            raise ValueError(f"outcomes were kept in format {described['format']}, and this is {FORMAT}")
         parts = []
         for index, (model, version, arm, judged_by) in enumerate(described["parts"]):
             part = fresh(VersionKey(model, version), arm, judged_by)
