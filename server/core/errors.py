@@ -94,6 +94,11 @@ class FeaturesUnavailable(PodiumError):
     """Features of this request are not there, and its model's contract forbids a default in their place."""
 
 
+class InvalidValues(PodiumError):
+    """Values of this request break a constraint of its model. It is found where whole batches are looked at, and counted with
+    them: no `InvalidRequest`, which never comes so far."""
+
+
 class LoadFailed(PodiumError):
     """A version could not be brought into service; the text says which check failed.
 

@@ -22,6 +22,7 @@ from server.core.placement import CPU, device_of
 from server.core.settings import ModelSettings, buckets_for, placed
 from server.core.signature import Signature
 from server.core.tensors import Array, TensorSpec
+from server.core.validation import Constraints, constraints_of
 from server.core.versions import VersionKey
 from server.features.interface import Features
 from server.lifecycle.accounts import Account, Accounts
@@ -37,6 +38,10 @@ TOKENIZER_FILE = "tokenizer.json"
 BindFeatures = Callable[[VersionKey, Path, ModelSettings, Signature], Features | None]
 """The features of a version, by its folder, its settings and its model's own signature; None where it was trained on none.
 Raises: LoadFailed where it was, and cannot have them."""
+
+ReadBaseline = Callable[[Path], Any]
+"""The baseline in a version's folder, for whoever monitors it; None where there is none. Raises: LoadFailed for a file that is
+none."""
 
 _NONE_LOST: Mapping[str, str] = {}
 
@@ -108,7 +113,8 @@ class Loader:
     `backends` has a factory per name of `ModelSettings.backend`. `lease` keeps a folder from being pruned before anything of
     it is read, for as long as the version is in memory; without it nothing does. `bind_features` finds a version's features;
     without it versions are loaded as bare models, whatever they were trained on: what proves their files needs no store.
-    `accounts` reserves memory and keeps what was measured; without it neither is done.
+    `accounts` reserves memory and keeps what was measured; without it neither is done. `read_baseline` reads what a version is
+    monitored by; without it, and where its settings turn monitoring off, it has none.
     """
 
     def __init__(
@@ -124,6 +130,7 @@ class Loader:
         lease: Callable[[Path], Lease] | None = None,
         bind_features: BindFeatures | None = None,
         accounts: Accounts | None = None,
+        read_baseline: ReadBaseline | None = None,
     ) -> None:
         self._verify = verify
         self._backends = backends
@@ -135,11 +142,12 @@ class Loader:
         self._lease = lease
         self._bind_features = bind_features
         self._accounts = accounts
+        self._read_baseline = read_baseline
         self._abandoned: list[Backend] = []
 
     def load(self, found: FoundVersion, settings: ModelSettings, lost: Mapping[str, str] = _NONE_LOST) -> Loaded:
-        """Lease, verify, reserve memory, open, bind features, read labels, warm every batch bucket, compare golden examples,
-        measure.
+        """Lease, verify, reserve memory, open, bind features, compile constraints, read labels and the baseline, warm
+        every batch bucket, compare golden examples, measure.
 
         Warm-up and golden examples are of the model itself, with its own inputs, on each of its devices.
 
@@ -182,13 +190,28 @@ class Loader:
         signature = progress.places[0].opened[0].signature
         bind = self._bind_features
         features = None if bind is None else bind(found.key, found.folder, settings, signature)
+        progress.step = "validation"
+        constraints = _constraints(settings, signature, features)
         progress.step = "labels"
         named = {spec.name: spec.labels for spec in settings.outputs if spec.labels is not None}
         labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
+        progress.step = "baseline"
+        read = self._read_baseline if settings.monitoring.enabled else None
+        baseline = None if read is None else read(found.folder)
         buckets = buckets_for(signature.max_batch, settings.batching)
         first, *further = [self._ready(found, place, buckets, progress) for place in progress.places]
-        lease = progress.lease
-        return Loaded(first.backend, buckets, first.costs_ns, labels, lease, features, first.reservation, tuple(further))
+        return Loaded(
+            first.backend,
+            buckets,
+            first.costs_ns,
+            labels,
+            progress.lease,
+            features,
+            first.reservation,
+            constraints,
+            tuple(further),
+            baseline,
+        )
 
     def _open(self, found: FoundVersion, name: str, open_backend: BackendFactory, place: _Place, progress: _Progress) -> None:
         """Every instance on one device."""
@@ -245,6 +268,17 @@ class Loader:
         fault = self._compare_golden(examples.outputs, got, golden.rtol, golden.atol, backend.signature.outputs)
         if fault is not None:
             raise LoadFailed(fault)
+
+
+def _constraints(settings: ModelSettings, model: Signature, features: Features | None) -> Constraints | None:
+    """What requests must bring beside types and shapes. Raises: LoadFailed where that does not fit the version."""
+    try:
+        if features is None:
+            return constraints_of(settings.validation, model, model)
+        packed = {} if settings.features is None else {each.name: each.columns for each in settings.features.inputs}
+        return constraints_of(settings.validation, features.signature, model, features.names, packed)
+    except ValueError as unfit:
+        raise LoadFailed(str(unfit)) from unfit
 
 
 def _places(backend: str, settings: ModelSettings) -> list[_Place]:

@@ -38,6 +38,8 @@ _ARRAYS = (
     ("execute_us", np.dtype("<i8")),
 )
 _COLUMNS = ("inputs", "callers", "outputs")
+Redaction = tuple[Sequence[str], Mapping[str, Sequence[str]]]
+"""Names that are redacted, and by input the features that it is made of: the arguments of `redacted`."""
 
 
 def encode(samples: Samples) -> bytes:
@@ -70,7 +72,7 @@ def decode(blob: bytes) -> Samples:
     inclusion = arrays["inclusion"]
     if not bool(((inclusion > 0) & (inclusion <= 1)).all()) or (rows and int(arrays["row"].min()) < 0):
         raise ValueError("it has inclusions or rows that no request has")
-    columns = {name: dict(_read_columns(fields, rows, budget)) for name in _COLUMNS}
+    columns: dict[str, Any] = {name: dict(_read_columns(fields, rows, budget)) for name in _COLUMNS}
     fields.end()
     return Samples(
         key=VersionKey(model, version),

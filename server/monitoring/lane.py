@@ -13,7 +13,7 @@ from functools import partial
 
 from server.core.versions import VersionKey
 from server.monitoring.samples import Samples
-from server.monitoring.sink import Sink
+from server.monitoring.sink import Lost, Sink
 
 _log = logging.getLogger("podium.monitoring")
 _PAUSE_S = 0.25
@@ -132,6 +132,15 @@ class Lane:
     def _attempt(self, name: str, step: Callable[[], None]) -> bool:
         try:
             step()
+        except Lost as lost:
+            with self._lock:
+                self._written -= lost.rows
+                for key, arm, rows, time_us in lost.losses:
+                    self._lose(key, arm, rows, time_us, "sink_failed")
+            if name not in self._failing:
+                _log.warning("a sink of samples lost some", extra={"sink": self.name, "step": name, "reason": str(lost)})
+            self._failing.add(name)
+            return True
         except Exception:  # noqa: BLE001 - a bug in a sink costs samples, and neither this thread nor an answer
             if name not in self._failing:
                 _log.exception("a sink of samples fails", extra={"sink": self.name, "step": name})

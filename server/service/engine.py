@@ -25,6 +25,7 @@ from server.service.execute import execute
 from server.service.join import Piece, join
 from server.service.refuse import answered
 from server.service.sampling import sample
+from server.service.validate import among, validate
 from server.telemetry.answers import ANSWERS_COUNTED
 
 _log = logging.getLogger("podium.engine")
@@ -71,11 +72,13 @@ class Engine(threading.Thread):
         replica: Replica = batch.rules.handle
         execution = batch.execution
         pieces = () if replica.features is None else self._join(replica.features, replica, batch)
-        ahead = self._begin(replica, batch, pieces)
+        refused = validate(replica, batch, pieces)
+        for_nobody = sum(part.last - part.first for part in refused) == len(batch.spans) - 1
+        ahead = None if for_nobody else self._begin(replica, batch, pieces)
         self._plane.enter_device(batch)
         execution.started_ns = self._clock()
         execution.lead_ns = execution.features_ns if ahead is None else execution.started_ns - execution.taken_ns
-        parts = self._execute(replica, batch, pieces, ahead)
+        parts = refused if for_nobody else self._execute(replica, batch, pieces, ahead)
         if not execution.ran_ns:
             self._leave(batch)
         ran_ns = execution.ran_ns
@@ -83,6 +86,8 @@ class Engine(threading.Thread):
         whole = len(parts) == 1 and parts[0].outputs is not None
         if replica.features is not None and pieces:
             parts = answered(parts, pieces, batch.spans, replica.features.names)
+        if refused:
+            parts = among(parts, refused, batch.spans)
         reached = self._plane.finish(batch, parts, ran_rows=batch.rows if whole else 0, ran_ns=ran_ns - execution.taken_ns)
         failed = np.zeros(len(reached), dtype=np.bool_)
         for part in parts:

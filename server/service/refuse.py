@@ -42,14 +42,14 @@ def _within(part: Part, piece: Piece, first: int, last: int, spans: NDArray[np.i
         for index in np.flatnonzero(piece.refused[first - piece.first : last - piece.first]).tolist():
             owner = first + index
             if start < owner:
-                yield _cut(part, start, owner, spans, joined.statuses[_rows(spans, piece.first, start, owner)])
-            yield Part(owner, owner + 1, None, _refusal(joined, _rows(spans, piece.first, owner, owner + 1), names))
+                yield _cut(part, start, owner, spans, joined.statuses[row_slice(spans, piece.first, start, owner)])
+            yield Part(owner, owner + 1, None, _refusal(joined, row_slice(spans, piece.first, owner, owner + 1), names))
             start = owner + 1
     if start < last:
-        yield _cut(part, start, last, spans, joined.statuses[_rows(spans, piece.first, start, last)])
+        yield _cut(part, start, last, spans, joined.statuses[row_slice(spans, piece.first, start, last)])
 
 
-def _rows(spans: NDArray[np.int64], origin: int, first: int, last: int) -> slice:
+def row_slice(spans: NDArray[np.int64], origin: int, first: int, last: int) -> slice:
     """The rows of requests `first:last`, counted from the first row of request `origin`."""
     return slice(int(spans[first] - spans[origin]), int(spans[last] - spans[origin]))
 
@@ -60,7 +60,7 @@ def _cut(part: Part, first: int, last: int, spans: NDArray[np.int64], statuses: 
     outputs = part.outputs
     if (first, last) != (part.first, part.last):
         # several requests in one execution: then every output has the batch dimension
-        rows = _rows(spans, part.first, first, last)
+        rows = row_slice(spans, part.first, first, last)
         outputs = {name: array[rows] for name, array in outputs.items()}
     return Part(first, last, {**outputs, STATUSES_OUTPUT: statuses})
 

@@ -28,6 +28,8 @@ from server.telemetry.families import (
     trace_families,
     version_families,
 )
+from server.telemetry.monitoring_families import MonitoringFamilies
+from server.telemetry.monitoring_readings import MonitoringReading, Objective
 from server.telemetry.readings import (
     CacheLevels,
     ConsumerReading,
@@ -56,8 +58,9 @@ class Metrics:
     `queues` tells a version's queue at this instant (`DataPlane.snapshot`), `devices` reads the GPUs
     (`device_metrics.open_devices`), `caches` tells a version's response cache, `places` its devices, and where it serves,
     `consumers` who asked which version, `traces` what became of traced requests (`Tracer.reading`), `features` what the feature
-    store has to say, None where there is none, `door` what the native one does, None for grpcio's, and `ledger` who holds which
-    device's memory; all are called on the thread that renders. `settle`: see `VersionRecorder`. `build` is the program's
+    store has to say, None where there is none, `door` what the native one does, None for grpcio's, `ledger` who holds which
+    device's memory, `monitoring` what has been found, None where nothing is sampled, and `objectives` what versions are to
+    reach; all are called on the thread that renders. `settle`: see `VersionRecorder`. `build` is the program's
     version, `device_restarts` how often this process has begun anew.
     """
 
@@ -76,6 +79,8 @@ class Metrics:
         features: Callable[[], FeatureReading | None] = lambda: None,
         door: Callable[[], DoorReading | None] = lambda: None,
         ledger: Callable[[], LedgerReading] = NoLedger,
+        monitoring: Callable[[], MonitoringReading | None] = lambda: None,
+        objectives: Callable[[], Mapping[VersionKey, Objective]] = dict,
         settle: Callable[[], None] = lambda: None,
         device_restarts: int = 0,
     ) -> None:
@@ -89,6 +94,9 @@ class Metrics:
         self._features = features
         self._door = door
         self._ledger = ledger
+        self._monitoring = monitoring
+        self._objectives = objectives
+        self._monitoring_families = MonitoringFamilies()
         self._settle = settle
         self._wall_clock_ns = wall_clock_ns
         self._lock = threading.Lock()
@@ -164,6 +172,8 @@ class Metrics:
             yield from feature_families(features)
         if (door := self._door()) is not None:
             yield from door_families(door)
+        if (monitoring := self._monitoring()) is not None:
+            yield from self._monitoring_families.render(monitoring, self._objectives())
         yield self._build
         yield self._restarts
         yield from self._process.collect()

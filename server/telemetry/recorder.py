@@ -18,6 +18,7 @@ from server.core.clock import NS_PER_MS
 from server.core.versions import VersionKey
 from server.telemetry.answers import AnswerCosts
 from server.telemetry.histogram import LATENCY_EDGES_NS, ROWS_EDGES, Histogram
+from server.telemetry.invalid import InvalidCounts, InvalidRows
 
 REFUSALS = ("queue_full", "expired", "cancelled", "invalid", "not_ready", "backend")
 """Why a request ends without being executed: a closed list, because each is a label value."""
@@ -40,7 +41,7 @@ class VersionStats:
     `histograms` has one of ns per phase, over answered requests; `batch_rows` one of rows per execution, without padding.
     `devices`: executed batches by the device that executed them.
     `answers`: of a decoupled version, the same by the place of an answer in its request, see `AnswerCosts`.
-    `features`: of ns per batch that features took; None where there were none.
+    `features`: of ns per batch that features took; None where there were none. `invalid`: rows that broke a constraint.
     Units: `inference_count` rows answered, `execution_count` batches, `last_inference_ms` since 1970 (0: never),
     `rows` and `padding_rows` executed; `elements` and `padding_elements` of inputs whose free dimensions are padded.
     Ownership: the histograms are copies; nobody changes them any more.
@@ -67,6 +68,7 @@ class VersionStats:
     cache_evictions: int = 0
     answers: Mapping[int, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
     features: Histogram | None = None
+    invalid: InvalidRows = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -125,6 +127,8 @@ class VersionRecorder:
         self._cache_evictions = 0
         self._answers: AnswerCosts | None = None
         self._features: Histogram | None = None
+        self.invalid = InvalidCounts()
+        """Rows that broke a constraint, of whichever replica."""
 
     def batch(
         self,
@@ -278,4 +282,5 @@ class VersionRecorder:
                 cache_evictions=self._cache_evictions,
                 answers={} if self._answers is None else self._answers.durations(),
                 features=None if self._features is None else self._features.copy(),
+                invalid=self.invalid.rows(),
             )

@@ -31,6 +31,7 @@ CODES: dict[type[BaseException], StatusCode] = {
     errors.DeviceLost: StatusCode.UNAVAILABLE,
     errors.SharedMemoryFailed: StatusCode.INTERNAL,
     errors.FeaturesUnavailable: StatusCode.UNAVAILABLE,
+    errors.InvalidValues: StatusCode.INVALID_ARGUMENT,
     errors.LoadFailed: StatusCode.INTERNAL,
     errors.RegistryError: StatusCode.INTERNAL,
 }

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from server.monitoring.lane import Lane
+from server.monitoring.sink import Lost
 from tests.monitoring.sampled import KEY, Gathering, samples_of
 
 
@@ -79,6 +80,20 @@ def test_a_sink_that_fails_costs_its_rows_and_nothing_else(caplog: pytest.LogCap
     assert sum(rows for _, _, rows, _ in sink.losses) == 20
     # said once, not for every piece
     assert [record.message for record in caplog.records] == ["a sink of samples fails"]
+
+
+def test_what_a_sink_loses_of_what_it_had_taken_is_written_no_more() -> None:
+    class Forgetful(Gathering):
+        def idle(self) -> None:
+            if len(self.got) == 1:
+                self.got.append(samples_of(1))
+                raise Lost([(KEY, "champion", 3, 0)], "the file is gone")
+
+    sink = Forgetful()
+    lane = Lane(sink, 100, 2**30)
+    lane.offer(samples_of(10), 10, 1)
+    lane.close()
+    assert lane.counts() == (7, 0, {"sink_failed": 3})
 
 
 def test_what_is_lost_before_is_told_by_the_minute_and_arm() -> None:

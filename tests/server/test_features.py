@@ -75,6 +75,16 @@ runs = 1
 [features]
 """
 FLIGHTS = SETTINGS + 'views = [{ view = "aircraft@1" }, { view = "planned@1" }]\nas_of = "at_us"\n'
+GUARDED = (
+    FLIGHTS
+    + """[validation]
+inputs = [
+  { name = "tail_delay", complete = true },
+  { name = "flight_min", at_most = 500 },
+  { name = "distance_mi", at_least = 0 },
+]
+"""
+)
 ROUTES = SETTINGS + 'views = [{ view = "route@1" }]\non_timeout = "fail"\n'
 ROWS = 2000
 """Tails and routes that have a row: number N has a delay of N minutes, and as many flights."""
@@ -141,6 +151,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, plane: str) -> Iterator[Plac
     definitions = load_definitions([path])
     flights, routes = feature_set(definitions, "aircraft@1", "planned@1"), feature_set(definitions, "route@1")
     put_trained(repository, "flights", ["tail_delay", "tail_flights", "flight_min"], flights, FLIGHTS)
+    put_trained(repository, "guarded", ["tail_delay", "tail_flights", "flight_min"], flights, GUARDED)
     put_trained(repository, "routes", ["route_delay"], routes, ROUTES)
     event_us = time.time_ns() // 1000
     with tcp_server(home / "store") as store:
@@ -233,6 +244,27 @@ def test_a_call_with_keys_alone_is_answered_from_the_stored_rows(serving: Servin
         silent = flight(b"N7")
         silent.parameters.clear()
         assert not stub.ModelInfer(silent).parameters
+
+
+def test_constraints_are_on_features_too(serving: Serving) -> None:
+    """A mixed batch: who has no row, whose feature is too large, and whose distance cannot be, beside neighbours."""
+    asked = [([b"N7", b"N8"], 800.0), ([b"N9", b"nobody"], 800.0), ([b"N1"], 8000.0), ([b"N2"], -8.0), ([b"N3"], 80.0)] * 4
+    messages = [flight(*tails, miles=miles) for tails, miles in asked]
+    for message in messages:
+        message.model_name = "guarded"
+    answers = all_at_once(serving, messages)
+    refused = {
+        1: "'tail_delay' breaks complete in 1 of 2 rows",
+        2: "'flight_min' breaks at_most = 500",
+        3: "'distance_mi' breaks at_least = 0",
+    }
+    for index, answer in enumerate(answers):
+        if index % 5 in refused:
+            assert answer.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert answer.details() == f"invalid values for model 'guarded': {refused[index % 5]}"
+        else:
+            tails, miles = asked[index]
+            assert rows(answer) == [expected(int(tail[1:]), miles) for tail in tails]
 
 
 def test_what_a_call_brings_itself_is_not_looked_up(serving: Serving) -> None:

@@ -28,6 +28,7 @@ class Device:
 
     key = VersionKey("m", 1)
     features = None
+    constraints = None
 
     def __init__(self, batches: int, trouble: Callable[[int], Exception | None] = lambda rows: None) -> None:
         self.batches, self.trouble = batches, trouble

@@ -16,8 +16,10 @@ import pytest
 from server.core.clock import monotonic_ns
 from server.core.errors import BackendDead, BackendFailed, PodiumError
 from server.core.feature_settings import FeatureStoreSettings
-from server.core.signature import CheckedRows
+from server.core.monitoring_settings import Constraint, ValidationSettings
+from server.core.signature import CheckedRows, Signature
 from server.core.tensors import Array
+from server.core.validation import Constraints, constraints_of
 from server.core.versions import VersionKey
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.answers import settle
@@ -35,6 +37,7 @@ class Replica:
 
     key = VersionKey("m", 1)
     features = None
+    constraints: Constraints | None = None
 
     @property
     def backend(self) -> "Replica":
@@ -205,6 +208,7 @@ class Featured:
     """A replica with features: its model doubles `x`. The first execution waits for `gate`."""
 
     key = VersionKey("m", 1)
+    constraints: Constraints | None = None
 
     def __init__(self, features: KeyFeatures) -> None:
         self.features = features
@@ -319,6 +323,48 @@ def test_what_could_not_be_gathered_has_no_features(monkeypatch: pytest.MonkeyPa
         assert str(ask(1).exception(10)) == "the batch could not be gathered: MemoryError"
     assert replica.features.budgets_s == []
     assert replica.recorder.snapshot().features is None
+
+
+def positive(name: str, signature: Signature) -> Constraints | None:
+    return constraints_of(ValidationSettings(inputs=(Constraint(name=name, at_least=1),)), signature, signature)
+
+
+def test_what_may_not_be_is_refused_alone_and_nothing_is_executed_for_nobody() -> None:
+    replica = Featured(KeyFeatures())
+    replica.constraints = positive("id", CALLERS)
+    refused = "invalid values for model 'm': 'id' breaks at_least = 1"
+    with featured(replica) as ask:
+        assert str(ask(0).exception(10)) == refused
+        assert not replica.entered.is_set()
+        replica.gate.clear()
+        first = ask(1)
+        assert replica.entered.wait(10)
+        replies = {key: ask(key) for key in (2, 0, 3)}
+        replica.gate.set()
+        assert first.result(10)["y"].tolist() == [[2.0]]
+        assert str(replies[0].exception(10)) == refused
+        for key in (2, 3):
+            assert replies[key].result(10)["y"].tolist() == [[2.0 * key]]
+        assert ask(4).result(10)["y"].tolist() == [[8.0]]
+    stats = replica.recorder.snapshot()
+    assert stats.requests == {"ok": 4, "failed": 2, "abandoned": 0, "refused": 0}
+    assert stats.invalid == {("id", "at_least", "reject"): 2}
+
+
+def test_a_decoupled_request_with_what_may_not_be_gets_no_answer_but_why() -> None:
+    class Counted(Streaming):
+        recorder = VersionRecorder(Streaming.key)  # type: ignore[assignment]
+
+    replica = Counted()
+    replica.constraints = positive("X", rules().signature)
+    with streaming(replica) as plane:
+        replies = [Stream(99), Stream(99)]
+        for tag, reply in enumerate(replies):
+            plane.submit(1, Ticket(rows_of(tag, 2), reply, monotonic_ns()))
+        assert "'X' breaks at_least = 1 in 2 of 2 rows" in str(replies[0].exception(10))
+        assert replies[1].result(10) == {}
+        assert [len(reply.got) for reply in replies] == [0, 2]
+    assert replica.closed == 1
 
 
 def test_features_of_the_next_batch_are_found_while_one_executes() -> None:

@@ -12,10 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.core.versions import VersionKey
 from server.dataplane.interface import QueueSnapshot
+from server.monitoring.reading import MonitoringReading
 from server.telemetry.metrics import KEPT_LOADS, KEPT_VERSIONS, Metrics
+from server.telemetry.monitoring_readings import Objective
 from server.telemetry.readings import ConsumerReading, DeviceReading, DoorReading, NoLedger
 from server.telemetry.recorder import OUTCOMES, VersionRecorder
 from server.telemetry.triton_text import failure_reasons
+from tests import verdicts
 
 _KEY = VersionKey("ranker", 3)
 _UUID = "GPU-00000000-0000-0000-0000-000000000000"
@@ -104,6 +107,7 @@ def _metrics(
     features: Features | None = None,
     door: DoorReading | None = None,
     ledger: NoLedger = _NO_LEDGER,
+    monitoring: MonitoringReading | None = None,
 ) -> Metrics:
     return Metrics(
         build="1.2.3",
@@ -117,6 +121,8 @@ def _metrics(
         features=lambda: features,
         door=lambda: door,
         ledger=lambda: ledger,
+        monitoring=lambda: monitoring,
+        objectives=lambda: {_KEY: Objective("auc", "at_least", 0.75)},
     )
 
 
@@ -166,7 +172,16 @@ def _value(metrics: Metrics, name: str, **labels: str) -> float:
 def _full() -> Metrics:
     """Metrics in which every family has a sample."""
     queue, places = {_KEY: QueueSnapshot(5, 9, 7)}, {_KEY: {"cuda:0": True, "cuda:1": False}}
-    metrics = _metrics(queue, _GPU, caches={_KEY: Cache()}, places=places, features=_FEATURES, door=_DOOR, ledger=_LEDGER)
+    metrics = _metrics(
+        queue,
+        _GPU,
+        caches={_KEY: Cache()},
+        places=places,
+        features=_FEATURES,
+        door=_DOOR,
+        ledger=_LEDGER,
+        monitoring=verdicts.every_family(),
+    )
     recorder = metrics.add(_KEY)
     recorder.hold_memory(1_000_000_000)
     metrics.mark_ready(_KEY, True)
@@ -279,6 +294,13 @@ def test_the_ledger_is_shown() -> None:
     assert _value(metrics, "podium_device_unreturned_bytes_total", device="cuda:0") == 20
     shown = [name for name in _samples(_metrics()) if name.startswith("podium_device")]
     assert shown == ["podium_device_restarts_total"]
+
+
+def test_a_server_that_samples_nothing_says_nothing_of_it() -> None:
+    metrics = _metrics()
+    metrics.add(_KEY)
+    told = ("podium_drift", "podium_stream", "podium_sample", "podium_monitor", "podium_risk", "podium_quality")
+    assert not [name for name in _samples(metrics) if name.startswith(told)]
 
 
 def test_grpcios_door_says_nothing() -> None:

@@ -47,6 +47,7 @@ def test_every_error_has_a_code_of_its_own_or_of_a_parent() -> None:
         (errors.Restricted("x"), StatusCode.UNAVAILABLE),
         (errors.BackendFailed("x"), StatusCode.INTERNAL),
         (errors.InputsUnfit("x"), StatusCode.INVALID_ARGUMENT),
+        (errors.InvalidValues("x"), StatusCode.INVALID_ARGUMENT),
         (errors.BackendDead("x"), StatusCode.INTERNAL),
         (errors.SharedMemoryFailed("x"), StatusCode.INTERNAL),
         (errors.LoadFailed("x"), StatusCode.INTERNAL),
