@@ -153,9 +153,7 @@ def _stream(axes: Axes, version: ReportedVersion, finding: Finding) -> None:
     )
 
 
-def _largest(
-    names: Sequence[str], was: Sequence[float], now: Sequence[float]
-) -> tuple[list[str], list[float], list[float]]:
+def _largest(names: Sequence[str], was: Sequence[float], now: Sequence[float]) -> tuple[list[str], list[float], list[float]]:
     """The categories of most rows on either side, and the rest of them added up."""
     order = sorted(range(len(names)), key=lambda place: -max(was[place], now[place]))
     kept, rest = order[: _BARS - 1], order[_BARS - 1 :]

@@ -141,7 +141,10 @@ def _quality(quality: QualityReading) -> Iterator[str]:
 
 def _metrics(what: str, metrics: Mapping[str, Metric]) -> Iterator[str]:
     if metrics:
-        told = (f"{plain(name)} {one.value:.4g} ({one.low:.4g} to {one.high:.4g}, {one.rows:,} rows)" for name, one in metrics.items())
+        told = (
+            f"{plain(name)} {one.value:.4g} ({one.low:.4g} to {one.high:.4g}, {one.rows:,} rows)"
+            for name, one in metrics.items()
+        )
         yield f"  {what}: {'; '.join(sorted(told))}"
 
 
