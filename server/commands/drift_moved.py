@@ -3,6 +3,8 @@
 Floor 7, for `podium drift`: texts only. Names come from callers, so whatever could steer a terminal is spelt out.
 """
 
+from itertools import pairwise
+
 from server.monitoring.verdict import Finding
 from server.transport.drift_reading import StreamBins
 
@@ -45,7 +47,7 @@ def bin_names(finding: Finding, stream: StreamBins | None) -> list[str]:
         return names[:count]
     if stream is not None and stream.edges and len(stream.edges) == count - 1:
         edges = [f"{edge:.6g}" for edge in stream.edges]
-        between = [f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False)]
+        between = [f"{low} to {high}" for low, high in pairwise(edges)]
         return [f"up to {edges[0]}", *between, f"above {edges[-1]}"]
     return [f"bin {number}" for number in range(count)]
 

@@ -15,7 +15,8 @@ from server.monitoring.verdict import Finding
 from server.transport.drift_reading import ReportedVersion
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1180px; margin: 24px auto; padding: 0 20px }
+body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff }
+body { max-width: 1180px; margin: 24px auto; padding: 0 20px }
 h1 { font-size: 24px } h2 { font-size: 20px; margin-top: 36px; border-top: 1px solid #ccc; padding-top: 20px }
 .state { display: inline-block; padding: 2px 10px; border-radius: 4px; border: 2px solid #555; font-weight: 600 }
 .state.alarm { border-color: #D55E00; background: #fdeee4 } .state.ok { border-color: #009E73; background: #e8f6f1 }
@@ -94,4 +95,5 @@ def _counts(version: ReportedVersion, finding: Finding) -> str:
         f"<tr><td>{html.escape(name)}</td><td>{was}</td><td>{now}</td></tr>"
         for name, was, now in zip(names, finding.baseline, finding.window, strict=True)
     )
-    return f"<details><summary>counts</summary><table><tr><th>bin</th><th>baseline</th><th>window</th></tr>{rows}</table></details>"
+    heads = "<tr><th>bin</th><th>baseline</th><th>window</th></tr>"
+    return f'<details><summary>counts</summary><table class="counts">{heads}{rows}</table></details>'

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from server.commands.drift_moved import bin_names, plain
 from server.commands.drift_page import Picture
@@ -71,7 +72,7 @@ def _detectors(name: str, windows: Sequence[WindowVerdict]) -> Figure:
     figure = Figure(figsize=(10.5, 6.2), layout="constrained")
     figure.suptitle(f"{name}: evidence against the baseline", fontsize=12)
     above, below = figure.subplots(2, 1, sharex=True)
-    times = [datetime.fromtimestamp(window.end_us / 1e6, UTC) for window in windows]
+    times = [float(date2num(datetime.fromtimestamp(window.end_us / 1e6, UTC))) for window in windows]
     above.plot(times, [_shown(window.log_family) for window in windows], color=_BLUE, marker="o", markersize=3)
     _threshold(above, times, [window.log_threshold for window in windows])
     for time, window in zip(times, windows, strict=True):
@@ -94,6 +95,11 @@ def _detectors(name: str, windows: Sequence[WindowVerdict]) -> Figure:
     below.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
     for axes in (above, below):
         axes.set_ylabel("ln of the detector")
+        # linear where the threshold is, and squeezed beyond: large detectors would press everything else to the ground
+        axes.set_yscale("symlog", linthresh=15, linscale=2)
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.set_yticks([tick for tick in (-2, 0, 5, 10, 15, 50, 150, 500) if tick <= axes.get_ylim()[1]])
+        axes.minorticks_off()
         axes.grid(axis="y", color="#e5e5e5", linewidth=0.6)
     locator = AutoDateLocator(maxticks=9)
     below.xaxis.set_major_locator(locator)
@@ -102,7 +108,7 @@ def _detectors(name: str, windows: Sequence[WindowVerdict]) -> Figure:
     return figure
 
 
-def _threshold(axes: Axes, times: Sequence[datetime], values: Sequence[float]) -> None:
+def _threshold(axes: Axes, times: Sequence[float], values: Sequence[float]) -> None:
     axes.step(times, values, where="mid", color=_BLACK, linestyle="--", linewidth=1)
     if len(times) == 1:
         axes.axhline(values[0], color=_BLACK, linestyle="--", linewidth=1)
@@ -137,7 +143,7 @@ def _stream(axes: Axes, version: ReportedVersion, finding: Finding) -> None:
     axes.bar([place - 0.2 for place in places], was, 0.4, color=_BLUE, label="baseline")
     axes.bar([place + 0.2 for place in places], now, 0.4, color=_VERMILION, hatch="///", edgecolor="white", label="window")
     if stream is not None and stream.edges and len(stream.edges) == len(names) - 1:
-        axes.set_xticks([place + 0.5 for place in range(len(stream.edges))], [f"{edge:.3g}" for edge in stream.edges])
+        axes.set_xticks([place + 0.5 for place in range(len(stream.edges))], [f"{edge:.4g}" for edge in stream.edges])
         axes.set_xlabel("edges of the bins, in the stream's units", fontsize=7)
     else:
         axes.set_xticks(list(places), [_short(name.strip("'"), 12) for name in names])

@@ -17,15 +17,13 @@ from server.core.settings import ModelSettings
 from server.monitoring.baseline import HOURS, Baseline, ReferenceQuality
 from server.monitoring.columns import Columns, Numbers, Reader, tally
 from server.monitoring.counting import Counter
-from server.monitoring.edges import BINS, numeric
+from server.monitoring.edges import BINS, LEAST_SHARE, MAX_ROWS, numeric
 from server.monitoring.samples import Samples
 from server.monitoring.streams import Category, Counts, Layout, Origin, Stream
 
 VOCABULARY = 255
 OTHERS = 65_536
 """Rare categories that are remembered by their hashes; beyond that many, a column is hardly one of categories."""
-LEAST_SHARE = 0.0005
-"""Of a category with a cell of its own: 5 rows in a window of 10,000, below which a test by counts means little."""
 
 _HOUR_US = 3600 * 10**6
 _FIRST_HOUR = 72  # 1970 began on a Thursday
@@ -47,12 +45,14 @@ def build(
     `hour_rows`). `free`: tensors with free dimensions, which have no streams, as has a tensor whose rows differ in shape.
     The unseen cell of a category stream counts the baseline's categories of one row: each was unseen to all other rows, which
     is how often a further row brings a new one (Good and Turing); 0 would make the first rare value of a window a finding.
-    Raises: ValueError where there is no row, or nothing to monitor in them.
+    Raises: ValueError where there is no row, more than `MAX_ROWS`, or nothing to monitor in them.
     """
     pieces = [samples] if isinstance(samples, Samples) else list(samples)
     rows = sum(piece.rows for piece in pieces)
     if not rows:
         raise ValueError("a baseline needs rows, and there are none")
+    if rows > MAX_ROWS:
+        raise ValueError(f"{rows} rows are more than a baseline can count: at most {MAX_ROWS}")
     reader = Reader(settings, {*free, *_uneven(pieces)})
     made = _gathered(pieces, reader)
     if not made:

@@ -70,8 +70,10 @@ class Reader:
         self._packed = {each.name: each.columns for each in packed}
 
     def ignored(self, stream: str) -> bool:
-        """Whether a stream that a baseline has is not sampled any more."""
+        """Whether a stream that a baseline has is not monitored any more."""
         tensor = self._tensor_of(stream)
+        if tensor and tensor == self._monitoring.time_input:
+            return True
         return not {stream, tensor, tensor.removeprefix("output:")}.isdisjoint(self._monitoring.ignore)
 
     def is_category(self, columns: Columns, index: int) -> bool:

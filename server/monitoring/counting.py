@@ -194,7 +194,8 @@ class _Bins:
         table: Any = np.full((len(streams), self._width + 4), largest, dtype=dtype)
         for line, stream in enumerate(streams):
             table[line, 0] = -np.inf
-            table[line, 1] = np.nextafter(-_at_most([-stream.low], dtype)[0], dtype(-np.inf))
+            with np.errstate(over="ignore"):
+                table[line, 1] = np.nextafter(-_at_most([-stream.low], dtype)[0], dtype(-np.inf))
             table[line, 2 : stream.bins + 1] = _at_most(stream.edges, dtype)
             table[line, -2] = min(_at_most([stream.high], dtype)[0], largest)
         table[:, -1] = np.inf

@@ -15,8 +15,12 @@ from server.monitoring.streams import Numeric, Origin
 BINS = 10
 """Of about equal mass, whatever the number of rows. Which number is right is for the *windows* to say, and they have 200 to
 10,000 rows: 20 bins would double the bias and noise of PSI, (B - 1) (1/n + 1/m), and tell hardly more of a shift."""
+LEAST_SHARE = 0.0005
+"""Of what has a bin or a cell of its own: 5 rows in a window of 10,000, below which a test by counts means little."""
+MAX_ROWS = 10**8
+"""Of a baseline, or of a window."""
 MAX_UNITS = 2**20
-"""How far a winsorised value can be from the centre, in scales: 1e8 rows of 2**20 * SUM_SCALE = 2**36 are below 2**63."""
+"""How far a winsorised value can be from the centre, in scales: `MAX_ROWS` of 2**20 * SUM_SCALE = 2**36 are below 2**63."""
 MIN_SCALE, MAX_SCALE = 2.0**-960, 2.0**1023
 """SUM_SCALE / scale is a number that float64 has."""
 
@@ -41,26 +45,28 @@ def numeric(name: str, origin: Origin, values: Numbers) -> Numeric:
 def edges(ordered: Numbers) -> tuple[float, ...]:
     """Edges of about `BINS` bins of equal mass. Shapes: `ordered` `[n]`, n > 0, ascending and finite.
 
-    A value with at least 1 / BINS of the mass has a bin of its own; what lies between such values is divided by itself. An edge
-    that would come twice comes once, so a column of few values has few bins, and one that is constant has one.
+    A value with at least 1 / BINS of the mass has a bin of its own; what lies between such values is divided by itself, unless
+    it is less than `LEAST_SHARE`: no bin is empty in the baseline, because where the baseline has next to nothing, PSI is large
+    by its smoothing alone. A column of few values has few bins, and one that is constant has one.
     """
     distinct, counts = np.unique(ordered, return_counts=True)
-    below = np.concatenate([[0], np.cumsum(counts)])
+    ends = np.concatenate([[0], np.cumsum(counts)])
     atoms = np.flatnonzero(counts * BINS >= len(ordered)).tolist()
     made: list[float] = []
     first = 0
     for atom in [*atoms, len(distinct)]:
-        made += _between(ordered[below[first] : below[atom]], len(ordered))
-        if atom == len(distinct):
-            break
-        if atom > 0:
+        between = ordered[ends[first] : ends[atom]]
+        counted = len(between) >= max(1, LEAST_SHARE * len(ordered))
+        if first > 0 and (counted or atom < len(distinct)):
+            made.append(float(distinct[first - 1]))
+        if counted:
+            made += _between(between, len(ordered))
+        if counted and atom < len(distinct):
             # everything up to the atom is below its bin, also what the baseline has not seen
             made.append(float(np.nextafter(distinct[atom], distinct.dtype.type(-np.inf))))
-        if atom < len(distinct) - 1:
-            made.append(float(distinct[atom]))
         first = atom + 1
-    # as numbers, because 0 and -0 are one
-    return tuple(float(edge) for edge in np.unique(np.array(made, dtype=np.float64)))
+    # as numbers: 0 and -0 are one edge
+    return tuple(np.unique(np.array(made, dtype=np.float64)).tolist())
 
 
 def _between(ordered: Numbers, whole: int) -> list[float]:

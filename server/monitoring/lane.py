@@ -70,10 +70,7 @@ class Lane:
             self._lose(key, arm, rows, time_us, reason)
 
     def counts(self) -> tuple[int, int, dict[str, int]]:
-        """Rows that were written, rows that wait or are being written, and rows that were dropped, by reason.
-
-        What a sink loses of rows that it had taken is no longer written then.
-        """
+        """Rows that were written, rows that wait or are being written, and rows that were dropped, by reason."""
         with self._lock:
             return self._written, self._waiting_rows + self._writing_rows, dict(self._dropped)
 
@@ -136,19 +133,18 @@ class Lane:
         try:
             step()
         except Lost as lost:
-            # rows that were taken before may be among them: what the sink had is less than was thought
             with self._lock:
                 self._written -= lost.rows
-                self._dropped["sink_failed"] += lost.rows
-            self._say(name)
+                for key, arm, rows, time_us in lost.losses:
+                    self._lose(key, arm, rows, time_us, "sink_failed")
+            if name not in self._failing:
+                _log.warning("a sink of samples lost some", extra={"sink": self.name, "step": name, "reason": str(lost)})
+            self._failing.add(name)
+            return True
         except Exception:  # noqa: BLE001 - a bug in a sink costs samples, and neither this thread nor an answer
-            self._say(name)
+            if name not in self._failing:
+                _log.exception("a sink of samples fails", extra={"sink": self.name, "step": name})
+            self._failing.add(name)
             return False
-        else:
-            self._failing.discard(name)
+        self._failing.discard(name)
         return True
-
-    def _say(self, name: str) -> None:
-        if name not in self._failing:
-            _log.exception("a sink of samples fails", extra={"sink": self.name, "step": name})
-        self._failing.add(name)

@@ -9,12 +9,12 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from feature_client.errors import StoreError
 from server.core.errors import InvalidRequest, NotReady
 from server.core.versions import VersionKey
-from server.monitoring.codec import encode, redacted
+from server.monitoring.codec import Redaction, encode, redacted
 from server.monitoring.entries import Offered, encode_offered, encode_outcomes
 from server.monitoring.outcome import Outcome
 from server.monitoring.redis_stream import RedisStream
@@ -45,13 +45,14 @@ class RedisWriter:
         self._mean_rows = 0.0
         self._stopped = threading.Event()
 
-    def add(self, kind: str, blob: bytes, rows: int, before: int = 0) -> None:
-        """Add one entry. `before`: rows of its version and arm that this writer has added so far.
+    def add(self, kind: str, blob: bytes, rows: int, before: int = 0, *, again: bool = False) -> None:
+        """Add one entry. `before`: rows of its version and arm that this writer has added so far. `again`: it is the last one,
+        which was given up.
 
         Raises: StoreError when it was tried for long enough: then it may still be in the stream, or come into it.
         """
         with self._lock:
-            self._sequence += 1
+            self._sequence += not again
             self._mean_rows = rows if self._sequence == 1 else 0.95 * self._mean_rows + 0.05 * rows
             entries = max(16, int(self._keep_rows / max(1.0, self._mean_rows)))
             fields = (b"w", self.number, b"s", self._sequence, b"k", kind, b"n", rows, b"c", before, b"b", blob)
@@ -76,75 +77,78 @@ class RedisWriter:
 class RedisSink:
     """A `Sink`: samples of all versions to the stream, and beside them how many rows there were.
 
-    `redact` says for a version what must not leave this process, and which inputs its features are packed into. Ownership:
-    `write`, `idle` and `close` belong to the thread of the sink, `count` may be called by any.
+    `redact` says for a version what must not leave this process, and which inputs its features are packed into. Ownership: of
+    both writers; one thread, that of its lane. `losses` is another writer: what it adds is repeated until that is answered,
+    however many samples come in between.
     """
 
     name = "redis"
 
-    def __init__(
-        self, writer: RedisWriter, redact: Callable[[VersionKey], tuple[Sequence[str], Mapping[str, Sequence[str]]]]
-    ) -> None:
+    def __init__(self, writer: RedisWriter, losses: RedisWriter, redact: Callable[[VersionKey], Redaction]) -> None:
         self._writer = writer
+        self._losses_writer = losses
         self._redact = redact
+        self._unanswered: Sequence[Offered] = ()
         self._added: dict[tuple[VersionKey, str], int] = {}
-        self._lock = threading.Lock()
-        self._counts: dict[tuple[VersionKey, str, int], tuple[int, int]] = {}
+        self._told: set[VersionKey] = set()
+        self._losses: dict[tuple[VersionKey, str, int], int] = {}
 
     def write(self, samples: Sequence[Samples]) -> None:
         """See `Sink`. An entry is tried for some seconds; once one is given up, the rest of the call is, too.
 
-        Raises: Lost, with how many rows were given up.
+        Raises: Lost.
         """
-        waiting = sum(each.rows for each in samples)
-        self._send_counts()
-        for each in together(samples):
-            for part in _parts(redacted(each, *self._redact(each.key))):
-                place = (part.key, part.arm)
-                before = self._added.get(place, 0)
-                try:
-                    self._writer.add("samples", encode(part), part.rows, before)
-                except (StoreError, ValueError) as error:
-                    raise Lost(waiting, str(error)) from None
-                self._added[place] = before + part.rows
-                waiting -= part.rows
+        self._send_losses()
+        parts = [part for each in together(samples) for part in _parts(self._redacted(each))]
+        for index, part in enumerate(parts):
+            place = (part.key, part.arm)
+            before = self._added.get(place, 0)
+            try:
+                self._writer.add("samples", encode(part), part.rows, before)
+            except (StoreError, ValueError) as error:
+                given_up = [(each.key, each.arm, each.rows, int(each.time_us[0])) for each in parts[index:]]
+                raise Lost(given_up, str(error)) from None
+            self._added[place] = before + part.rows
 
     def lost(self, key: VersionKey, arm: str, rows: int, time_us: int) -> None:
-        """See `Sink`."""
-        self.count(key, arm, rows, rows, time_us)
-
-    def count(self, key: VersionKey, arm: str, offered: int, dropped: int, time_us: int) -> None:
-        """Rows that were chosen, and those of them that were lost before they came here. They are sent within a second."""
-        second = time_us // 1_000_000
-        with self._lock:
-            there = self._counts.get((key, arm, second), (0, 0))
-            self._counts[key, arm, second] = (there[0] + offered, there[1] + dropped)
+        """See `Sink`. Sent within a second, or as soon as the server answers again."""
+        place = (key, arm, time_us)
+        if place not in self._losses and len(self._losses) >= _MAX_ITEMS:
+            place = next(reversed(self._losses))  # about that time
+        self._losses[place] = self._losses.get(place, 0) + rows
 
     def idle(self) -> None:
         """See `Sink`."""
-        self._send_counts()
+        self._send_losses()
 
     def close(self) -> None:
         """See `Sink`."""
-        self._send_counts()
+        self._send_losses()
+        self._losses_writer.close()
         self._writer.close()
 
-    def _send_counts(self) -> None:
-        """What cannot be sent now is sent later: numbers of a second take no room, and add up."""
-        with self._lock:
-            counts, self._counts = self._counts, {}
-        places = list(counts)
-        while places:
-            some = places[:_MAX_ITEMS]
-            items = [Offered(place[0], place[1], *counts[place], place[2] * 1_000_000) for place in some]
+    def _redacted(self, samples: Samples) -> Samples:
+        names, packed = self._redact(samples.key)
+        if names and samples.key not in self._told:
+            self._told.add(samples.key)
+            _LOG.warning(
+                "redacted columns are not monitored: they stay in this process",
+                extra={"model": str(samples.key), "names": names},
+            )
+        return redacted(samples, names, packed)
+
+    def _send_losses(self) -> None:
+        """What cannot be sent now waits: it takes no room, and adds up."""
+        again = bool(self._unanswered)
+        if not again:
+            self._unanswered = [Offered(key, arm, rows, rows, at) for (key, arm, at), rows in self._losses.items()]
+            self._losses.clear()
+        if self._unanswered:
             try:
-                self._writer.add("offered", encode_offered(items), len(items))
+                self._losses_writer.add("offered", encode_offered(self._unanswered), len(self._unanswered), again=again)
+                self._unanswered = ()
             except StoreError as error:
-                _LOG.warning("counts of samples wait", extra={"sink": self.name, "reason": str(error)})
-                break
-            del places[: len(some)]
-        for key, arm, second in places:
-            self.count(key, arm, *counts[key, arm, second], second * 1_000_000)
+                _LOG.warning("counts of lost samples wait", extra={"sink": self.name, "reason": str(error)})
 
 
 class RedisOutcomes:

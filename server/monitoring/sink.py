@@ -8,14 +8,16 @@ from server.monitoring.samples import Samples
 
 
 class Lost(Exception):
-    """So many `rows` are lost: of those that a call brought, or of earlier ones that were still waiting inside the sink.
+    """Some rows are lost, of those that a call brought or of earlier ones that still waited inside the sink; all others are
+    safe, or wait still. Any other exception loses all that a call brought.
 
-    All others are safe, or wait still. Raised by `write`, `idle` and `close`; any other exception loses what the call brought.
+    `losses`: version, arm, how many rows, and about when they were served, microseconds since 1970.
     """
 
-    def __init__(self, rows: int, reason: str) -> None:
-        super().__init__(f"{rows} rows are lost: {reason}")
-        self.rows = rows
+    def __init__(self, losses: Sequence[tuple[VersionKey, str, int, int]], reason: str) -> None:
+        self.losses = tuple(losses)
+        self.rows = sum(rows for _, _, rows, _ in losses)
+        super().__init__(f"{self.rows} rows are lost: {reason}")
 
 
 class Sink(Protocol):
@@ -27,9 +29,7 @@ class Sink(Protocol):
     """What its waiting and dropped rows are counted under."""
 
     def write(self, samples: Sequence[Samples]) -> None:
-        """Take some samples, in the order in which they were served. If it raises, they count as lost: all of them, or as many
-        as a `Lost` says.
-        """
+        """Take some samples, in the order in which they were served. If it raises, they count as lost: all, or a `Lost`'s."""
         ...
 
     def lost(self, key: VersionKey, arm: str, rows: int, time_us: int) -> None:

@@ -87,7 +87,7 @@ def test_what_a_sink_loses_of_what_it_had_taken_is_written_no_more() -> None:
         def idle(self) -> None:
             if len(self.got) == 1:
                 self.got.append(samples_of(1))
-                raise Lost(3, "the file is gone")
+                raise Lost([(KEY, "champion", 3, 0)], "the file is gone")
 
     sink = Forgetful()
     lane = Lane(sink, 100, 2**30)

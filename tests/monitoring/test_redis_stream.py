@@ -30,14 +30,37 @@ class Taken:
         self.samples: list[Samples] = []
         self.offered: list[Offered] = []
         self.outcomes: list[Outcome] = []
+        self.at: list[tuple[str, int]] = []
+        self.beginnings = 0
 
     @property
     def taking(self) -> Taking:
-        return Taking(self.samples.append, self.offered.append, self.outcomes.append)
+        return _Into(self)
 
     @property
     def rows(self) -> int:
         return sum(each.rows for each in self.samples)
+
+
+class _Into:
+    def __init__(self, taken: Taken) -> None:
+        self.taken = taken
+
+    def reached(self, entry: str, time_us: int) -> None:
+        self.taken.at.append((entry, time_us))
+
+    def samples(self, entry: str, samples: Samples) -> None:
+        assert entry == self.taken.at[-1][0]
+        self.taken.samples.append(samples)
+
+    def offered(self, entry: str, counts: Offered) -> None:
+        self.taken.offered.append(counts)
+
+    def outcome(self, entry: str, outcome: Outcome) -> None:
+        self.taken.outcomes.append(outcome)
+
+    def begun_anew(self) -> None:
+        self.taken.beginnings += 1
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +76,11 @@ def server(shared: Server) -> Server:
 
 
 def sink_to(url: str, *, keep_rows: int = 10**6, retry_s: float = 20.0) -> RedisSink:
-    return RedisSink(RedisWriter(url, STREAM, keep_rows, retry_s), lambda key: ((), {}))
+    return RedisSink(writer_to(url, keep_rows, retry_s), writer_to(url, keep_rows, retry_s), lambda key: ((), {}))
+
+
+def writer_to(url: str, keep_rows: int = 10**6, retry_s: float = 20.0) -> RedisWriter:
+    return RedisWriter(url, STREAM, keep_rows, retry_s)
 
 
 def read_all(url: str, taken: Taken, position: bytes = b"") -> RedisSource:
@@ -78,18 +105,18 @@ def test_rows_of_every_kind_come_through_to_the_bit_in_entries_of_bounded_size(s
     assert equal(found[second.key], second)
 
 
-def test_counts_are_sent_by_the_second_and_outcomes_at_once(server: Server) -> None:
+def test_losses_and_outcomes_come_through(server: Server) -> None:
     sink = sink_to(server.url)
     for _ in range(3):
-        sink.count(KEY, "champion", 10, 1, 5_300_000)
-    sink.count(KEY, "champion", 10, 0, 6_000_000)
+        sink.lost(KEY, "champion", 10, 5_000_000)
+    sink.lost(KEY, "champion", 10, 6_000_000)
     sink.idle()
     outcomes = [Outcome("fraud", 0, f"id-{at}", at, 1.0) for at in range(12_000)]
-    sending = RedisOutcomes(RedisWriter(server.url, STREAM, 10**6))
+    sending = RedisOutcomes(writer_to(server.url))
     sending.send(outcomes)
     taken = Taken()
     read_all(server.url, taken)
-    assert taken.offered == [Offered(KEY, "champion", 30, 3, 5_000_000), Offered(KEY, "champion", 10, 0, 6_000_000)]
+    assert taken.offered == [Offered(KEY, "champion", 30, 30, 5_000_000), Offered(KEY, "champion", 10, 10, 6_000_000)]
     assert taken.outcomes == outcomes
     with pytest.raises(InvalidRequest, match="5000"):
         sending.send([Outcome("m", 0, "x" * 5000, 0, 1.0)])
@@ -97,10 +124,13 @@ def test_counts_are_sent_by_the_second_and_outcomes_at_once(server: Server) -> N
     sink.close()
 
 
-def test_what_is_redacted_never_leaves(server: Server) -> None:
-    sink = RedisSink(RedisWriter(server.url, STREAM, 10**6), lambda key: (("user", "age"), {"pixels": ("age",)}))
-    sink.write([rows_of(10)])
+def test_what_is_redacted_never_leaves_and_a_log_line_says_so(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    sink = RedisSink(writer_to(server.url), writer_to(server.url), lambda key: (("user", "age"), {"pixels": ("age",)}))
+    sink.write([rows_of(10), rows_of(10)])
     sink.close()
+    assert [record.message for record in caplog.records].count(
+        "redacted columns are not monitored: they stay in this process"
+    ) == 1
     assert b"user" not in server.command("XRANGE", STREAM, "-", "+")[0][1][b"b"]
     taken = Taken()
     read_all(server.url, taken)
@@ -129,17 +159,18 @@ def test_what_is_given_up_is_lost_once_and_the_next_comes_through(server: Server
     sink = sink_to(server.url, retry_s=0.2)
     sink.write([rows_of(10, 0)])
     server.command("CONFIG", "SET", "maxmemory", "1")
-    sink.count(KEY, "champion", 25, 0, 1_000_000)
+    sink.lost(KEY, "champion", 25, 1_000_000)
     with pytest.raises(Lost, match="OOM") as caught:
         sink.write([rows_of(15, 1), rows_of(5, 3, arm="shadow")])
-    assert caught.value.rows == 20
+    assert caught.value.losses == ((KEY, "champion", 15, 10**15), (KEY, "shadow", 5, 10**15))
+    sink.lost(KEY, "champion", 15, 2_000_000)
     server.command("CONFIG", "SET", "maxmemory", "0")
     sink.write([rows_of(10, 2)])
     sink.close()
     taken = Taken()
     source = read_all(server.url, taken)
     assert (taken.rows, source.missed_rows) == (20, 0)
-    assert taken.offered == [Offered(KEY, "champion", 25, 0, 1_000_000)]
+    assert taken.offered == [Offered(KEY, "champion", 25, 25, 1_000_000), Offered(KEY, "champion", 15, 15, 2_000_000)]
 
 
 def test_a_part_of_a_call_that_is_in_the_stream_is_not_lost(server: Server) -> None:
@@ -192,7 +223,7 @@ def test_what_was_trimmed_before_it_was_read_is_counted_as_dropped(server: Serve
     sink.close()
     again = read_all(server.url, taken, source.position)
     assert again.missed_rows == 30
-    assert taken.offered == [Offered(KEY, "champion", 0, 30, 4000)]
+    assert taken.offered == [Offered(KEY, "champion", 30, 30, 4000)]
     assert taken.rows == 30
 
 
@@ -203,6 +234,37 @@ def test_the_stream_keeps_about_as_many_rows_as_it_may(server: Server) -> None:
     sink.close()
     # entries go by the node of the stream, of 100 entries
     assert 200 <= server.command("XLEN", STREAM) <= 200 + 100
+
+
+def test_losses_of_a_long_outage_stay_bounded_and_complete(server: Server) -> None:
+    sink = sink_to(server.url)
+    for minute in range(10_500):
+        sink.lost(KEY, "champion", 2, minute)
+    sink.close()
+    taken = Taken()
+    read_all(server.url, taken)
+    assert len(taken.offered) == 10_000
+    assert sum(each.dropped for each in taken.offered) == 21_000
+
+
+def test_losses_whose_answer_was_lost_are_counted_once(server: Server) -> None:
+    with Proxy(server.port) as proxy:
+        through = server.url.replace(str(server.port), str(proxy.port))
+        losses = writer_to(through, retry_s=0.1)
+        sink = RedisSink(writer_to(server.url), losses, lambda key: ((), {}))
+        sink.lost(KEY, "champion", 1, 0)
+        sink.idle()
+        silent = proxy.pieces + 1
+        proxy.delay_s = lambda piece: 30.0 if piece == silent else 0.0
+        sink.lost(KEY, "champion", 2, 0)
+        sink.idle()
+        sink.lost(KEY, "champion", 4, 0)
+        sink.close()
+        sink.idle()
+    assert server.command("XLEN", STREAM) == 4
+    taken = Taken()
+    read_all(server.url, taken)
+    assert [each.dropped for each in taken.offered] == [1, 2, 4]
 
 
 def test_what_others_write_stops_nobody(server: Server) -> None:
@@ -217,19 +279,6 @@ def test_what_others_write_stops_nobody(server: Server) -> None:
     taken = Taken()
     source = read_all(server.url, taken)
     assert (taken.rows, source.damaged_entries, source.missed_rows) == (20, 4, 0)
-
-
-def test_ones_own_entries_are_read_by_others(server: Server) -> None:
-    writer = RedisWriter(server.url, STREAM, 10**6)
-    RedisOutcomes(writer).send([Outcome("m", 0, "a", 0, 1.0)])
-    taken = Taken()
-    source = RedisSource(server.url, STREAM, b"", taken.taking, own=writer.number)
-    assert source.read(0) == 1
-    assert not taken.outcomes
-    read_all(server.url, taken)
-    assert len(taken.outcomes) == 1
-    source.close()
-    writer.close()
 
 
 def test_a_reader_waits_for_what_comes(server: Server) -> None:
@@ -282,6 +331,8 @@ def test_a_stream_whose_ids_began_anew_is_read_from_its_beginning(server: Server
     server.command("XADD", STREAM, "5-0", *words)
     assert source.read(0) == 0
     assert source.read(0) == 1
-    assert (taken.rows, source.missed_rows) == (20, 0)
+    assert (taken.rows, source.missed_rows, taken.beginnings) == (20, 0, 1)
+    assert taken.at[-1] == ("5-0", 5000)
+    assert source.last == "5-0"
     sink.close()
     source.close()
