@@ -223,8 +223,8 @@ def _settled(http: str) -> dict[str, int]:
         if not _total(text, "podium_sample_waiting_rows") or time.monotonic() > end:
             return {
                 "offered": _total(text, "podium_sampled_rows_total"),
-                "written": _total(text, "podium_sample_written_rows_total"),
-                "dropped": _total(text, "podium_sample_dropped_rows_total"),
+                "written": _total(text, "podium_sample_written_total"),
+                "dropped": _total(text, "podium_sample_dropped_total"),
             }
         time.sleep(0.2)
 

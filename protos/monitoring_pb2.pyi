@@ -195,6 +195,10 @@ class VersionDrift(_message.Message):
     OPEN_ROWS_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
     WINDOWS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    ALARMS_FIELD_NUMBER: _builtins.int
+    LAST_ALARM_FIELD_NUMBER: _builtins.int
+    LATE_ROWS_FIELD_NUMBER: _builtins.int
+    MISDATED_ROWS_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     model_version: _builtins.str
     arm: _builtins.str
@@ -207,6 +211,11 @@ class VersionDrift(_message.Message):
     """Of the window that is open now."""
     windows_left_out: _builtins.int
     """Windows that were asked for and are known, and did not fit into this answer: the oldest."""
+    alarms: _builtins.int
+    """How many alarms were raised, and the window that raised the last of them."""
+    late_rows: _builtins.int
+    """Rows that came after their window had been judged, and rows that claim a time that cannot be."""
+    misdated_rows: _builtins.int
     @_builtins.property
     def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Window]:
         """The last first."""
@@ -215,6 +224,8 @@ class VersionDrift(_message.Message):
     def quality(self) -> Global___Quality: ...
     @_builtins.property
     def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stream]: ...
+    @_builtins.property
+    def last_alarm(self) -> Global___Window: ...
     def __init__(
         self,
         *,
@@ -229,10 +240,14 @@ class VersionDrift(_message.Message):
         open_rows: _builtins.int = ...,
         streams: _abc.Iterable[Global___Stream] | None = ...,
         windows_left_out: _builtins.int = ...,
+        alarms: _builtins.int = ...,
+        last_alarm: Global___Window | None = ...,
+        late_rows: _builtins.int = ...,
+        misdated_rows: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["quality", b"quality"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_alarm", b"last_alarm", "quality", b"quality"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "learned_rows", b"learned_rows", "learning_rows", b"learning_rows", "model_name", b"model_name", "model_version", b"model_version", "open_rows", b"open_rows", "quality", b"quality", "state", b"state", "streams", b"streams", "windows", b"windows", "windows_left_out", b"windows_left_out"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "arm", b"arm", "last_alarm", b"last_alarm", "late_rows", b"late_rows", "learned_rows", b"learned_rows", "learning_rows", b"learning_rows", "misdated_rows", b"misdated_rows", "model_name", b"model_name", "model_version", b"model_version", "open_rows", b"open_rows", "quality", b"quality", "state", b"state", "streams", b"streams", "windows", b"windows", "windows_left_out", b"windows_left_out"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

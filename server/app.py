@@ -9,7 +9,7 @@ import logging
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version as distribution_version
@@ -19,22 +19,23 @@ from typing import Any
 from grpc_health.v1 import health_pb2_grpc
 
 from protos.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from protos.monitoring_pb2_grpc import add_MonitoringServiceServicer_to_server
 from server.backends.cudart import Cudart
 from server.core.clock import monotonic_ns
 from server.core.errors import BackendDead, DeviceLost, PodiumError
 from server.core.settings import ServerSettings
 from server.core.versions import VersionKey
-from server.dataplane.interface import QueueSnapshot
 from server.dataplane.limit import InflightLimit
 from server.dataplane.python.answers import Answer, settle
 from server.device_memory import Machine
-from server.features.readings import FeatureReading
 from server.features.without import NoFeatures
+from server.levels import Levels
 from server.lifecycle.accounts import Accounts
-from server.lifecycle.cache import AnswerCache
 from server.lifecycle.ledger import Ledger
 from server.lifecycle.manager import Manager
+from server.lifecycle.published import Published
 from server.lifecycle.replica import Replica
+from server.monitored import Monitored
 from server.optional import (
     InstalledFeatures,
     PlaneKind,
@@ -52,12 +53,12 @@ from server.restart import Restart
 from server.service.control import Control
 from server.service.engine import Engine
 from server.service.fast_lane import FastLane
+from server.service.outcomes import Outcomes
 from server.service.predict import Predict
 from server.service.usage import UsageFile, name_of
 from server.telemetry import logs
 from server.telemetry.consumers import Consumers
 from server.telemetry.metrics import Metrics
-from server.telemetry.readings import DoorReading
 from server.telemetry.tracer import Tracer
 from server.transport.access import Access, subject_of
 from server.transport.callers import CallerLimit, refusals
@@ -67,6 +68,7 @@ from server.transport.http import start_http
 from server.transport.infer import Inference
 from server.transport.listen import Door
 from server.transport.malformed import Registrar
+from server.transport.monitoring import MonitoringCalls
 from server.transport.reflection import Reflection, add_reflection
 from server.transport.runtime_settings import RuntimeSettings
 from server.transport.servicer import Servicer
@@ -97,7 +99,8 @@ def _paced(settings: ServerSettings, *, anew: bool) -> _Pace:
 
 
 class Server:
-    """A serving process. Ownership: the event loop that runs `run`; `features` are closed by who opened them, afterwards."""
+    """A serving process. Ownership: the event loop that runs `run`; `features` and `monitored` are closed by who opened them,
+    afterwards."""
 
     def __init__(
         self,
@@ -105,11 +108,12 @@ class Server:
         log: logs.LogControl,
         tracer: Tracer,
         features: InstalledFeatures | NoFeatures,
+        monitored: Monitored,
         kind: PlaneKind,
         restart: Restart,
     ) -> None:
         self._settings = settings
-        self._tracer, self._features = tracer, features
+        self._tracer, self._features, self._monitored = tracer, features, monitored
         self._restart = restart
         self._loop = asyncio.get_running_loop()
         self._leaving, self._hurry = asyncio.Event(), asyncio.Event()
@@ -139,12 +143,13 @@ class Server:
         self._machine = Machine()
         self._ledger = Ledger(self._machine.memory, settings.device_memory_budget_ratio)
         self._metrics = self._measured(settle)
-        self._manager = self._managed(features, lane)
+        self._lane = lane
+        self._manager = self._managed(features)
         self._health = Health()
         self._reflection = Reflection() if settings.reflection else None
         self._open_door(log)
 
-    def _managed(self, features: InstalledFeatures | NoFeatures, lane: FastLane | None) -> Manager:
+    def _managed(self, features: InstalledFeatures | NoFeatures) -> Manager:
         """Who steers the versions."""
         settings = self._settings
         source = LocalDirectory(Path(settings.repository), settings.settle_s)
@@ -160,24 +165,33 @@ class Server:
             settle_s=settings.settle_s,
             changes=watched if settings.control_mode == "poll" else None,
             on_change=self._readiness_may_have_changed,
-            on_publish=(lambda published: None) if lane is None else lane.publish,
+            on_publish=self._published,
             on_device_lost=lambda reason: self._on_loop(lambda: self._leave_for(reason)),
         )
 
+    def _published(self, published: Published) -> None:
+        """Called by the lifecycle before anybody can ask for what is new."""
+        self._monitored.follow(published)
+        if self._lane is not None:
+            self._lane.publish(published)
+
     def _measured(self, settle: Callable[[], None]) -> Metrics:
         """What a scrape reads."""
+        levels = Levels(self._plane, lambda: self._manager, lambda: self._door, self._features.readings)
         return Metrics(
             build=_BUILD,
-            queues=self._queue_of,
+            queues=levels.queue,
             devices=device_readings(),
-            caches=self._cache_of,
-            places=self._devices_of,
+            caches=levels.cache,
+            places=levels.devices,
             consumers=self._consumers.readings,
             traces=self._tracer.reading,
             refusals=lambda: refusals(self._access, self._callers),
-            features=self._features_read,
-            door=self._door_read,
+            features=levels.features,
+            door=levels.door,
             ledger=lambda: self._ledger.reading,
+            monitoring=self._monitored.reading,
+            objectives=self._monitored.objectives,
             settle=settle,
             device_restarts=self._restart.before.total,
         )
@@ -212,6 +226,8 @@ class Server:
         names = subject_of if settings.tls.client_ca_file else None
         inference = Inference(predict, hand_over, memory=regions, tracer=tracer, subject_of=names)
         limits = (settings.max_stream_requests, settings.max_stream_bytes)
+        outcomes = Outcomes(lambda: self._manager.published, self._monitored.outcomes, self._monitored.forward)
+        self._monitoring = MonitoringCalls(outcomes, self._monitored.report)
         self._streams = Streams(inference, hand_over, monotonic_ns, *limits, self._callers)
         self._servicer = Servicer(
             inference,
@@ -250,6 +266,7 @@ class Server:
             # as much of a server as registering needs; who may not call is not counted as a caller
             registrar: Any = Registrar(door, self._callers.limit, self._access.wrap)
             add_GRPCInferenceServiceServicer_to_server(self._servicer, registrar)
+            add_MonitoringServiceServicer_to_server(self._monitoring, registrar)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
             if self._reflection is not None:
                 add_reflection(self._reflection, registrar)
@@ -277,6 +294,7 @@ class Server:
             await asyncio.wait_for(self._hurry.wait(), pace.delay_s)
         self._health.close()
         self._streams.close()
+        self._monitoring.close()
         if self._reflection is not None:
             self._reflection.close()
         await door.stop(pace.grace_s)
@@ -322,6 +340,7 @@ class Server:
             on_dead=self._mark_dead,
             on_crash=self._readiness_may_have_changed,
             features=self._settings.features,
+            sampler=self._monitored.sampler,
         )
         self._engines.append(engine)
         engine.start()
@@ -339,40 +358,6 @@ class Server:
         if self._settings.device_slots or device != "cpu":
             return self._settings.device_slots or 3
         return 2 if self._settings.features.definitions else 1
-
-    def _features_read(self) -> FeatureReading | None:
-        """Without the verdicts on versions that are gone: nobody could do anything about those."""
-        reading = self._features.readings()
-        if reading is None:
-            return None
-        there = {(row.model, row.version) for row in self._manager.index()}
-        contracts = {key: holds for key, holds in reading.contracts.items() if (key[0], str(key[1])) in there}
-        return replace(reading, contracts=contracts)
-
-    def _door_read(self) -> DoorReading | None:
-        """None before there is a door, and where it is grpcio's, which does not tell."""
-        if self._door is None or self._plane.kind == "python":
-            return None
-        plane: Any = self._plane
-        door: Any = self._door
-        return DoorReading(door.counters(), plane.native.copies(), plane.native.calls())
-
-    def _queue_of(self, key: VersionKey) -> QueueSnapshot | None:
-        """On all its devices. None where it has no queue any more."""
-        replica = self._manager.published.ready.get(key)
-        queues = [] if replica is None else [self._plane.snapshot(each.queue_id) for each in replica.everywhere]
-        there = [queue for queue in queues if queue is not None]
-        return sum(there[1:], there[0]) if there else None
-
-    def _devices_of(self, key: VersionKey) -> dict[str, bool]:
-        replica = self._manager.published.ready.get(key)
-        if replica is None:
-            return {}
-        return dict.fromkeys(replica.lost, False) | {each.device: True for each in replica.everywhere}
-
-    def _cache_of(self, key: VersionKey) -> AnswerCache | None:
-        replica = self._manager.published.ready.get(key)
-        return None if replica is None else replica.cache
 
     def _readiness_may_have_changed(self) -> None:
         """Called from the threads of the lifecycle and the engines."""

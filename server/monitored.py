@@ -1,16 +1,18 @@
 """What a server monitors of itself: sampling, sinks, verdicts, outcomes, and who is told. Roof: concrete classes meet here.
 
-One of three ways, by the setting `sink`: this process judges; samples and outcomes go to a stream that `podium monitor` reads; or
-nothing is sampled.
+One of three ways, by the setting `sink`: this process judges; samples and outcomes go to a stream that `podium monitor` reads;
+or nothing is sampled.
 """
 
 import importlib
-import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from protos.monitoring_pb2 import DriftReport
+from server.core.clock import NS_PER_US
 from server.core.errors import Unsupported
 from server.core.monitoring_settings import MonitoringSettings
 from server.core.settings import ModelSettings
@@ -22,34 +24,154 @@ from server.monitoring.lane import Lane
 from server.monitoring.monitors import Monitors
 from server.monitoring.outcome import Outcome
 from server.monitoring.outcomes import Outcomes
-from server.monitoring.reading import MonitoringReading
+from server.monitoring.reading import MonitoringReading, VersionReading
 from server.monitoring.redis_sink import RedisOutcomes, RedisSink, RedisWriter
 from server.monitoring.sampler import Plan, Sampler
 from server.monitoring.sink import Sink
-from server.monitoring.verdict import QualityReading, WindowVerdict
-from server.registry.durable import write_atomically
+from server.telemetry.monitoring_readings import Objective
+from server.transport.drift_report import report_of
 
-_log = logging.getLogger("podium.monitoring")
-_OUTCOMES_FILE = "outcomes.npz"
+CHAMPION, CHALLENGER, OTHER = "champion", "challenger", "other"
+"""Arms: the version that answers where none is named; the one of that alias; any other that is asked for by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What monitoring depends on of a version."""
+
+    arm: str
+    settings: ModelSettings
+    baseline: Any
 
 
 class Monitored:
-    """Thread-safe. Ownership: of everything it makes; `close` it after the last batch."""
+    """Thread-safe, but for `follow`, which one thread calls. Ownership: of all it makes; `close` it after the last batch."""
 
     def __init__(self, settings: MonitoringSettings) -> None:
-        """Raises: Unsupported for what cannot work here; StoreError for a stream that is no URL."""
+        """Raises: Unsupported for what cannot work here; OSError for folders that cannot be made."""
         self._settings = settings
-        self._served: Mapping[VersionKey, tuple[ModelSettings, Any, str]] = {}
+        self._served: Mapping[VersionKey, _Served] = {}
         self.sampler: Sampler | None = None
         self.outcomes: Outcomes | None = None
         self.forward: Callable[[Outcome], None] | None = None
         self._monitors: Monitors | None = None
+        self._closing: list[Callable[[], None]] = []
         sinks: list[Sink] = []
         if settings.sink == "process":
-            sinks.append(self._judging(settings))
+            sinks.append(self._judging())
         elif settings.sink == "redis":
-            sinks.append(self._streaming(settings))
-        if settings.parquet.dir and settings.sink != "none":
-            sinks.append(self._keeping(settings))
+            sinks.append(self._streaming())
+        if settings.parquet.dir and sinks:
+            sinks.append(_parquet(settings, self._redaction))
         if sinks:
-            self.sampler = Sampler(settings.seed, [Lane(sink, settings.buffer_rows, settings.buffer_bytes) for sink in sinks])
+            lanes = [Lane(sink, settings.buffer_rows, settings.buffer_bytes) for sink in sinks]
+            self.sampler = Sampler(settings.seed, lanes)
+
+    def _judging(self) -> Sink:
+        folder = Path(self._settings.dir) if self._settings.dir else None
+        self._monitors = monitors = Monitors(folder)
+        self.outcomes = outcomes = Outcomes(lambda: time.time_ns() // NS_PER_US)
+        return Judging(monitors, outcomes, lambda verdicts, qualities, now_us: None, self._save)
+
+    def _save(self) -> None:
+        if self._monitors is not None:
+            self._monitors.save()
+
+    def _streaming(self) -> Sink:
+        settings = self._settings
+        writers = [RedisWriter(settings.redis, settings.stream, settings.stream_rows) for _ in range(3)]
+        outcomes = RedisOutcomes(writers[0])
+        self.forward = lambda outcome: outcomes.send([outcome])
+        self._closing.append(outcomes.close)
+        return RedisSink(writers[1], writers[2], self._redaction)
+
+    def follow(self, published: Published) -> None:
+        """What is served from now on."""
+        if self.sampler is None:
+            return
+        served = {key: _served(key, replica, published) for key, replica in published.ready.items() if _wanted(replica)}
+        for key, each in served.items():
+            if self._served.get(key) != each and self._monitors is not None and self.outcomes is not None:
+                self._monitors.serve(key, each.settings, each.baseline, (each.arm,))
+                self.outcomes.serve(key, each.settings.monitoring, each.baseline)
+        for key in self._served.keys() - served.keys():
+            if self._monitors is not None and self.outcomes is not None:
+                self._monitors.leave(key)
+                self.outcomes.leave(key)
+        self._served = served
+        self.sampler.follow({key: _plan(each, published.ready[key]) for key, each in served.items()})
+
+    def reading(self) -> MonitoringReading | None:
+        """What there is to tell; None where nothing is sampled."""
+        if self.sampler is None:
+            return None
+        versions: tuple[VersionReading, ...] = ()
+        if self._monitors is not None and self.outcomes is not None:
+            qualities = {(each.key, each.arm): each for each in self.outcomes.readings()}
+            versions = tuple(replace(each, quality=qualities.get((each.key, each.arm))) for each in self._monitors.versions())
+        return MonitoringReading(versions, self.sampler.reading(), self.sampler.lag_s())
+
+    def report(self, model: str, version: str, windows: int) -> DriftReport:
+        """What the monitors have found, as a message. Raises: NotFound, InvalidRequest; Unsupported where nobody judges here."""
+        if self._settings.sink != "process":
+            where = "podium monitor judges" if self._settings.sink == "redis" else "nothing is sampled"
+            raise Unsupported(f"this server has no monitors: monitoring.sink is '{self._settings.sink}', so {where}")
+        return report_of(self.reading() or MonitoringReading(), model, version, windows)
+
+    def objectives(self) -> dict[VersionKey, Objective]:
+        """What versions are to reach."""
+        made = {}
+        for key, each in self._served.items():
+            quality = each.settings.monitoring.quality
+            if quality is None or not quality.objective:
+                continue
+            if quality.at_least is not None:
+                made[key] = Objective(quality.objective, "at_least", quality.at_least)
+            elif quality.at_most is not None:
+                made[key] = Objective(quality.objective, "at_most", quality.at_most)
+        return made
+
+    def close(self) -> None:
+        """Hand over what waits, and keep what was found. Idempotent."""
+        if self.sampler is not None:
+            self.sampler.close()
+        for close in self._closing:
+            close()
+
+    def _redaction(self, key: VersionKey) -> tuple[Sequence[str], Mapping[str, Sequence[str]]]:
+        """What must not leave this process of a version, and which inputs its features are packed into."""
+        served = self._served.get(key)
+        if served is None:
+            return (), {}
+        features = served.settings.features
+        packed = {} if features is None else {each.name: each.columns for each in features.inputs}
+        return served.settings.monitoring.redact, packed
+
+
+def _wanted(replica: Replica) -> bool:
+    """A decoupled version has any number of answers to a request: there is no row to compare."""
+    return replica.settings.monitoring.enabled and not replica.settings.decoupled
+
+
+def _served(key: VersionKey, replica: Replica, published: Published) -> _Served:
+    arm = OTHER
+    if published.defaults.get(key.model) == key.version:
+        arm = CHAMPION
+    elif published.named().get((key.model, CHALLENGER)) is replica:
+        arm = CHALLENGER
+    return _Served(arm, replica.settings, getattr(replica, "baseline", None))
+
+
+def _plan(served: _Served, replica: Replica) -> Plan:
+    features = () if replica.features is None else replica.features.names
+    # every call that names no version goes to the default
+    return Plan(served.arm, 0, float(served.arm == CHAMPION), served.settings.monitoring, features)
+
+
+def _parquet(settings: MonitoringSettings, redaction: Callable[[VersionKey], Any]) -> Sink:
+    try:
+        module = importlib.import_module("server.monitoring.parquet_sink")
+    except ImportError as error:
+        raise Unsupported(f"samples as files need the extra 'features', which is not installed: {error}") from error
+    sink: Sink = module.ParquetSink(settings.parquet, redaction)
+    return sink

@@ -29,6 +29,8 @@ from server.features.without import NoFeatures
 from server.lifecycle.accounts import Accounts
 from server.lifecycle.found import Lease
 from server.lifecycle.loader import BindFeatures, Loader
+from server.monitoring.baseline import Baseline
+from server.monitoring.baseline_document import BASELINE_FILE, MAX_BYTES, from_document
 from server.registry.gates import compare_golden
 from server.registry.golden import load_golden
 from server.registry.labels import read_labels
@@ -87,7 +89,21 @@ def loader_over(
         lease=lease,
         bind_features=bind_features,
         accounts=accounts,
+        read_baseline=read_baseline,
     )
+
+
+def read_baseline(folder: Path) -> Baseline | None:
+    """The baseline of a version; see `server.lifecycle.loader.ReadBaseline`."""
+    try:
+        with (folder / BASELINE_FILE).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # one more than it may have is told from none too many
+    except FileNotFoundError:
+        return None
+    try:
+        return from_document(data)
+    except ValueError as error:
+        raise LoadFailed(f"{BASELINE_FILE}: {error}") from None
 
 
 def _onnxruntimes() -> list[str]:

@@ -8,6 +8,7 @@ import sys
 from server.app import Server
 from server.core.errors import PodiumError
 from server.core.settings import ServerSettings
+from server.monitored import Monitored
 from server.optional import choose_plane, open_features, open_trace_sink
 from server.restart import Restart, origin
 from server.telemetry import logs
@@ -44,12 +45,19 @@ def serve(settings: ServerSettings) -> int:
         sys.stderr.write(f"podium serve: features: {error}\n")
         return 1
 
+    try:
+        monitored = Monitored(settings.monitoring)
+    except (OSError, PodiumError) as error:
+        sys.stderr.write(f"podium serve: monitoring: {error}\n")
+        features.close()
+        return 1
+
     _log.info("data plane", extra={"plane": kind, "why": why})
 
     opened: list[Server] = []
 
     async def main() -> bool:
-        opened.append(Server(settings, log, tracer, features, kind, restart))
+        opened.append(Server(settings, log, tracer, features, monitored, kind, restart))
         return await opened[0].run()
 
     try:
@@ -60,8 +68,9 @@ def serve(settings: ServerSettings) -> int:
             return 1
         ended = False
     finally:
-        # engines have ended, or are inside native code and will not come back: nobody reads features any more
+        # engines have ended, or are inside native code and will not come back: nobody reads features any more, or samples
         features.close()
+        monitored.close()
     if opened[0].lost:
         restart.begin(opened[0].lost)
     if not ended:

@@ -183,6 +183,9 @@ def version(
         learned_rows=0,
         learning_rows=20_000,
         late_rows=5,
+        misdated_rows=2,
+        alarms=4,
+        last_alarm=replace(alarming(1), key=key, arm=arm),
         quality=replace(quality(), key=key, arm=arm),
     )
 

@@ -15,6 +15,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from server.commands.drift_moved import bin_names, plain
 from server.commands.drift_page import Picture
@@ -94,6 +95,11 @@ def _detectors(name: str, windows: Sequence[WindowVerdict]) -> Figure:
     below.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
     for axes in (above, below):
         axes.set_ylabel("ln of the detector")
+        # linear where the threshold is, and squeezed beyond: large detectors would press everything else to the ground
+        axes.set_yscale("symlog", linthresh=15, linscale=2)
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.set_yticks([tick for tick in (-2, 0, 5, 10, 15, 50, 150, 500) if tick <= axes.get_ylim()[1]])
+        axes.minorticks_off()
         axes.grid(axis="y", color="#e5e5e5", linewidth=0.6)
     locator = AutoDateLocator(maxticks=9)
     below.xaxis.set_major_locator(locator)
@@ -137,7 +143,7 @@ def _stream(axes: Axes, version: ReportedVersion, finding: Finding) -> None:
     axes.bar([place - 0.2 for place in places], was, 0.4, color=_BLUE, label="baseline")
     axes.bar([place + 0.2 for place in places], now, 0.4, color=_VERMILION, hatch="///", edgecolor="white", label="window")
     if stream is not None and stream.edges and len(stream.edges) == len(names) - 1:
-        axes.set_xticks([place + 0.5 for place in range(len(stream.edges))], [f"{edge:.3g}" for edge in stream.edges])
+        axes.set_xticks([place + 0.5 for place in range(len(stream.edges))], [f"{edge:.4g}" for edge in stream.edges])
         axes.set_xlabel("edges of the bins, in the stream's units", fontsize=7)
     else:
         axes.set_xticks(list(places), [_short(name.strip("'"), 12) for name in names])

@@ -13,7 +13,7 @@ import numpy as np
 
 from server.commands.drift_moved import plain
 from server.commands.drift_text import minute
-from server.monitoring.judge import pools
+from server.monitoring.checks import pools
 from server.monitoring.verdict import Finding, WindowVerdict
 from server.statistics.detector import EMPTY, e_value, family, step
 from server.statistics.distances import psi, psi_bias
@@ -150,7 +150,9 @@ def _nothing(n: int, m: int) -> _Numbers:
 
 def _differing(window: WindowVerdict, subject: str, pairs: Mapping[str, tuple[float, float]]) -> list[Difference]:
     return [
-        Difference(window.start_us, subject, name, told, found) for name, (told, found) in pairs.items() if not _same(told, found)
+        Difference(window.start_us, subject, name, told, found)
+        for name, (told, found) in pairs.items()
+        if not _same(told, found)
     ]
 
 

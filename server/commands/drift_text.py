@@ -25,7 +25,13 @@ def lines(version: ReportedVersion, every: bool) -> Iterator[str]:
     yield f"  {in_words(reading)}"
     if reading.windows:
         yield from _window(version, reading.windows[0], every)
-    yield f"  {reading.open_rows:,} rows in windows that are not judged yet"
+    yield (
+        f"  {reading.open_rows:,} rows in windows that are not judged yet; {reading.late_rows:,} came too late for theirs,"
+        f" {reading.misdated_rows:,} claim a time that cannot be"
+    )
+    if reading.last_alarm is not None:
+        when, what = minute(reading.last_alarm.start_us), ", ".join(map(plain, reading.last_alarm.alarmed))
+        yield f"  {reading.alarms:,} alarms so far, the last by the window of {when} UTC: {what}"
     if len(reading.windows) > 1:
         yield from _history(reading.windows)
     if version.windows_left_out:
@@ -37,7 +43,7 @@ def lines(version: ReportedVersion, every: bool) -> Iterator[str]:
 def in_words(reading: VersionReading) -> str:
     """What its state means."""
     if reading.state == DriftState.NO_DATA:
-        return "no data: too few rows came to be judged, which is neither good nor bad"
+        return "no data: no sampled rows came in the last window, which is neither good nor bad"
     if reading.state == DriftState.LEARNING:
         return (
             f"learning: it has no baseline yet, and learns one from what it serves; {reading.learned_rows:,} of"
@@ -46,7 +52,7 @@ def in_words(reading: VersionReading) -> str:
     if reading.state == DriftState.DEGRADED:
         return "degraded: so many of the chosen rows were lost that the verdict below may be of the wrong ones"
     if reading.state == DriftState.ALARM:
-        return "alarm: it is further from its baseline than is tolerated, and chance does not explain it"
+        return "alarm: further from its baseline than is tolerated, and not by chance; it lasts until what it named is calm"
     return "ok: no further from its baseline than is tolerated, or than chance explains"
 
 

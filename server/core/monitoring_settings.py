@@ -125,7 +125,8 @@ class ModelMonitoring(Table):
     `rate`: the probability with which a request is sampled; 0: as much as gives about `target_rows` rows a window, at most
     `max_rate`. Each arm gets at least `floor_rows` a window while it has them, and no more than `max_rows_per_s` are taken in
     all. Inputs and outputs of more than `max_elements` elements a row are not sampled. `categorical`: inputs of integers that
-    are codes. `ignore`: not sampled at all; `redact`: counted, and left out of what is written to files and streams.
+    are codes. `ignore`: not sampled at all; `redact`: left out of what is written to files and streams, and so unknown to
+    `podium monitor`.
     `time_input`: an INT64 input with microseconds since 1970 that says when a row happened, "" when it was served. `tolerance`:
     the shift that is harmless, in standard deviations. `alarm_every_windows`: without drift, a version gives at most one alarm
     in so many windows on average.

@@ -39,6 +39,10 @@ BindFeatures = Callable[[VersionKey, Path, ModelSettings, Signature], Features |
 """The features of a version, by its folder, its settings and its model's own signature; None where it was trained on none.
 Raises: LoadFailed where it was, and cannot have them."""
 
+ReadBaseline = Callable[[Path], Any]
+"""The baseline in a version's folder, for whoever monitors it; None where there is none. Raises: LoadFailed for a file that is
+none."""
+
 _NONE_LOST: Mapping[str, str] = {}
 
 _log = logging.getLogger(__name__)
@@ -109,7 +113,8 @@ class Loader:
     `backends` has a factory per name of `ModelSettings.backend`. `lease` keeps a folder from being pruned before anything of
     it is read, for as long as the version is in memory; without it nothing does. `bind_features` finds a version's features;
     without it versions are loaded as bare models, whatever they were trained on: what proves their files needs no store.
-    `accounts` reserves memory and keeps what was measured; without it neither is done.
+    `accounts` reserves memory and keeps what was measured; without it neither is done. `read_baseline` reads what a version is
+    monitored by; without it, and where its settings turn monitoring off, it has none.
     """
 
     def __init__(
@@ -125,6 +130,7 @@ class Loader:
         lease: Callable[[Path], Lease] | None = None,
         bind_features: BindFeatures | None = None,
         accounts: Accounts | None = None,
+        read_baseline: ReadBaseline | None = None,
     ) -> None:
         self._verify = verify
         self._backends = backends
@@ -136,11 +142,12 @@ class Loader:
         self._lease = lease
         self._bind_features = bind_features
         self._accounts = accounts
+        self._read_baseline = read_baseline
         self._abandoned: list[Backend] = []
 
     def load(self, found: FoundVersion, settings: ModelSettings, lost: Mapping[str, str] = _NONE_LOST) -> Loaded:
-        """Lease, verify, reserve memory, open, bind features, compile constraints, read labels, warm every batch bucket,
-        compare golden examples, measure.
+        """Lease, verify, reserve memory, open, bind features, compile constraints, read labels and the baseline, warm
+        every batch bucket, compare golden examples, measure.
 
         Warm-up and golden examples are of the model itself, with its own inputs, on each of its devices.
 
@@ -188,11 +195,23 @@ class Loader:
         progress.step = "labels"
         named = {spec.name: spec.labels for spec in settings.outputs if spec.labels is not None}
         labels = {output: self._read_labels(found.folder, file) for output, file in named.items()}
+        progress.step = "baseline"
+        read = self._read_baseline if settings.monitoring.enabled else None
+        baseline = None if read is None else read(found.folder)
         buckets = buckets_for(signature.max_batch, settings.batching)
         first, *further = [self._ready(found, place, buckets, progress) for place in progress.places]
-        lease = progress.lease
-        reservation = first.reservation
-        return Loaded(first.backend, buckets, first.costs_ns, labels, lease, features, reservation, constraints, tuple(further))
+        return Loaded(
+            first.backend,
+            buckets,
+            first.costs_ns,
+            labels,
+            progress.lease,
+            features,
+            first.reservation,
+            constraints,
+            tuple(further),
+            baseline,
+        )
 
     def _open(self, found: FoundVersion, name: str, open_backend: BackendFactory, place: _Place, progress: _Progress) -> None:
         """Every instance on one device."""

@@ -33,7 +33,8 @@ class OnDevice:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A version in memory, proven but not yet known to anybody. `further`: the devices beside the first."""
+    """A version in memory, proven but not yet known to anybody. `further`: the devices beside the first. `baseline`: what
+    `ReadBaseline` read, nothing to the lifecycle."""
 
     backend: Backend
     buckets: tuple[int, ...]
@@ -44,6 +45,7 @@ class Loaded:
     reservation: Reservation | None = None
     constraints: Constraints | None = None
     further: tuple[OnDevice, ...] = ()
+    baseline: Any = None
 
     @property
     def backends(self) -> tuple[Backend, ...]:
@@ -62,7 +64,8 @@ class Replica:
     none) is the door's, and goes with the replica: what another load would answer is not known from it. `lease` on the
     version's folder is released once the backend is closed. With `features`, `signature` is theirs: what callers bring.
     `reservation`: what it holds of its device's memory, released as the backend is closed; None where the device does not tell.
-    `constraints`: what requests must bring beside types and shapes; None: nothing.
+    `constraints`: what requests must bring beside types and shapes; None: nothing. `baseline`: what the version is monitored by
+    (`server.monitoring.baseline.Baseline`); None where it brought none, or is not monitored.
 
     A version on several devices is a replica on each of them. They have all in common but `queue_id`, `backend`, `costs_ns`,
     `device`, `reservation` and `memory_bytes`, and `sibling_of` is the queue of the first. One of them is published, and knows
@@ -85,6 +88,7 @@ class Replica:
     features: Features | None = None
     reservation: Reservation | None = None
     constraints: Constraints | None = None
+    baseline: Any = None
     memory_bytes: int = 0
     sibling_of: int = 0
     siblings: tuple["Replica", ...] = ()
@@ -130,6 +134,7 @@ def replica_of(queue_ids: Sequence[int], serve: Serve, loaded: Loaded, recorder:
         features=loaded.features,
         reservation=loaded.reservation,
         constraints=loaded.constraints,
+        baseline=loaded.baseline,
         memory_bytes=loaded.backend.memory_bytes(),
     )
     siblings = (

@@ -49,15 +49,12 @@ def to_document(baseline: Baseline) -> bytes:
 def from_document(data: bytes) -> Baseline:
     """The baseline of a document, with its digest. Raises: ValueError, with what is wrong, for anything else."""
     if len(data) > MAX_BYTES:
-        raise ValueError(f"baseline: {len(data)} bytes, at most {MAX_BYTES}")
+        raise ValueError(f"more than {MAX_BYTES} bytes")
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"baseline: no JSON: {error}") from None
-    try:
-        baseline = _baseline(_table(document, "the document", "format origin rows streams counts hourly latency_us quality"))
-    except ValueError as error:
-        raise ValueError(f"baseline: {error}") from None
+        raise ValueError(f"no JSON: {error}") from None
+    baseline = _baseline(_table(document, "the document", "format origin rows streams counts hourly latency_us quality"))
     return replace(baseline, digest=hashlib.sha256(data).hexdigest())
 
 
@@ -176,6 +173,7 @@ def _category(document: Mapping[str, Any]) -> Category:
     vocabulary = _list(document["vocabulary"], f"'{name}': vocabulary", _MAX_BINS)
     if not all(type(text) is str for text in vocabulary):
         raise ValueError(f"'{name}': vocabulary: not all are texts")
+    _sendable("".join(vocabulary), f"'{name}': vocabulary")
     _distinct(vocabulary, f"'{name}': vocabulary")
     others = _list(document["others"], f"'{name}': others", _MAX_OTHERS)
     if not all(type(each) is int and 0 <= each < 2**64 for each in others):
@@ -189,6 +187,7 @@ def _name(document: Mapping[str, Any]) -> tuple[str, Any]:
     name, origin = document["name"], document["origin"]
     if type(name) is not str or not 0 < len(name) <= 1024:
         raise ValueError("streams: one has no name, or one that is too long")
+    _sendable(name, "streams: names")
     if origin not in _ORIGINS:
         raise ValueError(f"'{name}': origin is none of {', '.join(_ORIGINS)}")
     return name, origin
@@ -224,6 +223,7 @@ def _quality(document: Any) -> ReferenceQuality:
     if table["kind"] not in _KINDS:
         raise ValueError(f"quality: kind is none of {', '.join(_KINDS)}")
     metrics = {name: _number(value, f"quality: {name[:40]}") for name, value in _mapping(table["metrics"], "metrics").items()}
+    _sendable("".join(metrics), "quality: metrics")
     pairs = [_numbers(pair, "quality: calibration", 2, 2) for pair in _list(table["calibration"], "calibration", 2**20)]
     if any(not isfinite(score) or not 0 <= probability <= 1 for score, probability in pairs):
         raise ValueError("quality: calibration: a score is not finite, or a probability is none")
@@ -262,6 +262,13 @@ def _list(value: Any, what: str, most: int) -> list[Any]:
     if not isinstance(value, list) or len(value) > most:
         raise ValueError(f"{what}: no list, or one of more than {most}")
     return value
+
+
+def _sendable(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what}: half a character") from None
 
 
 def _distinct(texts: list[str], what: str) -> None:

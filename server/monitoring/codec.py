@@ -38,6 +38,8 @@ _ARRAYS = (
     ("execute_us", np.dtype("<i8")),
 )
 _COLUMNS = ("inputs", "callers", "outputs")
+Redaction = tuple[Sequence[str], Mapping[str, Sequence[str]]]
+"""Names that are redacted, and by input the features that it is made of: the arguments of `redacted`."""
 
 
 def encode(samples: Samples) -> bytes:

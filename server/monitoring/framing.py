@@ -1,7 +1,7 @@
 """Fields one after the other in bytes, and read back with every length looked at first. **Pure.**
 
 Floor 4, below `codec` and `entries`. Own framing and not pickle, which runs what it reads; nor `.npz`, a zip file of 200 bytes
-an array whose member sizes are the writer's word. Not compressed: of float32 features zlib takes off a tenth at 30 MB/s a
+an array whose member sizes are the writer's word. Not compressed: of float32 features zlib takes off a tenth at 25 MB/s a
 core, and what is the same in all rows of a batch `codec` writes once.
 """
 

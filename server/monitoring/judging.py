@@ -1,4 +1,4 @@
-"""The sink that judges in this process: samples to the monitors and to the outcomes that await them, verdicts to who acts on them.
+"""The sink that judges in this process: samples to the monitors, and to the outcomes that await them; verdicts to who acts.
 
 Floor 4, on the thread of its lane. It decides nothing itself.
 """

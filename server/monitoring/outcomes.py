@@ -128,12 +128,18 @@ class Outcomes:
                 # before those that make room for others have gone
                 _settle(judged, now_us)
                 keys = judged.series.add(each, now_us)
-                for place in ((each.key.model, 0), (each.key.model, each.key.version)):
-                    for key, label in self._early.meet(place, keys):
-                        status = judged.series.report(key, label, now_us)
-                        # counted when it came
-                        if status is not None and status is not ReceiptStatus.ACCEPTED:
-                            self._counts[each.key.model, status] += 1
+                for version in (0, each.key.version):
+                    self._meet(judged.series, version, keys, now_us)
+
+    def _meet(self, series: Series, version: int, keys: Sequence[int], now_us: int) -> None:
+        """Join new predictions with outcomes that were reported before."""
+        model = series.key.model
+        for key, waiting in self._early.meet((model, version), keys):
+            status = series.report(key, waiting.label, now_us)
+            if status is not None and not waiting.found:
+                # it was counted as accepted when it came
+                self._counts[model, ReceiptStatus.ACCEPTED] -= 1
+                self._counts[model, status] += 1
 
     def _of(self, key: VersionKey, arm: str) -> _Judged | None:
         judged = self._judged.get((key, arm))

@@ -9,12 +9,12 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from feature_client.errors import StoreError
 from server.core.errors import InvalidRequest, NotReady
 from server.core.versions import VersionKey
-from server.monitoring.codec import encode, redacted
+from server.monitoring.codec import Redaction, encode, redacted
 from server.monitoring.entries import Offered, encode_offered, encode_outcomes
 from server.monitoring.outcome import Outcome
 from server.monitoring.redis_stream import RedisStream
@@ -27,9 +27,6 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _MAX_ITEMS = 10_000
 """Counts or outcomes of one entry."""
 _LOG = logging.getLogger(__name__)
-
-Redaction = tuple[Sequence[str], Mapping[str, Sequence[str]]]
-"""Names that are redacted, and by input the features that it is made of."""
 
 
 class RedisWriter:
@@ -93,6 +90,7 @@ class RedisSink:
         self._redact = redact
         self._unanswered: Sequence[Offered] = ()
         self._added: dict[tuple[VersionKey, str], int] = {}
+        self._told: set[VersionKey] = set()
         self._losses: dict[tuple[VersionKey, str, int], int] = {}
 
     def write(self, samples: Sequence[Samples]) -> None:
@@ -101,7 +99,7 @@ class RedisSink:
         Raises: Lost.
         """
         self._send_losses()
-        parts = [part for each in together(samples) for part in _parts(redacted(each, *self._redact(each.key)))]
+        parts = [part for each in together(samples) for part in _parts(self._redacted(each))]
         for index, part in enumerate(parts):
             place = (part.key, part.arm)
             before = self._added.get(place, 0)
@@ -128,6 +126,16 @@ class RedisSink:
         self._send_losses()
         self._losses_writer.close()
         self._writer.close()
+
+    def _redacted(self, samples: Samples) -> Samples:
+        names, packed = self._redact(samples.key)
+        if names and samples.key not in self._told:
+            self._told.add(samples.key)
+            _LOG.warning(
+                "redacted columns are not monitored: they stay in this process",
+                extra={"model": str(samples.key), "names": names},
+            )
+        return redacted(samples, names, packed)
 
     def _send_losses(self) -> None:
         """What cannot be sent now waits: it takes no room, and adds up."""

@@ -14,6 +14,7 @@ from scipy import special
 
 from server.statistics.distances import pair
 from server.statistics.noncentral import survival
+from server.statistics.predictive import raised, tail
 
 LEAST_EXPECTED = 5.0
 """Categories of which fewer are expected in a sample are judged together: the chi-square law is not theirs (Cochran's rule)."""
@@ -106,17 +107,15 @@ def merged(first: np.ndarray, second: np.ndarray, least: float) -> tuple[np.ndar
 
 
 def rate_evidence(k0: int, n: int, k: int, m: int, tolerated_sd: float) -> Evidence:
-    """Whether k of m is a higher rate than that of k0 of n, by more than `tolerated_sd` times sqrt(r(1 - r))."""
-    if not (0 <= k0 <= n and 0 <= k <= m and tolerated_sd >= 0):
-        raise ValueError(
-            f"counts are within their totals, and a tolerance is not negative: {k0} of {n}, {k} of {m}, {tolerated_sd}"
-        )
-    if k == 0 or n == 0 or k0 == n:
-        return Evidence(float(k), 0, 0.0, 1.0)
-    # the k0 + 1st of n uniforms has the upper confidence distribution of the rate; over it, the binomial's tail
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    level = special.expit(nodes * 40)
-    rate = special.betaincinv(k0 + 1, n - k0, level)
-    tail = special.betainc(k, m - k + 1, np.minimum(rate + tolerated_sd * np.sqrt(rate * (1 - rate)), 1.0))
-    p = float(np.dot(weights * 40 * level * (1 - level), tail))
-    return Evidence(float(k), 0, math.nan, min(p, 1.0))
+    """Whether k of m is a higher rate than k0 of n, by more than `tolerated_sd` times sqrt(r (1 - r)) of the baseline's rate r.
+
+    `noncentrality` is the rate that would be tolerated if the baseline's were k0 / n exactly; p knows that it is not
+    (`predictive`). Where the window has none, or either side is empty, there is no evidence: p is 1.
+
+    Raises: ValueError where a count is not within its total, or tolerated_sd is negative.
+    """
+    if not (0 <= k0 <= n and 0 <= k <= m and 0 <= tolerated_sd < math.inf):
+        raise ValueError(f"not counts within totals and a tolerance: {k0} of {n}, {k} of {m}, {tolerated_sd}")
+    rate = float(raised(k0 / n, tolerated_sd)) if n else 1.0
+    p = 1.0 if k == 0 or k0 == n else tail(k0, n, k, m, tolerated_sd)
+    return Evidence(float(k), 0, rate, p)

@@ -61,7 +61,6 @@ class MonitoringFamilies:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._totals = Totals()
-        self._alarms: dict[tuple[VersionKey, str], tuple[int, int]] = {}
 
     def render(self, reading: MonitoringReading, objectives: Mapping[VersionKey, Objective]) -> list[Metric]:
         """All families of one reading. `objectives`: of versions that have one."""
@@ -75,27 +74,20 @@ class MonitoringFamilies:
             return families
 
     def _counters(self, reading: MonitoringReading) -> Iterator[Metric]:
-        alarms = CounterMetricFamily("podium_drift_alarms", "Windows that ended in an alarm", labels=_ARM)
+        alarms = CounterMetricFamily("podium_drift_alarms", "Alarms that were raised", labels=_ARM)
         late = CounterMetricFamily("podium_drift_late_rows", "Rows that came after their window", labels=_ARM)
+        misdated = CounterMetricFamily("podium_drift_misdated_rows", "Rows of a time that cannot be", labels=_ARM)
         outcomes = CounterMetricFamily("podium_outcomes", "Outcomes that were reported", labels=(*_ARM, "status"))
         for version in reading.versions:
             labels = _labels(version)
-            alarms.add_metric(labels, self._count_alarms(version))
-            late.add_metric(labels, self._totals(("late", *labels), version.late_rows))
+            for family, count in ((alarms, version.alarms), (late, version.late_rows), (misdated, version.misdated_rows)):
+                family.add_metric(labels, self._totals((family.name, *labels), count))
             for status, count in sorted(version.quality.outcomes.items()) if version.quality is not None else ():
                 outcomes.add_metric((*labels, status), self._totals(("outcome", *labels, status), count))
         events = CounterMetricFamily("podium_retrain_events", "Retrain events", labels=("model", "reason", "result"))
         for event, count in sorted(reading.events.items()):
             events.add_metric(event, self._totals(("event", *event), count))
-        yield from (alarms, late, outcomes, events)
-
-    def _count_alarms(self, version: VersionReading) -> int:
-        """Windows are kept for a while only: those are counted that have come since the last scrape."""
-        last_us, count = self._alarms.get((version.key, version.arm), (-1, 0))
-        new = [window for window in version.windows if window.end_us > last_us]
-        count += sum(window.state == "alarm" for window in new)
-        self._alarms[version.key, version.arm] = max((window.end_us for window in new), default=last_us), count
-        return count
+        yield from (alarms, late, misdated, outcomes, events)
 
     def _sampling(self, reading: SamplingReading) -> Iterator[Metric]:
         rows = CounterMetricFamily("podium_sampled_rows", "Rows that were chosen", labels=_ARM)

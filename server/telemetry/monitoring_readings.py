@@ -218,6 +218,16 @@ class VersionReading(Protocol):
         ...
 
     @property
+    def misdated_rows(self) -> int:
+        """Rows that claim a time that cannot be."""
+        ...
+
+    @property
+    def alarms(self) -> int:
+        """How many were raised."""
+        ...
+
+    @property
     def quality(self) -> QualityReading | None:
         """None where no outcomes are asked for."""
         ...

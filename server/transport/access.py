@@ -23,6 +23,7 @@ from server.transport.tokens import Tokens
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _SERVICE = "inference.GRPCInferenceService"
+_MONITORING = "podium.monitoring.v1.MonitoringService"
 _HEALTH = ("ServerLive", "ServerReady", "ModelReady")
 _MANAGEMENT = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings")
 _INFERENCE = (
@@ -33,6 +34,9 @@ GROUPS: Mapping[str, str] = {
     **{f"{_SERVICE}/{name}": "health" for name in _HEALTH},
     **{f"{_SERVICE}/{name}": "management" for name in _MANAGEMENT},
     **{f"{_SERVICE}/{name}": "inference" for name in _INFERENCE},
+    **{f"{_MONITORING}/{name}": "inference" for name in ("ReportOutcome", "ReportOutcomes")},
+    # it shows values of the rows that a model was built with
+    f"{_MONITORING}/GetDrift": "management",
     "grpc.health.v1.Health/Check": "health",
     "grpc.health.v1.Health/Watch": "health",
     "grpc.health.v1.Health/List": "health",

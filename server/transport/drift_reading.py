@@ -58,6 +58,10 @@ def _reported(version: pb.VersionDrift) -> ReportedVersion:
         open_rows=version.open_rows,
         learned_rows=version.learned_rows,
         learning_rows=version.learning_rows,
+        late_rows=version.late_rows,
+        misdated_rows=version.misdated_rows,
+        alarms=version.alarms,
+        last_alarm=_verdict_from(key, version.arm, version.last_alarm) if version.HasField("last_alarm") else None,
         quality=quality,
     )
     streams = {

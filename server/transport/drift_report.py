@@ -70,6 +70,10 @@ def _version(reading: VersionReading) -> pb.VersionDrift:
         learning_rows=reading.learning_rows,
         quality=None if reading.quality is None else _quality(reading.quality),
         open_rows=reading.open_rows,
+        alarms=reading.alarms,
+        last_alarm=None if reading.last_alarm is None else _window(reading.last_alarm),
+        late_rows=reading.late_rows,
+        misdated_rows=reading.misdated_rows,
         streams=[] if reading.baseline is None else _streams(reading.baseline),
     )
 

@@ -17,11 +17,14 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
 
-from protos import grpc_service_pb2
+from protos import grpc_service_pb2, monitoring_pb2
 from server.transport.ending import abort
 
 V1, V1_ALPHA = "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"
-SERVICES = ("inference.GRPCInferenceService", "grpc.health.v1.Health", V1, V1_ALPHA)
+SERVICES = (
+    *("inference.GRPCInferenceService", "podium.monitoring.v1.MonitoringService", "grpc.health.v1.Health"),
+    *(V1, V1_ALPHA),
+)
 
 
 class Reflection(aio.ReflectionServicer):  # type: ignore[misc]
@@ -79,7 +82,7 @@ def add_reflection(reflection: Reflection, registrar: Any) -> None:
 def described() -> DescriptorPool:
     """A pool with the files of every service that this server offers."""
     pool = DescriptorPool()
-    for file in (grpc_service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+    for file in (grpc_service_pb2.DESCRIPTOR, monitoring_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
         _add(pool, file, set())
     pool.AddSerializedFile(_v1().SerializeToString())
     return pool

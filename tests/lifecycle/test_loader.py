@@ -17,7 +17,7 @@ from server.core.versions import VersionKey
 from server.features.interface import Features, Joined
 from server.lifecycle.accounts import Accounts
 from server.lifecycle.ledger import Holding
-from server.lifecycle.loader import BindFeatures, Loader, run_golden
+from server.lifecycle.loader import BindFeatures, Loader, ReadBaseline, run_golden
 from server.lifecycle.replica import Loaded
 from tests.lifecycle import test_accounts as accounts
 from tests.lifecycle.doubles import SETTINGS, Backend, Backends, Golden, HandClock, Leases, Manifest, Version
@@ -55,6 +55,7 @@ class Scene:
         self.known: dict[str, Backends] = {"fake": self.backends}
         self.bind_features: BindFeatures | None = None
         self.accounts: Accounts | None = None
+        self.read_baseline: ReadBaseline | None = None
 
     def verify(self, found: Any) -> None:
         # nothing of a version is read before it is leased
@@ -90,6 +91,7 @@ class Scene:
             lease=self.leases,
             bind_features=self.bind_features,
             accounts=self.accounts,
+            read_baseline=self.read_baseline,
         )
         return loader.load(found, settings, {device.replace("_", ":"): why for device, why in lost.items()})
 
@@ -148,6 +150,28 @@ def test_examples_are_optional(manifest: Manifest | None) -> None:
 
 def labelled(file: str) -> ModelSettings:
     return ModelSettings.model_validate(SETTINGS.model_dump() | {"outputs": [{"name": "y", "labels": file}, {"name": "z"}]})
+
+
+def test_the_baseline_is_read_with_the_version() -> None:
+    scene, found = Scene(), Version(KEY, folder=Path("somewhere"))
+    assert scene.load(found).baseline is None
+    scene.read_baseline = lambda folder: ("baseline of", folder)
+    loaded = scene.load(found)
+    assert loaded.baseline == ("baseline of", Path("somewhere"))
+    unwatched = ModelSettings.model_validate(SETTINGS.model_dump() | {"monitoring": {"enabled": False}})
+    assert scene.load(found, unwatched).baseline is None
+
+
+def test_a_malformed_baseline_fails_the_load_and_closes_what_was_opened() -> None:
+    scene = Scene()
+
+    def read(folder: Path) -> Any:
+        raise LoadFailed("baseline.json: rows: no integer")
+
+    scene.read_baseline = read
+    with pytest.raises(LoadFailed, match=r"^baseline: baseline\.json: rows: no integer$"):
+        scene.load(Version(KEY))
+    assert [backend.closed for backend in scene.backends.opened] == [1]
 
 
 def test_labels_are_read_with_the_version() -> None:

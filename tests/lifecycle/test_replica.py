@@ -46,3 +46,10 @@ def test_a_replica_keeps_the_lease_of_its_load() -> None:
     mine = replica_of([12], serve, Loaded(backend, (1, 2), (5, 6), lease=lease), Recorder())
     assert (mine.lease, mine.backend, mine.stamp) == (lease, backend, "b")
     assert replica_of([12], serve, Loaded(backend, (1, 2), (5, 6)), Recorder()).lease is None
+
+
+def test_a_replica_has_the_baseline_of_its_load() -> None:
+    backend: Any = replica(VersionKey("m", 3), 1).backend
+    found: Any = version(3)
+    made = replica_of([1], Serve(found, SETTINGS), Loaded(backend, (1,), (0,), baseline="its"), None)
+    assert made.baseline == "its"

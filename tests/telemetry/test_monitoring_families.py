@@ -9,7 +9,7 @@ from prometheus_client.core import Metric
 
 from server.core.versions import VersionKey
 from server.monitoring.reading import MonitoringReading
-from server.monitoring.verdict import DriftState, Finding, WindowVerdict
+from server.monitoring.verdict import DriftState, Finding
 from server.telemetry.monitoring_families import (
     STATES,
     STREAM_SERIES,
@@ -115,17 +115,17 @@ def test_equals_are_chosen_by_the_alphabet() -> None:
     assert worst_streams(alike) == {each.stream for each in alike} - {"s9"}
 
 
-def test_alarms_are_counted_once_and_for_good() -> None:
-    def alarms(*windows: WindowVerdict) -> float:
-        return scrape.of(verdicts.reading(verdicts.version(*windows))).value("podium_drift_alarms_total", **VERSION)
+def test_alarms_are_counted_for_good() -> None:
+    def alarms(count: int) -> float:
+        version = replace(verdicts.version(), alarms=count, misdated_rows=10 * count)
+        told = scrape.of(verdicts.reading(version)).value("podium_drift_alarms_total", **VERSION)
+        assert scrape.value("podium_drift_misdated_rows_total", **VERSION) == 10 * told
+        return told
 
     scrape = Scrape()
-    assert alarms(verdicts.verdict(0)) == 0
-    assert alarms(verdicts.alarming(1), verdicts.verdict(0)) == 1
-    assert alarms(verdicts.alarming(1), verdicts.verdict(0)) == 1
-    assert alarms(verdicts.alarming(3), verdicts.alarming(2), verdicts.alarming(1)) == 3
-    assert alarms(verdicts.verdict(4)) == 3, "windows that are no longer kept have been counted"
-    assert alarms() == 3
+    assert [alarms(count) for count in (0, 1, 1, 3)] == [0, 1, 1, 3]
+    # a monitor that had lost its state
+    assert [alarms(count) for count in (0, 2)] == [3, 5]
 
 
 def test_totals_never_fall() -> None:

@@ -27,7 +27,7 @@ OTHER = VersionKey("ranker", 4)
 
 def as_reported(reading: VersionReading) -> VersionReading:
     """Without what no report has."""
-    return replace(reading, baseline=None, late_rows=0)
+    return replace(reading, baseline=None)
 
 
 def test_every_number_comes_back() -> None:
