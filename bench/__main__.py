@@ -2,13 +2,14 @@
 
 import sys
 
-from bench import core, features_builder, features_read, many_models, native_plane, overload
+from bench import core, features_builder, features_read, many_models, monitoring_counting, native_plane, overload
 
 BENCHMARKS = {
     "core": core.main,
     "features_builder": features_builder.main,
     "features_read": features_read.main,
     "many_models": many_models.main,
+    "monitoring_counting": monitoring_counting.main,
     "native_plane": native_plane.main,
     "overload": overload.main,
 }
