@@ -163,7 +163,7 @@ def _served(key: VersionKey, replica: Replica, published: Published) -> _Served:
         arm = CHAMPION
     elif published.named().get((key.model, CHALLENGER)) is replica:
         arm = CHALLENGER
-    return _Served(arm, replica.settings, getattr(replica, "baseline", None))
+    return _Served(arm, replica.settings, replica.baseline)
 
 
 def _plan(served: _Served, replica: Replica) -> Plan:
