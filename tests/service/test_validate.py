@@ -69,7 +69,7 @@ def featured(action: Any = "reject") -> Any:
 class WithX(KeyFeatures):
     """Features that say of `x`, too, whether it was found."""
 
-    names = (*NAMES, "x")
+    names: tuple[str, ...] = (*NAMES, "x")
 
     def join(self, inputs: Any, rows: int, budget_s: float) -> Joined:
         joined = super().join(inputs, rows, budget_s)
