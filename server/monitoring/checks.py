@@ -160,11 +160,10 @@ def _rate(check: Check, own: Cells, now: Cells, tolerance: float) -> Compared:
     if not (n and m):
         return compared
     evidence = rate_evidence(meant, n, found, m, tolerance)
-    usual = (meant + 0.5) / (n + 1)
     return replace(
         compared,
         effect=found / m - meant / n,
-        tolerated=tolerance * sqrt(usual * (1 - usual)),
+        tolerated=evidence.noncentrality - meant / n,
         evidence=evidence,
     )
 

@@ -142,8 +142,9 @@ def _named(logs: list[float], log_threshold: float) -> tuple[int, ...]:
 
 def _findings(reference: Reference, counts: Counts, share: int, window: Counts, detectors: Detectors) -> Iterator[Finding]:
     layout, threshold = reference.baseline.layout, reference.log_threshold
+    cells = [(layout.cells(counts, index), layout.cells(window, index)) for index, _ in layout]
     for place, before in zip(reference.places, detectors.logs, strict=True):
-        own, now = layout.cells(counts, place.index), layout.cells(window, place.index)
+        own, now = cells[place.index]
         compared = compare(place, own, now, reference.tolerance, share)
         evidence = compared.evidence or Evidence(0.0, 0, 0.0, 1.0)
         e = 1.0 if compared.evidence is None else e_value(evidence.p)
