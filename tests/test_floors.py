@@ -51,7 +51,7 @@ BESIDE = {
 """Packages that stand beside the house, and what they may import of it: the load test judges the server from outside; recipes
 register what they build, and the demo reads its histograms."""
 WIRE = {"grpc", "grpc_health", "grpc_tools", "protos"}
-HEAVY = {"torch", "onnxruntime", "tokenizers", "redis", "pynvml", "opentelemetry", "matplotlib", "pyarrow"}
+HEAVY = {"torch", "onnxruntime", "tokenizers", "redis", "pyarrow", "pynvml", "opentelemetry", "matplotlib"}
 BACKENDS = {"torch": "server/backends/torch_"}
 """Heavy packages that take more than one file: the beginning of their paths."""
 IMPURE = HEAVY | WIRE - {"protos"}

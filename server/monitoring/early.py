@@ -49,14 +49,14 @@ class Early:
             there[key] = before._replace(label=label)
         return before, self._drop(len(self._order) - self._limit)
 
-    def meet(self, place: Place, keys: Sequence[int]) -> Iterator[tuple[int, float]]:
-        """The number and label of each of these rows that an outcome waits for. It waits on, and is no longer unfound: a
-        version in another arm may have answered the same request.
+    def meet(self, place: Place, keys: Sequence[int]) -> Iterator[tuple[int, Waiting]]:
+        """The number of each of these rows that an outcome waits for, and that as it was. It waits on, and is no longer
+        unfound: a version in another arm may have answered the same request.
         """
         there = self._waiting.get(place, {})
         for key in sorted(there.keys() & set(keys)) if there else ():
-            there[key] = there[key]._replace(found=True)
-            yield key, there[key].label
+            waiting, there[key] = there[key], there[key]._replace(found=True)
+            yield key, waiting
 
     def expire(self, now_us: int) -> list[str]:
         """Drop what has waited too long; the models of those that no prediction was found for, one for each of them."""

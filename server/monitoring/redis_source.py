@@ -5,9 +5,8 @@ left out: it stops nobody.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from server.monitoring.codec import decode
 from server.monitoring.entries import Offered, decode_offered, decode_outcomes
@@ -21,28 +20,42 @@ _ENTRIES = 64
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Taking:
-    """What is done with what was read, in the order of the stream. Called on the reader's thread."""
+class Taking(Protocol):
+    """What is done with what was read, in the order of the stream, on the reader's thread. `entry`: an id, for `earlier`."""
 
-    samples: Callable[[Samples], None]
-    offered: Callable[[Offered], None]
-    outcome: Callable[[Outcome], None]
+    def reached(self, entry: str, time_us: int, /) -> None:
+        """An entry comes next, which the server took at that time, microseconds since 1970."""
+        ...
+
+    def samples(self, entry: str, samples: Samples, /) -> None:
+        """Sampled rows."""
+        ...
+
+    def offered(self, entry: str, counts: Offered, /) -> None:
+        """Rows that were chosen and will not come."""
+        ...
+
+    def outcome(self, entry: str, outcome: Outcome, /) -> None:
+        """What was true of one."""
+        ...
+
+    def begun_anew(self) -> None:
+        """The server has lost the stream, and ids of entries begin anew."""
+        ...
 
 
 class RedisSource:
-    """Ownership: one thread. `position`: of a saved state, b"" for none; `own`: the number of a writer to leave out.
+    """Ownership: one thread. `position`: of a saved state, b"" for none.
 
     `missed_rows`: rows that were trimmed before they were read; they are handed out as dropped. `damaged_entries`: entries that
     could not be read.
     Raises: StoreError for a URL that cannot be one, ValueError for what is no position.
     """
 
-    def __init__(self, url: str, stream: str, position: bytes, taking: Taking, own: str = "") -> None:
+    def __init__(self, url: str, stream: str, position: bytes, taking: Taking) -> None:
         self._stream = RedisStream(url, stream)
         self._position = StreamPosition.load(position) if position else StreamPosition()
         self._taking = taking
-        self._own = own
         self._at = self._position.last
         self.missed_rows = 0
         self.damaged_entries = 0
@@ -51,6 +64,11 @@ class RedisSource:
     def position(self) -> bytes:
         """Where everything before was handed out: what is saved together with what was made of it."""
         return self._position.dump()
+
+    @property
+    def last(self) -> str:
+        """The id of the last entry that was handed out."""
+        return self._position.last
 
     def read(self, wait_s: float) -> int:
         """Hand out what comes next; wait so long where there is nothing. How many entries were met, 0 at the stream's end.
@@ -82,19 +100,20 @@ class RedisSource:
             self.damaged_entries += 1
             _LOG.warning("an entry of the stream cannot be read", extra={"entry": entry_id, "reason": str(error)})
             return
+        self._taking.reached(entry_id, 1000 * int(entry_id.partition("-")[0]))
         for each in given:
             if isinstance(each, Samples):
-                self._taking.samples(each)
+                self._taking.samples(entry_id, each)
             elif isinstance(each, Offered):
-                self._taking.offered(each)
+                self._taking.offered(entry_id, each)
             else:
-                self._taking.outcome(each)
+                self._taking.outcome(entry_id, each)
 
     def _given(self, entry_id: str, words: Any) -> Sequence[Samples | Offered | Outcome]:
         """What is to be handed out of an entry: nothing, where it was met before. Raises: ValueError, KeyError."""
         fields = entry_fields(words)
         writer = fields[b"w"].decode()
-        if not self._position.take(entry_id, writer, int(fields[b"s"])) or writer == self._own:
+        if not self._position.take(entry_id, writer, int(fields[b"s"])):
             return ()
         kind, blob = fields[b"k"], fields[b"b"]
         if kind == b"offered":
@@ -118,3 +137,4 @@ class RedisSource:
         if earlier(found[b"last-generated-id"].decode(), self._at):
             _LOG.warning("the stream began anew: it is read from its beginning", extra={"position": self._at})
             self._at = START
+            self._taking.begun_anew()

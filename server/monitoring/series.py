@@ -47,7 +47,7 @@ class Series:
     latest: Floats | None = None
 
     def add(self, samples: Samples, now_us: int) -> list[int]:
-        """Remember sampled rows of its own; the numbers that those which are remembered are known by. Settle before."""
+        """Remember sampled rows of its own; the numbers that the new ones are known by. Settle before."""
         scores, usable = scores_of(samples.outputs, samples.rows, self.settings)
         if self.pending is not None and self.pending.columns != scores.shape[1]:
             usable = np.zeros_like(usable)
@@ -62,8 +62,8 @@ class Series:
         kept = usable & named
         keys = keys_of(samples.id_hash[kept], samples.row[kept])
         new = self.pending.add(keys, scores[kept], samples.time_us[kept], now_us)
-        self.served += new if not self.settings.horizon_s else 0
-        return [int(key) for key in keys.tolist()]
+        self.served += len(new) if not self.settings.horizon_s else 0
+        return [int(key) for key in new.tolist()]
 
     def _room_for(self, columns: int) -> Pending:
         limit = min(self.settings.pending_rows, MAX_BYTES // (_BYTES_BESIDE_SCORES + 8 * columns))

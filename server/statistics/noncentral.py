@@ -28,7 +28,8 @@ def mixture(x: float, df: int, noncentrality: float) -> float:
     peak = max(half, math.sqrt(noncentrality * x) / 2)
     number = np.arange(math.ceil(peak + 12 * math.sqrt(peak) + 40), dtype=np.float64)
     weight = np.exp(number * math.log(half) - half - special.gammaln(number + 1))
-    return float(np.dot(weight[::-1], special.gammaincc(df / 2 + number, x / 2)[::-1]))
+    # of many weights that should add up to 1, the sum may be beyond it in the last bits
+    return min(float(np.dot(weight[::-1], special.gammaincc(df / 2 + number, x / 2)[::-1])), 1.0)
 
 
 def contour(x: float, df: int, noncentrality: float) -> float:

@@ -30,14 +30,37 @@ class Taken:
         self.samples: list[Samples] = []
         self.offered: list[Offered] = []
         self.outcomes: list[Outcome] = []
+        self.at: list[tuple[str, int]] = []
+        self.beginnings = 0
 
     @property
     def taking(self) -> Taking:
-        return Taking(self.samples.append, self.offered.append, self.outcomes.append)
+        return _Into(self)
 
     @property
     def rows(self) -> int:
         return sum(each.rows for each in self.samples)
+
+
+class _Into:
+    def __init__(self, taken: Taken) -> None:
+        self.taken = taken
+
+    def reached(self, entry: str, time_us: int) -> None:
+        self.taken.at.append((entry, time_us))
+
+    def samples(self, entry: str, samples: Samples) -> None:
+        assert entry == self.taken.at[-1][0]
+        self.taken.samples.append(samples)
+
+    def offered(self, entry: str, counts: Offered) -> None:
+        self.taken.offered.append(counts)
+
+    def outcome(self, entry: str, outcome: Outcome) -> None:
+        self.taken.outcomes.append(outcome)
+
+    def begun_anew(self) -> None:
+        self.taken.beginnings += 1
 
 
 @pytest.fixture(scope="module")
@@ -258,19 +281,6 @@ def test_what_others_write_stops_nobody(server: Server) -> None:
     assert (taken.rows, source.damaged_entries, source.missed_rows) == (20, 4, 0)
 
 
-def test_ones_own_entries_are_read_by_others(server: Server) -> None:
-    writer = writer_to(server.url)
-    RedisOutcomes(writer).send([Outcome("m", 0, "a", 0, 1.0)])
-    taken = Taken()
-    source = RedisSource(server.url, STREAM, b"", taken.taking, own=writer.number)
-    assert source.read(0) == 1
-    assert not taken.outcomes
-    read_all(server.url, taken)
-    assert len(taken.outcomes) == 1
-    source.close()
-    writer.close()
-
-
 def test_a_reader_waits_for_what_comes(server: Server) -> None:
     taken = Taken()
     source = RedisSource(server.url, STREAM, b"", taken.taking)
@@ -321,6 +331,8 @@ def test_a_stream_whose_ids_began_anew_is_read_from_its_beginning(server: Server
     server.command("XADD", STREAM, "5-0", *words)
     assert source.read(0) == 0
     assert source.read(0) == 1
-    assert (taken.rows, source.missed_rows) == (20, 0)
+    assert (taken.rows, source.missed_rows, taken.beginnings) == (20, 0, 1)
+    assert taken.at[-1] == ("5-0", 5000)
+    assert source.last == "5-0"
     sink.close()
     source.close()
