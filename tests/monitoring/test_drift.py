@@ -18,6 +18,7 @@ from server.monitoring.judge import Reference, judge
 from server.monitoring.monitor import Monitor
 from server.monitoring.streams import Counts, Numeric
 from server.monitoring.windows import Closed
+from server.statistics.evidence import tolerated_psi
 from tests.monitoring.monitored import HOUR_US, KEY, T0_US, answered, normal_baseline, normal_rows, settings
 
 STREAMS = 100
@@ -71,7 +72,7 @@ def test_a_shift_of_one_stream_in_a_hundred_is_found(rows: int, within: int, usu
 
 
 def test_one_outlier_hides_nothing() -> None:
-    """By the design's measure a bin edge that follows the window would make 0.26 into 0.00007."""
+    """Bins that followed the window would have nearly all of it in one, once a single value is far away."""
     made = []
     rows = normal_rows(T0_US, 10_000, 1, seed=1, shift=0.3)
     for values in (rows.inputs["x"], np.append(rows.inputs["x"], [[np.float32(1e4)]], axis=0)):
@@ -84,3 +85,21 @@ def test_one_outlier_hides_nothing() -> None:
     assert outlier.effect == pytest.approx(without.effect, rel=0.01)
     assert outlier.effects["wasserstein"] == pytest.approx(without.effects["wasserstein"], rel=0.01)
     assert without.effect > 0.05
+
+
+def test_a_small_baseline_alarms_nobody_by_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 rows, and half of the tolerated shift for two days of large windows, and what would be without the rule."""
+    small = normal_baseline(1000, STREAMS, seed=6)
+    reference = Reference.of(small, settings().monitoring)
+
+    def alarms() -> int:
+        generator, detectors, raised = np.random.default_rng(7), reference.fresh, 0
+        for _ in range(48):
+            window = drawn(small, generator, 10_000, {}, wobble=0.05)
+            verdict, detectors = judge(KEY, "champion", window, reference, detectors)
+            raised += bool(verdict.alarmed)
+        return raised
+
+    assert alarms() == 0
+    monkeypatch.setattr("server.monitoring.checks.supported_psi", lambda sd, df, n: tolerated_psi(sd))
+    assert alarms() > 0

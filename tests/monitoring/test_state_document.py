@@ -47,6 +47,17 @@ def test_what_was_packed_comes_back() -> None:
     assert packed(found) == packed(memory)
 
 
+def test_what_was_judged_and_not_told_is_told_afterwards() -> None:
+    made = Monitor(KEY, "champion", settings(time_input="at", window_s=1))
+    made.compare_with(normal_baseline(5000, 2))
+    for second in range(200):
+        made.add(normal_rows(T0_US + second * 1_000_000, 50, 2, seed=second), FAR)
+    assert len(made.memory.untold) > 2
+    other = Monitor(KEY, "champion", made.settings, unpack(packed(made.memory)).arms["champion"])
+    assert other.tick(FAR) == made.tick(FAR)
+    assert (other.tick(FAR), made.tick(FAR)) == ([], [])
+
+
 def test_verdicts_and_baselines_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     memory, packer = remembered(), Packer()
     saved = Saved(KEY, "", "", {"champion": memory})
