@@ -306,6 +306,21 @@ def test_pending_rows_are_bounded_by_rows_and_by_memory() -> None:
     assert [reading.labelled for reading in small.readings()] == [1]
 
 
+def test_many_rows_are_taken_in_their_order() -> None:
+    now = Now()
+    outcomes = taking(now, settings_of(horizon_s=1, pending_rows=2500))
+    ids = [f"r{number}" for number in range(5000)]
+    outcomes.add([scored(ids, np.linspace(0, 1, 5000)), scored(["last"], [0.5])])
+    for number in (0, 2500, 2501, 4999):
+        known = number > 2500
+        assert outcomes.report(Outcome("m", 0, ids[number], 0, 1.0)) == Receipt(ACCEPTED, 3 if known else 0)
+    now.us += SECOND
+    reading = outcomes.readings()[0]
+    assert (reading.served, reading.labelled) == (2500, 2)
+    judged: Any = outcomes._judged[KEY, "champion"]
+    assert judged.series.pending.forgotten == 2501
+
+
 def test_what_was_kept_in_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = taking(Now(), settings_of())
     with monkeypatch.context() as patched:
