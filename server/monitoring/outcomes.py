@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from threading import Lock
 
+from server.core.errors import InvalidRequest
 from server.core.monitoring_settings import ModelMonitoring, QualitySettings
 from server.core.versions import VersionKey
 from server.monitoring import outcomes_document
@@ -146,7 +147,10 @@ class Outcomes:
         """Join new predictions with outcomes that were reported before."""
         model = series.key.model
         for key, waiting in self._early.meet((model, version), keys):
-            status = series.report(key, waiting.label, now_us)
+            try:
+                status = series.report(key, waiting.label, now_us)
+            except InvalidRequest:
+                status = ReceiptStatus.NOT_SAMPLED  # of no prediction that could have it
             if status is not None and not waiting.found:
                 # it was counted as accepted when it came
                 self._counts[model, ReceiptStatus.ACCEPTED] -= 1
@@ -160,6 +164,8 @@ class Outcomes:
 
     def report(self, outcome: Outcome) -> Receipt:
         """Take an outcome. Any number of times: see `ReceiptStatus`.
+
+        Raises: InvalidRequest for a label that the prediction cannot have, by the settings of its version.
 
         ACCEPTED without a version: no such prediction is known, but its sample may still be on its way; if none comes within
         `early.EARLY_US`, it is counted as not sampled. NOT_SAMPLED: none can come any more.

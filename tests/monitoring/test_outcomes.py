@@ -1,5 +1,6 @@
 """The rules of an outcome against a model of dicts; what is kept, what is forgotten, what survives a restart."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.core.errors import InvalidRequest
 from server.core.monitoring_settings import ModelMonitoring
 from server.core.versions import VersionKey
 from server.monitoring import outcomes_document
 from server.monitoring.early import EARLY_US, Early
 from server.monitoring.early import Waiting as EarlyOutcome
 from server.monitoring.outcome import Outcome, Receipt, ReceiptStatus
-from server.monitoring.outcomes import LEFT_VERSIONS, Outcomes
+from server.monitoring.outcomes import KEPT_PARTS, LEFT_VERSIONS, Outcomes
 from server.monitoring.quality import reference_quality
 from tests.monitoring.scored import KEY, SECOND, Now, baseline_of, scored, settings_of, taking
 
@@ -285,6 +287,17 @@ def test_rows_that_no_outcome_can_be_told_of_are_counted() -> None:
     assert later.readings() == outcomes.readings()
 
 
+def test_a_version_without_a_usable_score_is_kept_as_well() -> None:
+    now = Now()
+    outcomes = taking(now, settings_of())
+    outcomes.add([scored(["a"], [7.0])])
+    later = taking(now, settings_of())
+    later.restore(outcomes.document())
+    judged: Any = later._judged[KEY, "champion"]
+    assert (judged.series.unusable, judged.series.served, judged.series.pending) == (1, 0, None)
+    assert later.readings() == outcomes.readings()
+
+
 def test_a_score_of_another_size_is_not_usable() -> None:
     outcomes = taking(Now(), settings_of(kind="multiclass"))
     outcomes.add([scored(["a"], [[0.5, 0.5]]), scored(["b"], [[0.2, 0.2, 0.6]])])
@@ -304,6 +317,76 @@ def test_pending_rows_are_bounded_by_rows_and_by_memory() -> None:
     assert small.report(Outcome("m", 0, "a", 0, 1.0)) == Receipt(ACCEPTED, 0)
     # what was known of it counts all the same
     assert [reading.labelled for reading in small.readings()] == [1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "fits"),
+    [
+        *(("binary", 1.0, True), ("binary", 2.0, False), ("binary", math.nan, False)),
+        *(("multiclass", 2.0, True), ("multiclass", 1.5, False), ("multiclass", -1.0, False), ("multiclass", math.inf, False)),
+        *(("regression", -1.5, True), ("regression", math.inf, False)),
+    ],
+)
+def test_a_label_that_a_prediction_cannot_have_is_refused(kind: Any, label: float, fits: bool) -> None:
+    """Settings may have changed since it was checked: it must not stop whoever counts."""
+    outcomes = taking(Now(), settings_of(kind=kind))
+    assert outcomes.report(Outcome("m", 0, "early", 0, label)) == Receipt(ACCEPTED, 0)
+    outcomes.add([scored(["a", "early"], np.full((2, 3), 0.25))])
+    if fits:
+        assert outcomes.report(Outcome("m", 0, "a", 0, label)) == Receipt(ACCEPTED, 3)
+    else:
+        with pytest.raises(InvalidRequest, match=f"is of kind '{kind}', and cannot be"):
+            outcomes.report(Outcome("m", 0, "a", 0, label))
+    assert [reading.labelled for reading in outcomes.readings()] == [2 if fits else 0]
+    counts = {("m", ACCEPTED): 2} if fits else {("m", NOT_SAMPLED): 1}
+    assert {key: count for key, count in outcomes.counts().items() if count} == counts
+
+
+def test_what_was_kept_waits_for_its_version() -> None:
+    now, keys = Now(), [VersionKey("m", version) for version in range(1, 71)]
+    outcomes = Outcomes(now)
+    for key in keys:
+        outcomes.serve(key, settings_of(), None)
+        outcomes.add([scored([f"{key}"], [0.9], key=key)])
+    before = outcomes.readings()
+    first = Outcomes(now)
+    first.restore(outcomes.document())
+    assert first.readings() == ()
+    # a restart later, and the oldest have given way
+    second = Outcomes(now)
+    second.restore(first.document())
+    for key in keys:
+        second.serve(key, settings_of(), None)
+    assert second.readings() == before[-KEPT_PARTS:]
+    assert second.report(Outcome("m", 0, f"{keys[-1]}", 0, 1.0)) == Receipt(ACCEPTED, 70)
+    # once it has been served again it is kept no more
+    again = Outcomes(now)
+    again.restore(first.document())
+    again.serve(keys[-1], settings_of(threshold=0.6), None)
+    again.serve(keys[-1], settings_of(), None)
+    assert again.readings() == ()
+
+
+@pytest.mark.parametrize("missing", ["counts", "pending.labels", "total.rows"])
+def test_what_was_kept_and_is_damaged_is_begun_anew(missing: str, caplog: pytest.LogCaptureFixture) -> None:
+    now = Now()
+    outcomes = taking(now, settings_of())
+    outcomes.add([scored(["a"], [0.9])])
+    kept, early, counts = outcomes_document.read(outcomes.document())
+    broken = [
+        replace(
+            each,
+            series={name: array for name, array in each.series.items() if name != missing},
+            quality={name: array for name, array in each.quality.items() if name != missing},
+        )
+        for each in kept
+    ]
+    later = taking(now, settings_of())
+    later.restore(outcomes_document.written(broken, early, counts))
+    assert later.readings() == ()
+    assert "what was known of outcomes is lost" in caplog.text
+    later.add([scored(["a"], [0.9])])
+    assert later.report(Outcome("m", 0, "a", 0, 1.0)) == Receipt(ACCEPTED, 3)
 
 
 def test_many_rows_are_taken_in_their_order() -> None:
