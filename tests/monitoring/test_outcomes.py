@@ -65,7 +65,6 @@ class Naive:
             if waiting is not None:
                 status = self.take(prediction, waiting.label, now_us)
                 if not waiting.found:
-                    self.counts[ACCEPTED] -= 1
                     self.counts[status] += 1
                 waiting.found = True
 
@@ -77,11 +76,11 @@ class Naive:
         ]
         if found:
             best, answered = min(found)
-            receipt = Receipt(ORDER[best], answered)
-        else:
-            receipt = Receipt(self.wait(version, row, label, now_us))
-        self.counts[receipt.status] += 1
-        return receipt
+            self.counts[ORDER[best]] += 1
+            return Receipt(ORDER[best], answered)
+        status = self.wait(version, row, label, now_us)
+        self.counts[status] += status is not ACCEPTED
+        return Receipt(status)
 
     def wait(self, version: int, row: tuple[str, int], label: float, now_us: int) -> ReceiptStatus:
         before = self.early.get((version, *row))
@@ -100,7 +99,6 @@ class Naive:
             if waiting.since_us <= now_us - EARLY_US:
                 del self.early[place]
                 if not waiting.found:
-                    self.counts[ACCEPTED] -= 1
                     self.counts[NOT_SAMPLED] += 1
 
     def counted(self, version: int, now_us: int) -> list[Prediction]:
@@ -155,7 +153,8 @@ def test_outcomes_follow_their_rules(horizon_s: int, steps: list[Any]) -> None:
     assert {key: count for key, count in outcomes.counts().items() if count} == {
         ("m", status): count for status, count in model.counts.items() if count
     }
-    assert sum(model.counts.values()) == reports
+    assert outcomes.waiting == len(model.early)
+    assert sum(model.counts.values()) + sum(not each.found for each in model.early.values()) == reports
     for reading in outcomes.readings():
         counted = model.counted(reading.key.version, now.us)
         labels = [each.label for each in counted if each.label is not None]
@@ -193,13 +192,31 @@ def test_what_cannot_be_sampled_any_more_is_not_kept() -> None:
     }
 
 
+def test_what_was_not_sampled_is_told_of_the_version_that_it_named() -> None:
+    now = Now()
+    outcomes = Outcomes(now)
+    for version in (3, 4):
+        outcomes.serve(VersionKey("m", version), settings_of(), None)
+        for arm in ("champion", "other"):
+            outcomes.add([scored(["a"], [0.5], key=VersionKey("m", version), arm=arm)])
+    for version, count in ((3, 1), (4, 2), (0, 4), (9, 8)):
+        for number in range(count):
+            outcomes.report(Outcome("m", version, f"unknown-{version}-{number}", 0, 1.0))
+    assert not any(reading.outcomes for reading in outcomes.readings())
+    now.us += EARLY_US
+    told = {(reading.key.version, reading.arm): reading.outcomes.get("not_sampled", 0) for reading in outcomes.readings()}
+    assert told == {(3, "champion"): 1, (3, "other"): 0, (4, "champion"): 6, (4, "other"): 0}
+    assert outcomes.counts() == {("m", NOT_SAMPLED): 15}
+    assert outcomes.waiting == 0
+
+
 def test_early_outcomes_are_bounded_and_the_oldest_give_way() -> None:
     early = Early(limit=3, patience_us=100)
     for key in range(3):
         assert early.put(("m", 0), key, 1.0, key) == (None, [])
     assert [each for each, _ in early.meet(("m", 0), [1, 9])] == [1]
     assert list(early.meet(("m", 4), [1])) == []
-    assert early.put(("n", 2), 3, 1.0, 3) == (None, ["m"])
+    assert early.put(("n", 2), 3, 1.0, 3) == (None, [("m", 0)])
     # one that was found is not replaced
     assert early.put(("m", 0), 1, 0.0, 3) == (EarlyOutcome(1.0, 1, True), [])
     assert early.rows()[0] == ("m", 0, 1, EarlyOutcome(1.0, 1, True))
@@ -210,8 +227,8 @@ def test_early_outcomes_are_bounded_and_the_oldest_give_way() -> None:
     assert copy.rows() == early.rows()
     for each in (early, copy):
         assert each.expire(101) == []
-        assert each.expire(103) == ["m", "n"]
-        assert each.expire(1000) == ["n"]
+        assert each.expire(103) == [("m", 0), ("n", 2)]
+        assert each.expire(1000) == [("n", 2)]
         assert len(each) == 0
 
 
