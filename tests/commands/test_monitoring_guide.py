@@ -45,7 +45,7 @@ def test_every_state_is_explained() -> None:
 def test_alerts_have_the_severities_that_are_stated() -> None:
     rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "podium-monitoring.rules.yml").read_text("utf-8"))
     has = {rule["alert"]: rule["labels"]["severity"] for group in rules["groups"] for rule in group["rules"]}
-    told = {}
+    told: dict[str, str] = {}
     for names, severity in re.findall(r"^\| ((?:`Podium\w+`(?:, )?)+) \| (\w+) \|", GUIDE, re.MULTILINE):
         told |= dict.fromkeys(re.findall(r"`(\w+)`", names), severity)
     assert told == has
