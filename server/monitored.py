@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from protos.monitoring_pb2 import DriftReport
 from server.core.clock import NS_PER_US
 from server.core.errors import Unsupported
 from server.core.monitoring_settings import MonitoringSettings
@@ -24,12 +23,12 @@ from server.monitoring.lane import Lane
 from server.monitoring.monitors import Monitors
 from server.monitoring.outcome import Outcome
 from server.monitoring.outcomes import Outcomes
+from server.monitoring.outcomes_file import OutcomesFile
 from server.monitoring.reading import MonitoringReading, VersionReading
 from server.monitoring.redis_sink import RedisOutcomes, RedisSink, RedisWriter
 from server.monitoring.sampler import Plan, Sampler
 from server.monitoring.sink import Sink
 from server.telemetry.monitoring_readings import Objective
-from server.transport.drift_report import report_of
 
 CHAMPION, CHALLENGER, OTHER = "champion", "challenger", "other"
 """Arms: the version that answers where none is named; the one of that alias; any other that is asked for by name."""
@@ -55,6 +54,7 @@ class Monitored:
         self.outcomes: Outcomes | None = None
         self.forward: Callable[[Outcome], None] | None = None
         self._monitors: Monitors | None = None
+        self._kept: OutcomesFile | None = None
         self._closing: list[Callable[[], None]] = []
         sinks: list[Sink] = []
         if settings.sink == "process":
@@ -71,11 +71,15 @@ class Monitored:
         folder = Path(self._settings.dir) if self._settings.dir else None
         self._monitors = monitors = Monitors(folder)
         self.outcomes = outcomes = Outcomes(lambda: time.time_ns() // NS_PER_US)
+        self._kept = None if folder is None else OutcomesFile(folder)
+        if self._kept is not None:
+            self._kept.restore(outcomes)
         return Judging(monitors, outcomes, lambda verdicts, qualities, now_us: None, self._save)
 
     def _save(self) -> None:
-        if self._monitors is not None:
+        if self._monitors is not None and self.outcomes is not None and self._kept is not None:
             self._monitors.save()
+            self._kept.save(self.outcomes)
 
     def _streaming(self) -> Sink:
         settings = self._settings
@@ -111,12 +115,12 @@ class Monitored:
             versions = tuple(replace(each, quality=qualities.get((each.key, each.arm))) for each in self._monitors.versions())
         return MonitoringReading(versions, self.sampler.reading(), self.sampler.lag_s())
 
-    def report(self, model: str, version: str, windows: int) -> DriftReport:
-        """What the monitors have found, as a message. Raises: NotFound, InvalidRequest; Unsupported where nobody judges here."""
+    def findings(self) -> MonitoringReading:
+        """What the monitors of this process have found. Raises: Unsupported where it has none."""
         if self._settings.sink != "process":
             where = "podium monitor judges" if self._settings.sink == "redis" else "nothing is sampled"
             raise Unsupported(f"this server has no monitors: monitoring.sink is '{self._settings.sink}', so {where}")
-        return report_of(self.reading() or MonitoringReading(), model, version, windows)
+        return self.reading() or MonitoringReading()
 
     def objectives(self) -> dict[VersionKey, Objective]:
         """What versions are to reach."""
@@ -159,7 +163,7 @@ def _served(key: VersionKey, replica: Replica, published: Published) -> _Served:
         arm = CHAMPION
     elif published.named().get((key.model, CHALLENGER)) is replica:
         arm = CHALLENGER
-    return _Served(arm, replica.settings, getattr(replica, "baseline", None))
+    return _Served(arm, replica.settings, replica.baseline)
 
 
 def _plan(served: _Served, replica: Replica) -> Plan:

@@ -4,6 +4,7 @@ Floor 4. Thread-safe, by two locks: who reports an outcome never waits for stati
 whoever ticks or reads. Nothing here waits for anything else. `judging` is taken before `joining`.
 """
 
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,16 @@ from server.monitoring import outcomes_document
 from server.monitoring.baseline import Baseline, ReferenceQuality
 from server.monitoring.early import Early
 from server.monitoring.outcome import Outcome, Receipt, ReceiptStatus
+from server.monitoring.outcomes_document import Kept
 from server.monitoring.pending import Settled, key_of
 from server.monitoring.quality import Quality
 from server.monitoring.samples import Samples
 from server.monitoring.series import Series
 from server.monitoring.verdict import QualityReading
 
+_log = logging.getLogger("podium.monitoring")
+KEPT_PARTS = 64
+"""Versions and arms of an earlier process that have not been served again, and are remembered all the same."""
 LEFT_VERSIONS = 16
 """Versions that are no longer served and whose outcomes are still taken: the last ones that left."""
 
@@ -71,6 +76,7 @@ class Outcomes:
         self._serving: OrderedDict[VersionKey, _Serving] = OrderedDict()
         self._judged: dict[tuple[VersionKey, str], _Judged] = {}
         self._early = Early()
+        self._kept: list[Kept] = []
         self._counts: Counter[tuple[str, ReceiptStatus]] = Counter()
 
     # -- versions -------------------------------------------------------------------------------------------------------
@@ -86,6 +92,7 @@ class Outcomes:
                 self._serving[key] = _Serving(settings, None if baseline is None else baseline.quality)
             if before != self._judged_by(key):
                 self._forget(key)
+            self._revive(key)
 
     def leave(self, key: VersionKey) -> None:
         """A version is not served any more. Its outcomes are taken until `LEFT_VERSIONS` others have left after it."""
@@ -230,24 +237,37 @@ class Outcomes:
         with self._judging:
             self._count_all(self._clock_us())
             with self._joining:
-                parts = [((each.series, each.quality), self._judged_by(key)) for (key, _), each in self._judged.items()]
-                return outcomes_document.written(parts, self._early.rows(), self._counts)
+                judged = [Kept.of(each.series, each.quality, self._judged_by(key)) for (key, _), each in self._judged.items()]
+                return outcomes_document.written([*judged, *self._kept], self._early.rows(), self._counts)
 
     def restore(self, document: bytes) -> None:
-        """Go on from there: call after every `serve`, before anything is added. What was kept of versions that are not served
-        now, or are judged by something else now, is left out.
+        """Go on from there: before anything is added. What is of versions that are not served now waits until they are; what is
+        judged by something else by then is left out.
 
         Raises: ValueError for what is no such document; then nothing has changed.
         """
         with self._judging, self._joining:
-            parts, early, counts = outcomes_document.read(document, self._fresh)
-            self._judged = {(series.key, series.arm): _Judged(series, quality, []) for series, quality in parts}
-            self._early = Early()
-            self._early.restore(early)
-            self._counts = counts
+            kept, early, counts = outcomes_document.read(document)
+            waiting = Early()
+            waiting.restore(early)
+            self._kept, self._early, self._counts = kept[-KEPT_PARTS:], waiting, counts
+            for key in self._serving:
+                self._revive(key)
 
-    def _fresh(self, key: VersionKey, arm: str, judged_by: str) -> tuple[Series, Quality] | None:
-        return self._made(key, arm) if judged_by == self._judged_by(key) else None
+    def _revive(self, key: VersionKey) -> None:
+        """What was kept of a version that is served again."""
+        own = [part for part in self._kept if part.key == key]
+        self._kept = [part for part in self._kept if part.key != key]
+        for part in own:
+            made = self._made(key, part.arm) if part.judged_by == self._judged_by(key) else None
+            if made is None or (key, part.arm) in self._judged:
+                continue
+            try:
+                part.revive(*made)
+            except ValueError as error:
+                _log.warning("what was known of outcomes is lost", extra={"model": str(key), "reason": str(error)})
+            else:
+                self._judged[key, part.arm] = _Judged(*made, [])
 
     def _made(self, key: VersionKey, arm: str) -> tuple[Series, Quality] | None:
         serving = self._serving.get(key)

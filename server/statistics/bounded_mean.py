@@ -47,6 +47,10 @@ class BoundedMean:
     bet_values: float = 0.0
     spending: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.design_alpha < 1:
+            raise ValueError(f"alpha is between 0 and 1, not {self.design_alpha}")
+
     def add(self, values: ArrayLike) -> Self:
         """With further values `[N]` in [0, 1]. Raises: ValueError."""
         array = checked(values)
@@ -97,6 +101,8 @@ class BoundedMean:
         return cls(alpha, int(rows), *sums)
 
 
+BLOCK = 8192
+"""Values at a time, so that many of them take no more memory than few."""
 GRID = tuple(2.0**-power for power in range(1, 9))
 """Bets of the harm detector, in units of 1 / bound: the largest keeps every factor at 1/2 or more."""
 
@@ -121,16 +127,20 @@ class HarmDetector:
 
     def add(self, values: ArrayLike) -> Self:
         """With further values `[N]` in [0, 1]. Raises: ValueError."""
-        array = checked(values)
-        if not array.size:
-            return self
-        bets = np.array(GRID)[:, None] / self.bound
-        logs = np.cumsum(np.concatenate((np.array(self.logs)[:, None], np.log1p(bets * (array - self.bound))), axis=1), axis=1)
+        array, state = checked(values), self
+        for first in range(0, array.size, BLOCK):
+            state = state._after(array[first : first + BLOCK])
+        return state
+
+    def _after(self, values: Values) -> Self:
+        # M after t values is exp(logs_t) times the sum of exp(-logs) before each of them: both are running sums
+        steps = np.log1p(np.array(GRID)[:, None] / self.bound * (values - self.bound))
+        logs = np.cumsum(np.concatenate((np.array(self.logs)[:, None], steps), axis=1), axis=1)
         starts = np.logaddexp.accumulate(np.concatenate((np.array(self.starts)[:, None], -logs[:, :-1]), axis=1), axis=1)
         after = np.logaddexp.reduce(logs[:, 1:] + starts[:, 1:], axis=0) - math.log(len(GRID))
         return replace(
             self,
-            rows=self.rows + array.size,
+            rows=self.rows + values.size,
             logs=tuple(logs[:, -1].tolist()),
             starts=tuple(starts[:, -1].tolist()),
             log_peak=max(self.log_peak, float(after.max())),
