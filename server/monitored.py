@@ -15,6 +15,7 @@ from server.core.clock import NS_PER_US
 from server.core.errors import Unsupported
 from server.core.monitoring_settings import MonitoringSettings
 from server.core.settings import ModelSettings
+from server.core.tensors import byte_size
 from server.core.versions import VersionKey
 from server.lifecycle.published import Published
 from server.lifecycle.replica import Replica
@@ -163,13 +164,23 @@ def _served(key: VersionKey, replica: Replica, published: Published) -> _Served:
         arm = CHAMPION
     elif published.named().get((key.model, CHALLENGER)) is replica:
         arm = CHALLENGER
-    return _Served(arm, replica.settings, getattr(replica, "baseline", None))
+    return _Served(arm, replica.settings, replica.baseline)
 
 
 def _plan(served: _Served, replica: Replica) -> Plan:
     features = () if replica.features is None else replica.features.names
     # every call that names no version goes to the default
-    return Plan(served.arm, 0, float(served.arm == CHAMPION), served.settings.monitoring, features)
+    weight = float(served.arm == CHAMPION)
+    return Plan(served.arm, 0, weight, served.settings.monitoring, features, _row_bytes(replica))
+
+
+def _row_bytes(replica: Replica) -> int:
+    """Of a row's inputs and outputs, as far as they are not found for it; 0 where that differs from row to row."""
+    signature = replica.signature
+    specs = (*signature.inputs, *signature.outputs)
+    if any(spec.datatype == "BYTES" or min(spec.shape, default=1) < 0 for spec in specs):
+        return 0
+    return sum(byte_size(spec.datatype, spec.shape) for spec in specs)
 
 
 def _parquet(settings: MonitoringSettings, redaction: Callable[[VersionKey], Any]) -> Sink:

@@ -50,8 +50,8 @@ class Early:
         return before, self._drop(len(self._order) - self._limit)
 
     def meet(self, place: Place, keys: Sequence[int]) -> Iterator[tuple[int, Waiting]]:
-        """The number of each of these rows that an outcome waits for, and that as it was. It waits on, and is no longer unfound:
-        a version in another arm may have answered the same request.
+        """The number of each of these rows that an outcome waits for, and that as it was. It waits on, and is no longer
+        unfound: a version in another arm may have answered the same request.
         """
         there = self._waiting.get(place, {})
         for key in sorted(there.keys() & set(keys)) if there else ():

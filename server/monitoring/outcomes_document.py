@@ -20,7 +20,7 @@ from server.monitoring.series import Series
 Early = Sequence[tuple[str, int, int, Waiting]]
 Counts = Counter[tuple[str, ReceiptStatus]]
 
-_FORMAT = 1
+FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def written(parts: Sequence[Kept], early: Early, counts: Counts) -> bytes:
         arrays |= {f"{index}.series.{name}": array for name, array in part.series.items()}
         arrays |= {f"{index}.quality.{name}": array for name, array in part.quality.items()}
     described = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "parts": [[*part.key, part.arm, part.judged_by] for part in parts],
         "counts": [[model, status.value, count] for (model, status), count in counts.items()],
         "early": [[model, version] for model, version, _, _ in early],
@@ -77,8 +77,8 @@ def read(document: bytes) -> tuple[list[Kept], Early, Counts]:
         with np.load(BytesIO(document), allow_pickle=False) as archive:
             arrays: dict[str, NDArray[Any]] = dict(archive)
         described = json.loads(arrays["about"].tobytes())
-        if described["format"] != _FORMAT:
-            raise ValueError(f"outcomes were kept in format {described['format']}, and this is {_FORMAT}")
+        if described["format"] != FORMAT:
+            raise ValueError(f"outcomes were kept in format {described['format']}, and this is {FORMAT}")
         parts = [
             Kept(
                 VersionKey(model, version),

@@ -99,7 +99,8 @@ class Pending:
         for start in range(0, len(new), self._limit):
             chosen = new[start : start + self._limit]
             self._append(keys[chosen], scores[chosen], time_us[chosen], now_us)
-        return keys[new]
+        known: Keys = keys[new]
+        return known
 
     def _append(self, keys: Keys, scores: Floats, time_us: Numbers, now_us: int) -> None:
         self._make_room(len(keys))

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from server.core.monitoring_settings import ModelMonitoring
 from server.core.versions import VersionKey
+from server.monitoring import outcomes_document
 from server.monitoring.early import EARLY_US, Early
+from server.monitoring.early import Waiting as EarlyOutcome
 from server.monitoring.outcome import Outcome, Receipt, ReceiptStatus
 from server.monitoring.outcomes import LEFT_VERSIONS, Outcomes
 from server.monitoring.quality import reference_quality
@@ -133,7 +135,6 @@ def test_outcomes_follow_their_rules(horizon_s: int, steps: list[Any]) -> None:
             version, rows = said
             ids, places = [each for each, _ in rows], [row for _, row in rows]
             outcomes.add([scored(ids, [0.75] * len(rows), rows=places, key=VersionKey("m", version), time_us=now.us)])
-            # of one batch those that outcomes wait for are joined in the order of the versions that outcomes named
             for row in rows:
                 model.add(version, row, now.us)
         elif kind == "report":
@@ -197,7 +198,9 @@ def test_early_outcomes_are_bounded_and_the_oldest_give_way() -> None:
     assert [each for each, _ in early.meet(("m", 0), [1, 9])] == [1]
     assert list(early.meet(("m", 4), [1])) == []
     assert early.put(("n", 2), 3, 1.0, 3) == (None, ["m"])
-    # this one was found
+    # one that was found is not replaced
+    assert early.put(("m", 0), 1, 0.0, 3) == (EarlyOutcome(1.0, 1, True), [])
+    assert early.rows()[0] == ("m", 0, 1, EarlyOutcome(1.0, 1, True))
     assert early.put(("n", 2), 4, 1.0, 4) == (None, [])
     assert len(early) == 3
     copy = Early(limit=3, patience_us=100)
@@ -301,6 +304,15 @@ def test_pending_rows_are_bounded_by_rows_and_by_memory() -> None:
     assert small.report(Outcome("m", 0, "a", 0, 1.0)) == Receipt(ACCEPTED, 0)
     # what was known of it counts all the same
     assert [reading.labelled for reading in small.readings()] == [1]
+
+
+def test_what_was_kept_in_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = taking(Now(), settings_of())
+    with monkeypatch.context() as patched:
+        patched.setattr(outcomes_document, "FORMAT", 2)
+        document = outcomes.document()
+    with pytest.raises(ValueError, match="kept in format 2, and this is 1"):
+        outcomes.restore(document)
 
 
 @pytest.mark.parametrize("document", [b"", b"PK", b"not an archive", np.zeros(3).tobytes()])

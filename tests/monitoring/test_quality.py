@@ -174,7 +174,7 @@ def test_losses_are_what_risk_is_defined_by(kind: Any) -> None:
 
 
 def test_false_alarms_are_as_rare_as_is_stated() -> None:
-    """At the very loss that is tolerated, with a stated run length of 2,000 rows: at most 10 % of runs alarm within 200 of them."""
+    """At the very loss that is tolerated, with a stated run length of 2,000 rows: at most 10 % of runs alarm within 200."""
     settings = ModelMonitoring(target_rows=200, alarm_every_windows=10, quality=QualitySettings(kind="multiclass"))
     generator, runs, alarms = np.random.default_rng(11), 200, 0
     for _ in range(runs):
@@ -190,7 +190,7 @@ def test_false_alarms_are_as_rare_as_is_stated() -> None:
 
 
 def rows_until_certain(rate: float, bound: float, log_threshold: float) -> int:
-    """After how many rows an alarm is certain but for 1e-4, by the binomial law: any one bet of the detector is a lower bound."""
+    """After how many rows an alarm is certain but for 1e-4, by the binomial law: any one bet bounds the detector from below."""
     for rows in range(10, 100_000, 10):
         errors = stats.binom.isf(1 - 1e-4, rows, rate)
         grown = [

@@ -275,10 +275,10 @@ def test_a_caller_that_leaves_takes_its_stream_with_it(plane: str) -> None:
             await stream.write(outcome(4))
             await stream.read()
             open_streams: Any = served.calls._idle
-            while len(open_streams) != 1:
+            while len(open_streams) != 1:  # noqa: ASYNC110 - gRPC tells nobody
                 await asyncio.sleep(0.01)
             stream.cancel()
-            while open_streams:
+            while open_streams:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.01)
 
     asyncio.run(main())
