@@ -193,6 +193,7 @@ def _full() -> Metrics:
     recorder.cache_miss(5_000)
     recorder.cache_kept(1_000, 6)
     recorder.features(300_000)
+    recorder.invalid.add({("x", "at_least", "reject"): 2})
     return metrics
 
 
