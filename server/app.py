@@ -62,6 +62,7 @@ from server.telemetry.metrics import Metrics
 from server.telemetry.tracer import Tracer
 from server.transport.access import Access, subject_of
 from server.transport.callers import CallerLimit, refusals
+from server.transport.drift_report import report_of
 from server.transport.hand_over import HandOver
 from server.transport.health import Health
 from server.transport.http import start_http
@@ -227,7 +228,7 @@ class Server:
         inference = Inference(predict, hand_over, memory=regions, tracer=tracer, subject_of=names)
         limits = (settings.max_stream_requests, settings.max_stream_bytes)
         outcomes = Outcomes(lambda: self._manager.published, self._monitored.outcomes, self._monitored.forward)
-        self._monitoring = MonitoringCalls(outcomes, self._monitored.report)
+        self._monitoring = MonitoringCalls(outcomes, partial(_drift, self._monitored))
         self._streams = Streams(inference, hand_over, monotonic_ns, *limits, self._callers)
         self._servicer = Servicer(
             inference,
@@ -371,6 +372,11 @@ class Server:
         except RuntimeError:
             if not self._loop.is_closed():
                 raise
+
+
+def _drift(monitored: Monitored, model: str, version: str, windows: int) -> Any:
+    """What `GetDrift` answers."""
+    return report_of(monitored.findings(), model, version, windows)
 
 
 def _cuda_memory(settings: ServerSettings) -> Cudart | None:

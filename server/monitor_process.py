@@ -24,16 +24,16 @@ from prometheus_client.registry import Collector
 from protos.monitoring_pb2_grpc import add_MonitoringServiceServicer_to_server
 from server.core.errors import Unsupported
 from server.core.settings import ServerSettings
-from server.core.versions import VersionKey
 from server.lifecycle.published import Published
 from server.monitored_versions import MonitoredVersions
 from server.monitoring.reading import MonitoringReading, SamplingReading
 from server.monitoring.redis_sink import RedisOutcomes, RedisWriter
 from server.monitoring.redis_source import RedisSource
 from server.monitoring.stream_judging import StreamJudging
+from server.monitoring.verdict import QualityReading, WindowVerdict
+from server.retrain import Retrain, objectives
 from server.service.outcomes import Outcomes as OutcomeCalls
 from server.telemetry.monitoring_families import MonitoringFamilies
-from server.telemetry.monitoring_readings import Objective
 from server.transport.access import Access
 from server.transport.drift_report import report_of
 from server.transport.http import start_http
@@ -59,7 +59,8 @@ class MonitorProcess:
         versions = MonitoredVersions(Path(settings.repository), settings.settle_s)
         folder = Path(monitoring.dir) if monitoring.dir else None
         connect = partial(RedisSource, monitoring.redis, monitoring.stream)
-        self._judging = StreamJudging(connect, versions.find, folder, lambda verdicts, qualities, now_us: None)
+        self._judging = StreamJudging(connect, versions.find, folder, self._act)
+        self._retrain = Retrain(monitoring)
         self._forwarded = RedisOutcomes(RedisWriter(monitoring.redis, monitoring.stream, monitoring.stream_rows))
         self._families = MonitoringFamilies()
         self._leaving = asyncio.Event()
@@ -93,6 +94,7 @@ class MonitorProcess:
             if reading.ident is not None:
                 await asyncio.to_thread(reading.join)
             await asyncio.to_thread(self._forwarded.close)
+            await asyncio.to_thread(self._retrain.close)
             await http.cleanup()
         return self._failure is None
 
@@ -104,7 +106,7 @@ class MonitorProcess:
         unknown = sum(judging.monitors.unknown_rows().values())
         dropped = {**judging.dropped(), ("stream", "unknown_version"): unknown}
         sampling = SamplingReading({}, {}, dropped, {"stream": judging.read_rows - unknown}, {})
-        return MonitoringReading(versions, sampling, judging.lag_s())
+        return MonitoringReading(versions, sampling, judging.lag_s(), self._retrain.events())
 
     def _outcome_calls(self) -> OutcomeCalls:
         """Outcomes go through the stream, also those that are reported here: one order of everything, and nothing that was
@@ -112,6 +114,10 @@ class MonitorProcess:
         """
         nothing = Published({}, {}, {}, frozenset(), {}, {})
         return OutcomeCalls(lambda: nothing, self._judging.outcomes, lambda outcome: self._forwarded.send([outcome]))
+
+    def _act(self, verdicts: Sequence[WindowVerdict], qualities: Sequence[QualityReading], now_us: int) -> None:
+        self._retrain.follow({key: each.monitoring for key, each in self._judging.settings().items()})
+        self._retrain.consider(verdicts, qualities, now_us)
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         judging, entries = self._judging, 0
@@ -134,18 +140,9 @@ class MonitorProcess:
         return ["the stream of samples cannot be read"] if self._judging.is_silent else []
 
     def _page(self) -> bytes:
-        page: bytes = generate_latest(_Page(self._families.render(self.reading(), self._objectives())))
+        wanted = objectives({key: each.monitoring for key, each in self._judging.settings().items()})
+        page: bytes = generate_latest(_Page(self._families.render(self.reading(), wanted)))
         return page
-
-    def _objectives(self) -> dict[VersionKey, Objective]:
-        made = {}
-        for key, settings in self._judging.settings().items():
-            quality = settings.monitoring.quality
-            if quality is not None and quality.objective and quality.at_least is not None:
-                made[key] = Objective(quality.objective, "at_least", quality.at_least)
-            elif quality is not None and quality.objective and quality.at_most is not None:
-                made[key] = Objective(quality.objective, "at_most", quality.at_most)
-        return made
 
 
 class _Page(Collector):

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from protos.monitoring_pb2 import DriftReport
 from server.core.clock import NS_PER_US
 from server.core.errors import Unsupported
-from server.core.monitoring_settings import MonitoringSettings
+from server.core.monitoring_settings import ModelMonitoring, MonitoringSettings
 from server.core.settings import ModelSettings
+from server.core.tensors import byte_size
 from server.core.versions import VersionKey
 from server.lifecycle.published import Published
 from server.lifecycle.replica import Replica
@@ -24,12 +24,13 @@ from server.monitoring.lane import Lane
 from server.monitoring.monitors import Monitors
 from server.monitoring.outcome import Outcome
 from server.monitoring.outcomes import Outcomes
+from server.monitoring.outcomes_file import OutcomesFile
 from server.monitoring.reading import MonitoringReading, VersionReading
 from server.monitoring.redis_sink import RedisOutcomes, RedisSink, RedisWriter
 from server.monitoring.sampler import Plan, Sampler
 from server.monitoring.sink import Sink
+from server.retrain import Retrain, objectives
 from server.telemetry.monitoring_readings import Objective
-from server.transport.drift_report import report_of
 
 CHAMPION, CHALLENGER, OTHER = "champion", "challenger", "other"
 """Arms: the version that answers where none is named; the one of that alias; any other that is asked for by name."""
@@ -55,6 +56,8 @@ class Monitored:
         self.outcomes: Outcomes | None = None
         self.forward: Callable[[Outcome], None] | None = None
         self._monitors: Monitors | None = None
+        self._kept: OutcomesFile | None = None
+        self._retrain: Retrain | None = None
         self._closing: list[Callable[[], None]] = []
         sinks: list[Sink] = []
         if settings.sink == "process":
@@ -71,11 +74,17 @@ class Monitored:
         folder = Path(self._settings.dir) if self._settings.dir else None
         self._monitors = monitors = Monitors(folder)
         self.outcomes = outcomes = Outcomes(lambda: time.time_ns() // NS_PER_US)
-        return Judging(monitors, outcomes, lambda verdicts, qualities, now_us: None, self._save)
+        self._kept = None if folder is None else OutcomesFile(folder)
+        if self._kept is not None:
+            self._kept.restore(outcomes)
+        self._retrain = retrain = Retrain(self._settings)
+        self._closing.append(retrain.close)
+        return Judging(monitors, outcomes, retrain.consider, self._save)
 
     def _save(self) -> None:
-        if self._monitors is not None:
+        if self._monitors is not None and self.outcomes is not None and self._kept is not None:
             self._monitors.save()
+            self._kept.save(self.outcomes)
 
     def _streaming(self) -> Sink:
         settings = self._settings
@@ -99,6 +108,8 @@ class Monitored:
                 self._monitors.leave(key)
                 self.outcomes.leave(key)
         self._served = served
+        if self._retrain is not None:
+            self._retrain.follow(self._settings_of())
         self.sampler.follow({key: _plan(each, published.ready[key]) for key, each in served.items()})
 
     def reading(self) -> MonitoringReading | None:
@@ -109,27 +120,22 @@ class Monitored:
         if self._monitors is not None and self.outcomes is not None:
             qualities = {(each.key, each.arm): each for each in self.outcomes.readings()}
             versions = tuple(replace(each, quality=qualities.get((each.key, each.arm))) for each in self._monitors.versions())
-        return MonitoringReading(versions, self.sampler.reading(), self.sampler.lag_s())
+        events = {} if self._retrain is None else self._retrain.events()
+        return MonitoringReading(versions, self.sampler.reading(), self.sampler.lag_s(), events)
 
-    def report(self, model: str, version: str, windows: int) -> DriftReport:
-        """What the monitors have found, as a message. Raises: NotFound, InvalidRequest; Unsupported where nobody judges here."""
+    def findings(self) -> MonitoringReading:
+        """What the monitors of this process have found. Raises: Unsupported where it has none."""
         if self._settings.sink != "process":
             where = "podium monitor judges" if self._settings.sink == "redis" else "nothing is sampled"
             raise Unsupported(f"this server has no monitors: monitoring.sink is '{self._settings.sink}', so {where}")
-        return report_of(self.reading() or MonitoringReading(), model, version, windows)
+        return self.reading() or MonitoringReading()
 
     def objectives(self) -> dict[VersionKey, Objective]:
         """What versions are to reach."""
-        made = {}
-        for key, each in self._served.items():
-            quality = each.settings.monitoring.quality
-            if quality is None or not quality.objective:
-                continue
-            if quality.at_least is not None:
-                made[key] = Objective(quality.objective, "at_least", quality.at_least)
-            elif quality.at_most is not None:
-                made[key] = Objective(quality.objective, "at_most", quality.at_most)
-        return made
+        return objectives(self._settings_of())
+
+    def _settings_of(self) -> dict[VersionKey, ModelMonitoring]:
+        return {key: each.settings.monitoring for key, each in self._served.items()}
 
     def close(self) -> None:
         """Hand over what waits, and keep what was found. Idempotent."""
@@ -159,13 +165,23 @@ def _served(key: VersionKey, replica: Replica, published: Published) -> _Served:
         arm = CHAMPION
     elif published.named().get((key.model, CHALLENGER)) is replica:
         arm = CHALLENGER
-    return _Served(arm, replica.settings, getattr(replica, "baseline", None))
+    return _Served(arm, replica.settings, replica.baseline)
 
 
 def _plan(served: _Served, replica: Replica) -> Plan:
     features = () if replica.features is None else replica.features.names
     # every call that names no version goes to the default
-    return Plan(served.arm, 0, float(served.arm == CHAMPION), served.settings.monitoring, features)
+    weight = float(served.arm == CHAMPION)
+    return Plan(served.arm, 0, weight, served.settings.monitoring, features, _row_bytes(replica))
+
+
+def _row_bytes(replica: Replica) -> int:
+    """Of a row's inputs and outputs, as far as they are not found for it; 0 where that differs from row to row."""
+    signature = replica.signature
+    specs = (*signature.inputs, *signature.outputs)
+    if any(spec.datatype == "BYTES" or min(spec.shape, default=1) < 0 for spec in specs):
+        return 0
+    return sum(byte_size(spec.datatype, spec.shape) for spec in specs)
 
 
 def _parquet(settings: MonitoringSettings, redaction: Callable[[VersionKey], Any]) -> Sink:

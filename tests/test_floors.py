@@ -20,6 +20,7 @@ FLOORS = {
             "server.device_memory",
             "server.levels",
             "server.monitored",
+            "server.retrain",
             "server.monitored_versions",
             "server.monitor_process",
             "server.__main__",

@@ -48,6 +48,9 @@ def psi(baseline: Sequence[int], window: Sequence[int]) -> float:
 
 def e_value(p: float) -> float:
     p = min(max(p, 1e-300), 1 - 1e-9)
+    if p > 0.999:
+        # the first terms of the series at 1, where the formula loses its digits
+        return 0.5 - math.log(p) / 6 + math.log(p) ** 2 / 24
     return (1 - p + p * math.log(p)) / (p * math.log(p) ** 2)
 
 
@@ -126,7 +129,7 @@ def verdict(number: int = 0, state: DriftState = DriftState.OK, findings: Sequen
         dropped=8,
         state=state,
         findings=tuple(findings),
-        log_family=math.log(mean) if findings else -math.inf,
+        log_family=math.log(mean) if mean else -math.inf,
         log_threshold=math.log(WINDOWS),
         detectors=len(findings),
         baseline_digest="b" * 64,

@@ -22,12 +22,16 @@ h1 { font-size: 24px } h2 { font-size: 20px; margin-top: 36px; border-top: 1px s
 .state.alarm { border-color: #D55E00; background: #fdeee4 } .state.ok { border-color: #009E73; background: #e8f6f1 }
 .state.degraded { border-color: #E69F00; background: #fdf5e3 } .state.learning, .state.no_data { background: #eee }
 pre { background: #f6f6f6; padding: 12px; overflow-x: auto; font-size: 13px }
-table { border-collapse: collapse; font-size: 13px; margin: 12px 0 } caption { text-align: left; padding-bottom: 6px }
-th, td { border-bottom: 1px solid #ddd; padding: 3px 10px; text-align: right; vertical-align: top }
+table { border-collapse: collapse; font-size: 13px; margin: 12px 0 }
+th, td { border-bottom: 1px solid #ddd; padding: 3px 10px; text-align: right; vertical-align: top; white-space: nowrap }
+th:last-child { text-align: left }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left } tr.alarm td { background: #fdeee4 }
-td.name { max-width: 280px; overflow-wrap: anywhere } td.moved { text-align: left; min-width: 300px }
+td.name { min-width: 150px; max-width: 280px; overflow-wrap: anywhere; white-space: normal }
+td.moved { text-align: left; min-width: 300px; white-space: normal }
 img { max-width: 100%; height: auto; display: block; margin: 16px 0 } summary { cursor: pointer }
 """
+_OPEN = 20
+"""Checks that are shown without a click."""
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -68,10 +72,19 @@ def _version(version: ReportedVersion, pictures: Sequence[Picture]) -> Iterator[
 
 
 def _findings(version: ReportedVersion, findings: Sequence[Finding]) -> Iterator[str]:
-    yield "<table><caption>Every check of the last window, the most evidence first. Detectors are logarithms.</caption>"
+    order = worst_first(findings)
+    yield "<p>The checks of the last window, the most evidence first. Detectors are logarithms.</p>"
+    yield from _table(version, order[:_OPEN])
+    if len(order) > _OPEN:
+        yield f"<details><summary>{len(order) - _OPEN} checks with less evidence</summary>"
+        yield from _table(version, order[_OPEN:])
+        yield "</details>"
+
+
+def _table(version: ReportedVersion, findings: Sequence[Finding]) -> Iterator[str]:
     heads = ("stream", "check", "effect", "tolerated", "n", "m", "p", "e", "detector", "alarm from", "what moved")
-    yield f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"
-    for finding in worst_first(findings):
+    yield f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"
+    for finding in findings:
         numbers = (finding.effect, finding.tolerated, finding.n, finding.m, finding.p, finding.e)
         detector = (finding.log_detector, finding.log_threshold)
         cells = "".join(f"<td>{number:.4g}</td>" if isinstance(number, float) else f"<td>{number}</td>" for number in numbers)

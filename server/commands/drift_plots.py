@@ -28,7 +28,7 @@ _LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 _MARKS = ("o", "s", "^", "D", "v")
 _COLUMNS, _ROWS = 3, 4
 _BARS = 12
-"""Categories that are drawn of one stream: those of most rows, and the rest in one bar."""
+"""Categories that are drawn of one stream: those that moved most, and the rest in one bar."""
 _NAME = 26
 _LEAST_SHOWN = -2.0
 """Detectors below are drawn there: no evidence at all is no point on a logarithmic axis."""
@@ -98,7 +98,9 @@ def _detectors(name: str, windows: Sequence[WindowVerdict]) -> Figure:
         # linear where the threshold is, and squeezed beyond: large detectors would press everything else to the ground
         axes.set_yscale("symlog", linthresh=15, linscale=2)
         axes.yaxis.set_major_formatter(ScalarFormatter())
-        axes.set_yticks([tick for tick in (-2, 0, 5, 10, 15, 50, 150, 500) if tick <= axes.get_ylim()[1]])
+        top = axes.get_ylim()[1] * 1.1
+        axes.set_yticks([tick for tick in (-2, 0, 5, 10, 15, 50, 150, 500) if tick <= top])
+        axes.set_ylim(_LEAST_SHOWN - 0.5, top)
         axes.minorticks_off()
         axes.grid(axis="y", color="#e5e5e5", linewidth=0.6)
     locator = AutoDateLocator(maxticks=9)
@@ -138,7 +140,7 @@ def _stream(axes: Axes, version: ReportedVersion, finding: Finding) -> None:
     now = [100 * count / finding.m for count in finding.window]
     categories = stream is not None and bool(stream.vocabulary)
     if categories and len(names) > _BARS:
-        names, was, now = _largest(names, was, now)
+        names, was, now = _most_moved(names, was, now)
     places = range(len(names))
     axes.bar([place - 0.2 for place in places], was, 0.4, color=_BLUE, label="baseline")
     axes.bar([place + 0.2 for place in places], now, 0.4, color=_VERMILION, hatch="///", edgecolor="white", label="window")
@@ -159,9 +161,9 @@ def _stream(axes: Axes, version: ReportedVersion, finding: Finding) -> None:
     )
 
 
-def _largest(names: Sequence[str], was: Sequence[float], now: Sequence[float]) -> tuple[list[str], list[float], list[float]]:
-    """The categories of most rows on either side, and the rest of them added up."""
-    order = sorted(range(len(names)), key=lambda place: -max(was[place], now[place]))
+def _most_moved(names: Sequence[str], was: Sequence[float], now: Sequence[float]) -> tuple[list[str], list[float], list[float]]:
+    """The categories whose shares changed most, and the rest of them added up."""
+    order = sorted(range(len(names)), key=lambda place: -abs(was[place] - now[place]))
     kept, rest = order[: _BARS - 1], order[_BARS - 1 :]
     return (
         [*(names[place] for place in kept), f"{len(rest)} more"],

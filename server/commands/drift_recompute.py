@@ -22,7 +22,8 @@ from server.transport.drift_reading import ReportedVersion, StreamBins
 
 RELATIVE = 1e-9
 """Numbers that are found by the same steps on another machine may differ in their last digits."""
-_ABSOLUTE = 1e-12
+_ABSOLUTE: Mapping[str, float] = {"effect": 1e-12, "log_detector": 1e-9, "log_family": 1e-9}
+"""Beside that, for numbers that are differences of larger ones, or may be 0. A p has none: it may be as small as it likes."""
 
 
 class Difference(NamedTuple):
@@ -152,11 +153,11 @@ def _differing(window: WindowVerdict, subject: str, pairs: Mapping[str, tuple[fl
     return [
         Difference(window.start_us, subject, name, told, found)
         for name, (told, found) in pairs.items()
-        if not _same(told, found)
+        if not _same(name, told, found)
     ]
 
 
-def _same(told: float, found: float) -> bool:
+def _same(name: str, told: float, found: float) -> bool:
     if math.isnan(told) or math.isnan(found):
         return math.isnan(told) and math.isnan(found)
-    return math.isclose(told, found, rel_tol=RELATIVE, abs_tol=_ABSOLUTE)
+    return math.isclose(told, found, rel_tol=RELATIVE, abs_tol=_ABSOLUTE.get(name, 0.0))

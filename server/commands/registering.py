@@ -6,8 +6,10 @@ Floor 7: it puts registry pieces together and prints; every rule lives below.
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, _SubParsersAction
 from pathlib import Path
 
+from server.commands.baselines import add_baseline, baseline_of_arguments
 from server.commands.verb import DEFAULT_LOCK_FILE, add_repository, model_of, reporting, source_of
 from server.core.errors import InvalidRequest
+from server.monitoring.baseline_document import BASELINE_FILE
 from server.registry.aliases import remove_alias, set_alias
 from server.registry.environment import completed
 from server.registry.manifest import ManifestFields, parse_fields
@@ -58,6 +60,7 @@ def add_register(subparsers: "_SubParsersAction[ArgumentParser]") -> None:
         metavar="FILE",
         help=f"constraints that pinned the packages (default {DEFAULT_LOCK_FILE})",
     )
+    add_baseline(parser)
     parser.set_defaults(run=reporting(_run_register))
 
 
@@ -85,16 +88,20 @@ def _run_register(arguments: Namespace) -> int:
     golden = None
     if arguments.golden is not None:
         golden = GoldenSource(arguments.golden, arguments.golden_rtol, arguments.golden_atol)
-    key = register(
-        arguments.repository,
-        arguments.name,
-        files,
-        _fields(arguments),
-        version=arguments.version,
-        golden=golden,
-        aliases=arguments.alias,
-        settings_file=arguments.settings,
-    )
+    fields = _fields(arguments)
+    with baseline_of_arguments(arguments, files) as baseline:
+        made = {} if baseline is None else {BASELINE_FILE: baseline}
+        key = register(
+            arguments.repository,
+            arguments.name,
+            files | made,
+            fields,
+            version=arguments.version,
+            golden=golden,
+            aliases=arguments.alias,
+            settings_file=arguments.settings,
+            derived=("baseline.json",) if made else (),
+        )
     print(f"registered {key}" + "".join(f" @{alias}" for alias in arguments.alias))
     return 0
 

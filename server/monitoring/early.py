@@ -35,8 +35,8 @@ class Early:
     def __len__(self) -> int:
         return len(self._order)
 
-    def put(self, place: Place, key: int, label: float, now_us: int) -> tuple[Waiting | None, list[str]]:
-        """Let an outcome wait; what waited for the same row before, and the models whose oldest gave way unfound.
+    def put(self, place: Place, key: int, label: float, now_us: int) -> tuple[Waiting | None, list[Place]]:
+        """Let an outcome wait; what waited for the same row before, and the places of the oldest that gave way unfound.
 
         One that a prediction was found for is not replaced.
         """
@@ -49,17 +49,17 @@ class Early:
             there[key] = before._replace(label=label)
         return before, self._drop(len(self._order) - self._limit)
 
-    def meet(self, place: Place, keys: Sequence[int]) -> Iterator[tuple[int, float]]:
-        """The number and label of each of these rows that an outcome waits for. It waits on, and is no longer unfound: a
-        version in another arm may have answered the same request.
+    def meet(self, place: Place, keys: Sequence[int]) -> Iterator[tuple[int, Waiting]]:
+        """The number of each of these rows that an outcome waits for, and that as it was. It waits on, and is no longer
+        unfound: a version in another arm may have answered the same request.
         """
         there = self._waiting.get(place, {})
         for key in sorted(there.keys() & set(keys)) if there else ():
-            there[key] = there[key]._replace(found=True)
-            yield key, there[key].label
+            waiting, there[key] = there[key], there[key]._replace(found=True)
+            yield key, waiting
 
-    def expire(self, now_us: int) -> list[str]:
-        """Drop what has waited too long; the models of those that no prediction was found for, one for each of them."""
+    def expire(self, now_us: int) -> list[Place]:
+        """Drop what has waited too long; the places of those that no prediction was found for, one for each of them."""
         last_us = now_us - self.patience_us
         old = 0
         for place, key in self._order:
@@ -68,7 +68,7 @@ class Early:
             old += 1
         return self._drop(old)
 
-    def _drop(self, count: int) -> list[str]:
+    def _drop(self, count: int) -> list[Place]:
         unfound = []
         for _ in range(count):
             place, key = self._order.popleft()
@@ -76,7 +76,7 @@ class Early:
             if not self._waiting[place]:
                 del self._waiting[place]
             if not gone.found:
-                unfound.append(place[0])
+                unfound.append(place)
         return unfound
 
     def rows(self) -> list[tuple[str, int, int, Waiting]]:

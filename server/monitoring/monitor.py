@@ -5,7 +5,6 @@ suspicious any more (`judge`), and what was raised stays to be read: how often, 
 """
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from server.core.settings import ModelSettings
@@ -30,6 +29,8 @@ TRANSITIONS: dict[DriftState, frozenset[DriftState]] = {
 """Another baseline is another monitor, so nothing leads back to LEARNING."""
 MAX_LEARNING_BYTES = 128 * 2**20
 """Rows that are learnt from are kept until there are enough. Large ones are enough, by then, when there are so many bytes."""
+OPEN_BEFORE_JUDGING = 64
+"""Windows that rows may open faster than `tick` comes: a replay runs at any speed."""
 KEPT_FINDINGS = 20_000
 """Findings that are kept of a version and arm, in its newest verdicts: about 14 MiB. Older verdicts keep what an alarm
 named."""
@@ -51,7 +52,8 @@ class Memory:
     """Everything that a monitor remembers. `learned`: the rows so far, while there is no baseline; `verdicts`: the newest
     first.
 
-    `refused`: why nothing could be learnt; "" where that was not tried or went well.
+    `refused`: why nothing could be learnt; "" where that was not tried or went well. `untold`: judged while rows were added,
+    and not returned by `tick` yet.
     """
 
     windows: Windows
@@ -62,6 +64,7 @@ class Memory:
     refused: str = ""
     state: DriftState = DriftState.LEARNING
     verdicts: deque[WindowVerdict] = field(default_factory=lambda: deque(maxlen=KEPT_WINDOWS))
+    untold: list[WindowVerdict] = field(default_factory=list)
     alarms: int = 0
     last_alarm: WindowVerdict | None = None
 
@@ -94,6 +97,8 @@ class Monitor:
             part = samples if isinstance(rows, slice) else samples.part(rows)
             memory.windows.add(start, part.rows, int(part.time_us.max()), self._counter.count(part))
         memory.windows.settle(now_us)
+        if memory.windows.by_rows and len(memory.windows.open) > OPEN_BEFORE_JUDGING:
+            self._judge_complete(now_us)
 
     def count(self, offered: int, dropped: int, time_us: int, now_us: int) -> None:
         """Rows that were chosen beside those that are added, and how many of them were lost, at about `time_us`."""
@@ -102,19 +107,8 @@ class Monitor:
 
     def tick(self, now_us: int) -> list[WindowVerdict]:
         """Judge every window that is complete, the oldest first."""
-        memory, made = self.memory, []
-        if self._reference is None:
-            return []
-        for window in memory.windows.close(now_us):
-            verdict, memory.detectors = judge(self.key, self.arm, window, self._reference, memory.detectors)
-            memory.state = advance(memory.state, verdict.state)
-            memory.verdicts.appendleft(verdict)
-            if verdict.alarmed:
-                memory.alarms += 1
-                memory.last_alarm = verdict
-            made.append(verdict)
-        if made:
-            memory.verdicts = deque(thinned(memory.verdicts), maxlen=KEPT_WINDOWS)
+        self._judge_complete(now_us)
+        made, self.memory.untold = self.memory.untold, []
         return made
 
     def reading(self) -> VersionReading:
@@ -150,6 +144,28 @@ class Monitor:
             memory.refused = str(error)
         memory.learned = []
 
+    def _judge_complete(self, now_us: int) -> None:
+        memory = self.memory
+        if self._reference is None:
+            return
+        for window in memory.windows.close(now_us):
+            verdict, memory.detectors = judge(self.key, self.arm, window, self._reference, memory.detectors)
+            memory.state = advance(memory.state, verdict.state)
+            if verdict.alarmed:
+                memory.alarms += 1
+                memory.last_alarm = verdict
+            memory.verdicts.appendleft(verdict)
+            memory.untold.append(verdict)
+            self._thin()
+
+    def _thin(self) -> None:
+        """Keep at most `KEPT_FINDINGS` findings, beside those of the newest verdict and those that alarms named."""
+        left = KEPT_FINDINGS
+        for place, verdict in enumerate(self.memory.verdicts):
+            left -= len(verdict.findings)
+            if left < 0 < place:
+                self.memory.verdicts[place] = _named_only(verdict)
+
     def _judge_by(self, baseline: Baseline) -> None:
         self._reference = Reference.of(baseline, self.settings.monitoring)
         self._counter = Counter(baseline.layout, self.settings)
@@ -157,13 +173,8 @@ class Monitor:
             self.memory.detectors = self._reference.fresh
 
 
-def thinned(verdicts: Sequence[WindowVerdict] | deque[WindowVerdict]) -> list[WindowVerdict]:
-    """The same verdicts, the newest first, with at most `KEPT_FINDINGS` findings beside those that alarms named."""
-    kept, left = [], KEPT_FINDINGS
-    for verdict in verdicts:
-        left -= len(verdict.findings)
-        if left < 0:
-            named = tuple(each for each in verdict.findings if f"{each.stream}:{each.check}" in verdict.alarmed)
-            verdict = replace(verdict, findings=named) if len(named) < len(verdict.findings) else verdict
-        kept.append(verdict)
-    return kept
+def _named_only(verdict: WindowVerdict) -> WindowVerdict:
+    if len(verdict.findings) == len(verdict.alarmed):
+        return verdict
+    named = tuple(each for each in verdict.findings if f"{each.stream}:{each.check}" in verdict.alarmed)
+    return replace(verdict, findings=named)

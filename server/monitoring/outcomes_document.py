@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 from zipfile import BadZipFile
@@ -16,23 +17,48 @@ from server.monitoring.outcome import ReceiptStatus
 from server.monitoring.quality import Quality
 from server.monitoring.series import Series
 
-Part = tuple[Series, Quality]
 Early = Sequence[tuple[str, int, int, Waiting]]
-Counts = Counter[tuple[str, ReceiptStatus]]
+Counts = Counter[tuple[VersionKey, ReceiptStatus]]
 
-_FORMAT = 1
+FORMAT = 1
 
 
-def written(parts: Sequence[tuple[Part, str]], early: Early, counts: Counts) -> bytes:
-    """Everything. `parts`: each with what its figures depend on, see `Outcomes`; they are of use for nothing else."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is known of one version in one arm, as it is kept. `judged_by`: what its figures depend on, see `Outcomes`; they are
+    of use for nothing else.
+    """
+
+    key: VersionKey
+    arm: str
+    judged_by: str
+    series: Mapping[str, NDArray[Any]]
+    quality: Mapping[str, NDArray[Any]]
+
+    @classmethod
+    def of(cls, series: Series, quality: Quality, judged_by: str) -> "Kept":
+        """Copies nothing."""
+        return cls(series.key, series.arm, judged_by, series.arrays(), quality.arrays())
+
+    def revive(self, series: Series, quality: Quality) -> None:
+        """Fill a new series and its quality. Raises: ValueError."""
+        try:
+            series.restore(self.series)
+            quality.restore(self.quality)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"what was kept of outcomes cannot be understood: {type(error).__name__}: {error}") from None
+
+
+def written(parts: Sequence[Kept], early: Early, counts: Counts) -> bytes:
+    """Everything."""
     arrays: dict[str, Any] = {}
-    for index, ((series, quality), _) in enumerate(parts):
-        arrays |= {f"{index}.series.{name}": array for name, array in series.arrays().items()}
-        arrays |= {f"{index}.quality.{name}": array for name, array in quality.arrays().items()}
+    for index, part in enumerate(parts):
+        arrays |= {f"{index}.series.{name}": array for name, array in part.series.items()}
+        arrays |= {f"{index}.quality.{name}": array for name, array in part.quality.items()}
     described = {
-        "format": _FORMAT,
-        "parts": [[*series.key, series.arm, judged_by] for (series, _), judged_by in parts],
-        "counts": [[model, status.value, count] for (model, status), count in counts.items()],
+        "format": FORMAT,
+        "parts": [[*part.key, part.arm, part.judged_by] for part in parts],
+        "counts": [[*key, status.value, count] for (key, status), count in counts.items()],
         "early": [[model, version] for model, version, _, _ in early],
     }
     arrays["early.keys"] = np.array([key for _, _, key, _ in early], np.uint64)
@@ -45,26 +71,25 @@ def written(parts: Sequence[tuple[Part, str]], early: Early, counts: Counts) -> 
     return opened.getvalue()
 
 
-def read(document: bytes, fresh: Callable[[VersionKey, str, str], Part | None]) -> tuple[list[Part], Early, Counts]:
-    """What `written` was given. `fresh`: an empty part for a version, arm and what its figures depend on; None leaves it out.
-
-    Raises: ValueError.
-    """
+def read(document: bytes) -> tuple[list[Kept], Early, Counts]:
+    """What `written` was given. Raises: ValueError."""
     try:
         with np.load(BytesIO(document), allow_pickle=False) as archive:
             arrays: dict[str, NDArray[Any]] = dict(archive)
         described = json.loads(arrays["about"].tobytes())
-        if described["format"] != _FORMAT:
-            raise ValueError(f"outcomes were kept in format {described['format']}, and this is {_FORMAT}")
-        parts = []
-        for index, (model, version, arm, judged_by) in enumerate(described["parts"]):
-            part = fresh(VersionKey(model, version), arm, judged_by)
-            if part is not None:
-                series, quality = part
-                series.restore(_of(arrays, f"{index}.series."))
-                quality.restore(_of(arrays, f"{index}.quality."))
-                parts.append(part)
-        counts = Counter({(model, ReceiptStatus(status)): count for model, status, count in described["counts"]})
+        if described["format"] != FORMAT:
+            raise ValueError(f"outcomes were kept in format {described['format']}, and this is {FORMAT}")
+        parts = [
+            Kept(
+                VersionKey(model, version),
+                arm,
+                judged_by,
+                _of(arrays, f"{index}.series."),
+                _of(arrays, f"{index}.quality."),
+            )
+            for index, (model, version, arm, judged_by) in enumerate(described["parts"])
+        ]
+        counts = Counter({(VersionKey(*key), ReceiptStatus(status)): count for *key, status, count in described["counts"]})
         columns = zip(*(arrays[f"early.{name}"].tolist() for name in ("keys", "labels", "since_us", "found")), strict=True)
         places = described["early"]
         early = [

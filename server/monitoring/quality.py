@@ -57,10 +57,10 @@ def reference_quality(scores: Floats, labels: Floats, settings: QualitySettings)
     Shapes: `scores` `[N]`, or `[N, K]`, as `scores_of` gives them; `labels` `[N]`, as in an `Outcome`.
     Raises: ValueError for no rows, for a score or label that is not finite, for labels of a binary model beside 0 and 1.
     """
-    scores = scoring.floats(scores).reshape(len(labels), -1)
     labels = scoring.floats(labels)
     if not len(labels):
         raise ValueError("the quality of no rows is not known")
+    scores = scoring.floats(scores).reshape(len(labels), -1)
     scale = 1.0
     if settings.kind == "regression":
         error = np.abs(scores[:, 0] - labels)

@@ -9,6 +9,7 @@ Bounds are confidence sequences at 95 % each, of the mean of what was expected o
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import numpy as np
@@ -30,10 +31,10 @@ CALIBRATION_EDGES = np.arange(1, 10) / 10
 _CELLS = 4096
 _FARTHEST = 14.0
 """Logits of scores are counted in so many cells, up to so far from 0: an AUC is exact but for pairs in one cell, which is
-narrower than 0.002 in the score."""
+narrower than 0.002 in the score. Scores that are less than 1e-6 from 0 or 1 are alike."""
 
 
-class Realised:
+class Realised(ABC):
     """What every kind has: named means of values in [0, 1]. Ownership: one thread at a time."""
 
     names: tuple[str, ...] = ()
@@ -49,7 +50,12 @@ class Realised:
 
     def metrics(self) -> dict[str, Metric]:
         """By name, those that the rows have; none without rows."""
-        return {}
+        return self._metrics() if self.rows else {}
+
+    @abstractmethod
+    def _metrics(self) -> dict[str, Metric]:
+        """Of one row or more."""
+        ...
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """All that it knows."""
@@ -106,10 +112,7 @@ class Binary(Realised):
         gap = (1 + labels - score) / 2
         self._gaps = [mean.add(np.where(place == index, gap, 0.5)) for index, mean in enumerate(self._gaps)]
 
-    def metrics(self) -> dict[str, Metric]:
-        """See `Realised`."""
-        if not self.rows:
-            return {}
+    def _metrics(self) -> dict[str, Metric]:
         found = {name: self._metric(name) for name in ("accuracy", "brier")}
         found["log_loss"] = self._metric("log_loss", scoring.LOG_LOSS_MOST)
         found["calibration_error"] = self._calibration_error()
@@ -165,10 +168,7 @@ class Multiclass(Realised):
         losses = -np.log(class_probabilities(scores, labels)) / scoring.LOG_LOSS_MOST
         self._count("log_loss", np.minimum(losses, 1.0))
 
-    def metrics(self) -> dict[str, Metric]:
-        """See `Realised`."""
-        if not self.rows:
-            return {}
+    def _metrics(self) -> dict[str, Metric]:
         return {"accuracy": self._metric("accuracy"), "log_loss": self._metric("log_loss", scoring.LOG_LOSS_MOST)}
 
 
@@ -196,10 +196,7 @@ class Regression(Realised):
             self._count("absolute", capped)
             self._count("squared", np.square(capped))
 
-    def metrics(self) -> dict[str, Metric]:
-        """See `Realised`."""
-        if not self.rows:
-            return {}
+    def _metrics(self) -> dict[str, Metric]:
         absolute, squared = (self._sums / self.rows).tolist()
         lows = [self._scale * self._means["absolute"].interval(self.alpha)[0]]
         lows.append(self._scale * math.sqrt(self._means["squared"].interval(self.alpha)[0]))

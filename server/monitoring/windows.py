@@ -23,8 +23,10 @@ from server.monitoring.streams import Counts
 
 US_PER_S = 1_000_000
 MAX_OPEN = 1024
-"""Windows that may be open at once, beside those that are ahead: with a grace of more windows than these, the oldest are closed
-before their time."""
+"""Windows that may be open, as far as time has come: with a grace of more windows than these, the oldest are closed before
+it."""
+MOST_OPEN = 2 * MAX_OPEN
+"""Windows that may be open in all, whatever times rows claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,8 @@ class Windows:
     def places(self, time_us: NDArray[np.int64], now_us: int) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
         """The windows of some rows, by their start, each with the rows that it takes.
 
-        Shapes: `time_us` `[N]`. Rows that are in none of the windows are counted as late or misdated.
+        Shapes: `time_us` `[N]`. Rows that are in none of the windows are counted as late or misdated, and so are those of a
+        window that would be one too many. What is found is added before the next is asked for.
         """
         due_us, latest_us = self._due_us(), now_us + self.window_us
         starts = time_us - time_us % self.window_us
@@ -96,12 +99,14 @@ class Windows:
         taken = ~(wrong | late)
         self.misdated_rows += int(np.count_nonzero(wrong))
         self.late_rows += int(np.count_nonzero(late))
-        found = np.unique(starts[taken]).tolist()
-        if len(found) == 1 and taken.all():
-            yield found[0], slice(None)
-            return
-        for start in found:
-            yield start, np.flatnonzero(taken & (starts == start))
+        found, counts = np.unique(starts[taken], return_counts=True)
+        for start, rows in zip(found.tolist(), counts.tolist(), strict=True):
+            if start not in self.open and len(self.open) >= MOST_OPEN:
+                self.misdated_rows += rows
+            elif rows == len(starts):
+                yield start, slice(None)
+            else:
+                yield start, np.flatnonzero(taken & (starts == start))
 
     def add(self, start_us: int, rows: int, latest_us: int, counts: Counts) -> None:
         """Rows of one window, as `places` found it. Shapes: `counts` as all others of this object; copied."""

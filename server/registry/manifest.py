@@ -93,7 +93,11 @@ class ManifestFields(_Table):
 
 
 class Manifest(ManifestFields):
-    """One immutable version. `files` lists every file of the folder but this one, by path relative to it."""
+    """One immutable version. `files` lists every file of the folder but this one, by path relative to it.
+
+    `derived`: those of them that were made at registration, from the others and from what the recipe knows nothing of. A file
+    that registration cannot make is never one: it could not be told from one that nobody can make again.
+    """
 
     schema_version: Literal[1] = 1
     model: str
@@ -101,6 +105,7 @@ class Manifest(ManifestFields):
     created_at: AwareDatetime
     files: dict[str, FileDigest] = Field(min_length=1)
     golden: GoldenRef | None = None
+    derived: tuple[Literal["baseline.json"], ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -110,6 +115,9 @@ class Manifest(ManifestFields):
                 raise ValueError(f"file {path!r} {fault}")
         if self.golden is not None and self.golden.file not in self.files:
             raise ValueError(f"golden examples {self.golden.file!r} are not among the files")
+        for path in self.derived:
+            if path not in self.files:
+                raise ValueError(f"derived file {path!r} is not among the files")
         if self.parent == self.version:
             raise ValueError(f"version {self.version} cannot be its own parent")
         return self

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -56,12 +57,14 @@ def register(
     golden: GoldenSource | None = None,
     aliases: Sequence[str] = (),
     settings_file: Path | None = None,
+    derived: Sequence[Literal["baseline.json"]] = (),
 ) -> VersionKey:
     """Register a version from files that stay where they are, then move `aliases` to it.
 
     `files` maps paths inside the version to files on disk. Without `version` the next free number is taken. A process that
     is killed at any instant leaves either no version or a whole one (perhaps without its aliases yet); what it had copied
     is removed by the next registration of the model. `settings_file` becomes the model's model.toml, for all versions.
+    `derived`: files that no recipe made, see `Manifest`.
 
     Raises: AlreadyExists for a version that is there; NotFound for a parent that is not; InvalidRequest and RegistryError
     for names, settings or golden examples that are refused, before anything is written; OSError from the disk.
@@ -87,7 +90,7 @@ def register(
         with locked(folder):
             number = _next_version(folder) if version is None else version
             _check_free(folder, number)
-            manifest = _manifest(VersionKey(name, number), fields, digests, golden)
+            manifest = _manifest(VersionKey(name, number), fields, digests, golden, derived)
             if fields.parent is not None and not (folder / str(fields.parent)).is_dir():
                 raise NotFound(f"parent version {fields.parent} of {name}:{number} is not in the repository")
             if aliases:
@@ -161,7 +164,13 @@ def _copy(sources: Mapping[str, Path], incoming: Path) -> dict[str, FileDigest]:
     return digests
 
 
-def _manifest(key: VersionKey, fields: ManifestFields, digests: dict[str, FileDigest], golden: GoldenSource | None) -> Manifest:
+def _manifest(
+    key: VersionKey,
+    fields: ManifestFields,
+    digests: dict[str, FileDigest],
+    golden: GoldenSource | None,
+    derived: Sequence[Literal["baseline.json"]],
+) -> Manifest:
     try:
         reference = None if golden is None else GoldenRef(file=GOLDEN_FILE, rtol=golden.rtol, atol=golden.atol)
         return Manifest(
@@ -170,6 +179,7 @@ def _manifest(key: VersionKey, fields: ManifestFields, digests: dict[str, FileDi
             created_at=datetime.now(UTC),
             files=digests,
             golden=reference,
+            derived=tuple(derived),
             **{name: getattr(fields, name) for name in ManifestFields.model_fields},
         )
     except ValidationError as error:

@@ -16,8 +16,8 @@ _FAULTS = {"missing": "the recipe did not write it", "differs": "other bytes"}
 
 
 class Verdict(StrEnum):
-    """How a rebuilt version compares. The first that holds of: an input that is missing or has changed; every file byte for
-    byte; golden examples and metrics within tolerance; anything else.
+    """How a rebuilt version compares. The first that holds of: an input that is missing or has changed; every file that
+    a recipe can write byte for byte; golden examples and metrics within tolerance; anything else.
     """
 
     NOT_REPRODUCIBLE = "not reproducible"
@@ -31,8 +31,8 @@ class Reproduction(BaseModel):
 
     `reasons` are what keeps it from being identical, and `environment` in what way interpreter and packages are not the
     recorded ones: that forbids nothing, and is where to look first if the result differs. `files` are the version's, each
-    `same`, `differs` or `missing`; none where the recipe did not get that far. `notes` explain and decide nothing. `kept` is
-    where the rebuilt files are.
+    `same`, `differs`, `missing` or `derived` (see `compare_files`); none where the recipe did not get that far. `notes` explain
+    and decide nothing. `kept` is where the rebuilt files are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,9 +57,12 @@ class Rebuilt:
 
 
 def compare_files(recorded: Manifest, files: Mapping[str, FileDigest]) -> dict[str, str]:
-    """For each file of the version: `same`, `differs` or `missing`."""
+    """For each file of the version: `same`, `differs`, or, where the recipe did not write it, `derived` (registration did) or
+    `missing`.
+    """
+    absent = {path: "derived" if path in recorded.derived else "missing" for path in recorded.files}
     return {
-        path: "missing" if path not in files else "same" if files[path] == digest else "differs"
+        path: absent[path] if path not in files else "same" if files[path] == digest else "differs"
         for path, digest in recorded.files.items()
     }
 
@@ -85,6 +88,10 @@ def judge(
     else:
         verdict, reasons = Verdict.DIFFERENT, [*odd, *([golden_fault] if golden_fault is not None else []), *metrics]
     surplus = sorted(set(rebuilt.files) - set(recorded.files))
+    notes = [f"written by the recipe and no file of the version: {', '.join(surplus)}"] if surplus else []
+    derived = [path for path, how in files.items() if how == "derived"]
+    if derived:
+        notes.append(f"made at registration, and not by the recipe, so not compared: {', '.join(derived)}")
     return Reproduction(
         model=recorded.model,
         version=recorded.version,
@@ -92,7 +99,7 @@ def judge(
         reasons=tuple(reasons),
         environment=environment,
         files=files,
-        notes=(f"written by the recipe and no file of the version: {', '.join(surplus)}",) if surplus else (),
+        notes=tuple(notes),
     )
 
 

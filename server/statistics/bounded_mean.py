@@ -6,6 +6,7 @@ cut into pieces, to the bit: every sum is a cumulative one (numpy's are sequenti
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -23,6 +24,14 @@ def checked(values: ArrayLike) -> Values:
     if array.size and not (array.min() >= 0 and array.max() <= 1):
         raise ValueError("a value is not in [0, 1]")
     return array
+
+
+def numbers(document: Sequence[float], sizes: tuple[int, ...]) -> list[float]:
+    """A state's numbers, all finite. Raises ValueError where they are not, or are another number than any state has."""
+    found = [float(each) for each in document]
+    if len(found) not in sizes or not all(map(math.isfinite, found)):
+        raise ValueError(f"a state is {' or '.join(map(str, sizes))} finite numbers, not {len(found)}: {found[:16]}")
+    return found
 
 
 def running(first: float, values: Values) -> Values:
@@ -46,6 +55,10 @@ class BoundedMean:
     bets: float = 0.0
     bet_values: float = 0.0
     spending: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.design_alpha < 1:
+            raise ValueError(f"alpha is between 0 and 1, not {self.design_alpha}")
 
     def add(self, values: ArrayLike) -> Self:
         """With further values `[N]` in [0, 1]. Raises: ValueError."""
@@ -89,14 +102,14 @@ class BoundedMean:
         return [self.design_alpha, self.rows, self.total, self.deviations, self.bets, self.bet_values, self.spending]
 
     @classmethod
-    def from_document(cls, document: list[float]) -> Self:
+    def from_document(cls, document: Sequence[float]) -> Self:
         """What `document` gave. Raises: ValueError."""
-        if len(document) != 7:
-            raise ValueError("a confidence sequence is 7 numbers")
-        alpha, rows, *sums = map(float, document)
+        alpha, rows, *sums = numbers(document, (7,))
         return cls(alpha, int(rows), *sums)
 
 
+BLOCK = 8192
+"""Values at a time, so that many of them take no more memory than few."""
 GRID = tuple(2.0**-power for power in range(1, 9))
 """Bets of the harm detector, in units of 1 / bound: the largest keeps every factor at 1/2 or more."""
 
@@ -121,16 +134,20 @@ class HarmDetector:
 
     def add(self, values: ArrayLike) -> Self:
         """With further values `[N]` in [0, 1]. Raises: ValueError."""
-        array = checked(values)
-        if not array.size:
-            return self
-        bets = np.array(GRID)[:, None] / self.bound
-        logs = np.cumsum(np.concatenate((np.array(self.logs)[:, None], np.log1p(bets * (array - self.bound))), axis=1), axis=1)
+        array, state = checked(values), self
+        for first in range(0, array.size, BLOCK):
+            state = state._after(array[first : first + BLOCK])
+        return state
+
+    def _after(self, values: Values) -> Self:
+        # M after t values is exp(logs_t) times the sum of exp(-logs) before each of them: both are running sums
+        steps = np.log1p(np.array(GRID)[:, None] / self.bound * (values - self.bound))
+        logs = np.cumsum(np.concatenate((np.array(self.logs)[:, None], steps), axis=1), axis=1)
         starts = np.logaddexp.accumulate(np.concatenate((np.array(self.starts)[:, None], -logs[:, :-1]), axis=1), axis=1)
         after = np.logaddexp.reduce(logs[:, 1:] + starts[:, 1:], axis=0) - math.log(len(GRID))
         return replace(
             self,
-            rows=self.rows + array.size,
+            rows=self.rows + values.size,
             logs=tuple(logs[:, -1].tolist()),
             starts=tuple(starts[:, -1].tolist()),
             log_peak=max(self.log_peak, float(after.max())),
@@ -146,11 +163,10 @@ class HarmDetector:
         return [self.bound, self.rows, self.log_peak, *self.logs, *self.starts] if self.rows else [self.bound, 0]
 
     @classmethod
-    def from_document(cls, document: list[float]) -> Self:
+    def from_document(cls, document: Sequence[float]) -> Self:
         """What `document` gave. Raises: ValueError."""
-        if len(document) == 2 and document[1] == 0:
-            return cls(float(document[0]))
-        if len(document) != 3 + 2 * len(GRID):
-            raise ValueError(f"a detector of harm is 2 or {3 + 2 * len(GRID)} numbers")
-        bound, rows, peak, *rest = map(float, document)
+        bound, rows, *rest = numbers(document, (2, 3 + 2 * len(GRID)))
+        if not rest:
+            return cls(bound)
+        peak, *rest = rest
         return cls(bound, int(rows), tuple(rest[: len(GRID)]), tuple(rest[len(GRID) :]), peak)

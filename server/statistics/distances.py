@@ -32,7 +32,7 @@ def psi(baseline: ArrayLike, window: ArrayLike) -> float:
     Without any difference it is `psi_bias` on average, not 0.
 
     >>> round(psi([100, 100, 100], [10, 10, 16]), 4)
-    0.064
+    0.0482
     """
     first, second = pair(baseline, window)
     n, m = first.sum(), second.sum()

@@ -141,6 +141,20 @@ def test_names_of_classes_beside_the_versions_are_not_needed(workshop: Workshop)
     assert workshop.reproduce()[0] == 10
 
 
+def test_a_baseline_that_registration_made_is_not_asked_of_the_recipe(workshop: Workshop) -> None:
+    np.savez("rows.npz", x=np.arange(4))
+    options = ("--file", "words.txt=first/words.txt", "--golden", "golden.npz", "--manifest-fields", "first/facts.json")
+    rows = ("--baseline-rows", "rows.npz")
+    workshop.podium.output("register", "--name", "demo", "--model", "first/model.onnx", *options, *rows)
+    code, done, _ = workshop.reproduce()
+    assert (code, done["verdict"], done["version"]) == (0, "identical", 2)
+    assert done["files"]["baseline.json"] == "derived"
+    assert done["notes"] == ["made at registration, and not by the recipe, so not compared: baseline.json"]
+    # the answers of other bytes are proven without it
+    workshop.patch.setenv("RECIPE_DRIFT", "1e-6")
+    assert workshop.reproduce()[0] == 10
+
+
 def test_different_names_the_worst_answer_and_the_package(workshop: Workshop) -> None:
     environment = workshop.manifest.environment
     assert environment is not None

@@ -74,6 +74,8 @@ def test_any_hyperparameters_read_back(hyperparameters: dict[str, Any], seeds: d
         ({"files": {"model.onnx": {"sha256": "xyz", "bytes": 5}}}, "sha256"),
         ({"files": {"../x": {"sha256": SHA, "bytes": 5}}, "golden": None}, "leads upwards"),
         ({"golden": {"file": "other.npz", "rtol": 0, "atol": 0}}, "not among the files"),
+        ({"derived": ["baseline.json"]}, "derived file 'baseline.json' is not among the files"),
+        ({"derived": ["golden.npz"]}, "derived.0"),
         ({"golden": {"file": "golden.npz", "rtol": -1, "atol": 0}}, "golden.rtol"),
         ({"parent": 2}, "its own parent"),
         ({"created_at": "2025-03-01T10:00:00"}, "created_at"),

@@ -74,6 +74,20 @@ def test_metrics_beyond_tolerance_are_different_whatever_the_bytes_say() -> None
         assert done.reasons[-1] == "metric auc: recorded 0.75, rebuilt 0.7"
 
 
+def test_what_registration_made_is_noted_and_compared_only_where_the_recipe_writes_it() -> None:
+    recorded = RECORDED.model_copy(update={"files": {**RECORDED.files, "baseline.json": A}, "derived": ("baseline.json",)})
+    done = judge(recorded, rebuilt(), (), None, 1e-4)
+    assert (done.verdict, done.reasons) == (Verdict.IDENTICAL, ())
+    assert done.files["baseline.json"] == "derived"
+    assert done.notes == ("made at registration, and not by the recipe, so not compared: baseline.json",)
+    assert judge(recorded, rebuilt(baseline_json=A), (), None, 1e-4).files["baseline.json"] == "same"
+    differs = judge(recorded, rebuilt(baseline_json=B), (), "answers differ", 1e-4)
+    assert (differs.verdict, differs.reasons[0]) == (Verdict.DIFFERENT, "baseline.json: other bytes")
+    # one that a recipe once wrote is not excused
+    stated = recorded.model_copy(update={"derived": ()})
+    assert judge(stated, rebuilt(), (), None, 1e-4).verdict is Verdict.DIFFERENT
+
+
 def test_a_file_that_was_not_written_is_different() -> None:
     done = judge(RECORDED, Rebuilt(FACTS, {"model.onnx": A}), (), None, 1e-4)
     assert (done.verdict, done.reasons) == (Verdict.DIFFERENT, ("golden.npz: the recipe did not write it",))
