@@ -146,8 +146,10 @@ class StreamJudging:
 
     def save(self) -> None:
         """Keep everything: first what was counted, each file with the entry it knows of, the position in the stream last."""
+        if self._folder is None or any(earlier(self._source.last, past) for past in self._pasts()):
+            return  # what was counted before a kill is being passed: files would say that they know less than they do
         self._due, self._saved_us = False, self._wall_us()
-        if self._folder is None or not self.monitors.save(self._source.last):
+        if not self.monitors.save(self._source.last):
             return
         served = [[*key, each.arms] for key, each in self._served.items()]
         position = {"stream": self._source.position.decode(), "served": served, "ticked_us": self._ticked_us}
@@ -191,6 +193,9 @@ class StreamJudging:
             served.past = START
 
     # -- inside -----------------------------------------------------------------------------------------------------------
+
+    def _pasts(self) -> list[str]:
+        return [self._outcomes_past, *(each.past for each in self._served.values())]
 
     def _advance(self, time_us: int) -> None:
         self._now_us = max(self._now_us, time_us)
