@@ -89,7 +89,7 @@ def _detectors(name: str, windows: Sequence[WindowVerdict]) -> Figure:
         ]
         label = f"{_short(finding.stream)}, {finding.check}"
         below.plot(*zip(*points, strict=True), color=colour, marker=mark, markersize=3, label=label)
-    _threshold(below, times, [window.findings[0].log_threshold for window in windows])
+    _threshold(below, times, [worst[0].log_threshold for _ in windows])
     below.set_title("the checks with the most evidence now", loc="left", fontsize=9)
     # beside the axes: over them it would hide a line
     below.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)

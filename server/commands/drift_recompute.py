@@ -75,7 +75,9 @@ def recompute(version: ReportedVersion) -> Recomputed:
         for finding in window.findings:
             differences += _compare(window, finding, version.streams.get(finding.stream), before)
         if window.findings:
-            found = family([finding.log_detector for finding in window.findings])
+            # a detector's weight is in the threshold that it has by itself
+            weights = [math.exp(window.log_threshold - finding.log_threshold) for finding in window.findings]
+            found = family([finding.log_detector for finding in window.findings], weights)
             differences += _differing(window, "all checks together", {"log_family": (window.log_family, found)})
     return Recomputed(f"{reading.key.model}:{reading.key.version} {reading.arm}", tuple(differences))
 

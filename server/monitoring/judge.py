@@ -1,13 +1,13 @@
 """One window's counts against a baseline's: findings, detectors, a verdict. **Pure.**
 
 Floor 4. Every check of every stream has a p-value against a shift that is tolerated, an e-value made of it, and a
-Shiryaev-Roberts detector. The mean of all K detectors is the family's; an alarm is raised when it reaches A,
-`alarm_every_windows`: without a shift beyond the tolerated one, A windows pass on average before the first. One detector
-reaches that alone at A * K.
+Shiryaev-Roberts detector. The weighted mean of all detectors is the family's; an alarm is raised when it reaches A,
+`alarm_every_windows`: without a shift beyond the tolerated one, A windows pass on average before the first, whatever the
+weights. One detector of weight w reaches that alone at A / w.
 
 An alarm names the largest detectors, as few as leave the mean of the others below A, and these begin anew: so the next window
 does not repeat it for what has been said. The alarm lasts, as a state, while any check that it named finds more evidence for a
-harmful shift than against one (e > 1); it is raised again, and counted again, only by a detector that has reached A * K anew.
+harmful shift than against one (e > 1); it is raised again, and counted again, only by a detector that has reached A / w anew.
 
 A check without enough to go by is not made: p = 1, e = 1, and its detector stays. (A detector that is fed e = 1 grows by one a
 window, and would raise an alarm about nothing after A of them.)
@@ -31,6 +31,8 @@ from server.monitoring.windows import Closed
 from server.statistics.detector import EMPTY, e_value, family, step
 from server.statistics.evidence import Evidence
 
+DISTRIBUTIONS = 0.8
+"""What distributions have of all weight, where there are rates as well."""
 DEGRADED_ABOVE = 0.01
 """Share of the chosen rows of a window that may be lost."""
 
@@ -73,10 +75,22 @@ class Reference:
         """ln A."""
         return log(self.alarm_every_windows)
 
-    @property
-    def log_threshold(self) -> float:
-        """ln(A * K): of one detector alone."""
-        return log(self.alarm_every_windows * len(self.places))
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """Of each check, 1 together. Rates are three checks of a stream and its distribution is one: with a say alike, what is
+        looked for most would be found latest."""
+        shapes = sum(place.check == "distribution" for place in self.places)
+        rates = len(self.places) - shapes
+        if not shapes or not rates:
+            return (1 / len(self.places),) * len(self.places)
+        return tuple(
+            DISTRIBUTIONS / shapes if place.check == "distribution" else (1 - DISTRIBUTIONS) / rates for place in self.places
+        )
+
+    @cached_property
+    def log_thresholds(self) -> tuple[float, ...]:
+        """ln(A / w): of each detector alone."""
+        return tuple(self.log_family_threshold - log(weight) for weight in self.weights)
 
     @property
     def fresh(self) -> Detectors:
@@ -93,7 +107,7 @@ def judge(
     """
     findings: tuple[Finding, ...] = ()
     named: tuple[int, ...] = ()
-    log_family = family(detectors.logs)
+    log_family = family(detectors.logs, reference.weights)
     kind: Literal["all", "hours_of_week"] = "all"
     state, after = DriftState.NO_DATA, detectors
     if window.counts is not None:
@@ -101,8 +115,8 @@ def judge(
         # an hour of the week is met again only after a week: its error is not added up
         findings = tuple(_findings(reference, counts, kind == "all", window.counts, detectors))
         logs = [finding.log_detector for finding in findings]
-        log_family = family(logs)
-        named = _named(logs, reference.log_family_threshold)
+        log_family = family(logs, reference.weights)
+        named = _named(logs, reference)
         lasting = tuple(place for place in detectors.lasting if findings[place].e > 1)
         after = Detectors(tuple(EMPTY if place in named else each for place, each in enumerate(logs)), named or lasting)
         degraded = window.dropped > DEGRADED_ABOVE * window.offered
@@ -130,11 +144,11 @@ def judge(
     return verdict, after
 
 
-def _named(logs: list[float], log_threshold: float) -> tuple[int, ...]:
-    """The largest detectors, as few as leave the family below its threshold."""
-    left, named = list(logs), []
-    for place in sorted(range(len(logs)), key=lambda place: (-logs[place], place)):
-        if family(left) < log_threshold:
+def _named(logs: list[float], reference: Reference) -> tuple[int, ...]:
+    """The detectors that have most of the mean, as few as leave the family below its threshold."""
+    left, named, own = list(logs), [], reference.log_thresholds
+    for place in sorted(range(len(logs)), key=lambda place: (own[place] - logs[place], place)):
+        if family(left, reference.weights) < reference.log_family_threshold:
             break
         left[place] = EMPTY
         named.append(place)
@@ -142,9 +156,9 @@ def _named(logs: list[float], log_threshold: float) -> tuple[int, ...]:
 
 
 def _findings(reference: Reference, counts: Counts, lasting: bool, window: Counts, detectors: Detectors) -> Iterator[Finding]:
-    layout, threshold = reference.baseline.layout, reference.log_threshold
+    layout = reference.baseline.layout
     cells = [(layout.cells(counts, index), layout.cells(window, index)) for index, _ in layout]
-    for place, before in zip(reference.places, detectors.logs, strict=True):
+    for place, before, threshold in zip(reference.places, detectors.logs, reference.log_thresholds, strict=True):
         own, now = cells[place.index]
         compared = compare(place, own, now, reference.tolerance, lasting)
         evidence = compared.evidence or Evidence(0.0, 0, 0.0, 1.0)

@@ -60,7 +60,8 @@ class WindowVerdict:
 
     Units: `start_us`, `end_us` microseconds since 1970, of the window as it was judged (small ones are merged forward).
     `rows`: sampled rows in it. `offered` and `dropped`: rows that were chosen in that time, and those of them that were lost.
-    `log_family`: the logarithm of the mean of all detectors; an alarm from `log_threshold` on. `detectors`: how many there are.
+    `log_family`: the logarithm of the weighted mean of all detectors; an alarm from `log_threshold` on. `detectors`: how many
+    there are; the weight of each is exp(`log_threshold` of the window - `log_threshold` of its finding).
     `reference`: which part of the baseline it was compared with. `edges_digest`: SHA-256 of the frozen bins.
     """
 

@@ -46,10 +46,13 @@ def step(log_detector: float, e: float) -> float:
     return grown + math.log(e) if e > 0 else EMPTY
 
 
-def family(log_detectors: Sequence[float] | NDArray[np.float64]) -> float:
-    """The logarithm of the mean of detectors, EMPTY where there are none. Its run length is that of each of them."""
+def family(log_detectors: Sequence[float] | NDArray[np.float64], weights: Sequence[float] | None = None) -> float:
+    """The logarithm of the mean of detectors, EMPTY where there are none. Its run length is that of each of them.
+
+    `weights`: of a weighted mean; they are positive, and 1 together.
+    """
     logs = np.asarray(log_detectors, dtype=np.float64)
     top = float(logs.max()) if logs.size else EMPTY
     if math.isinf(top):
         return top
-    return top + math.log(float(np.exp(logs - top).mean()))
+    return top + math.log(float(np.average(np.exp(logs - top), weights=weights)))

@@ -51,9 +51,11 @@ def test_a_calm_window() -> None:
     for each in verdict.findings:
         assert each.e == e_value(each.p)
         assert each.log_detector == pytest.approx(log(each.e))  # (1 + 0) e
-        assert each.log_threshold == pytest.approx(log(A * 7))
+        # of one stream of numbers and one of categories: two distributions, five rates
+        weight = 0.8 / 2 if each.check == "distribution" else 0.2 / 5
+        assert each.log_threshold == pytest.approx(log(A / weight))
         assert not each.alarm
-    mean = sum(each.e for each in verdict.findings) / 7
+    mean = sum(exp(verdict.log_threshold - each.log_threshold) * each.e for each in verdict.findings)
     assert verdict.log_family == pytest.approx(log(mean))
     assert after.logs == tuple(each.log_detector for each in verdict.findings)
 
@@ -75,13 +77,13 @@ def test_an_alarm_names_what_it_is_about_and_begins_that_anew() -> None:
 
 
 def test_several_detectors_together_alarm_and_are_named_until_the_rest_is_calm() -> None:
-    """Of seven detectors none is at 60 * 7, but their mean is 69.4, and without the largest 33.8."""
-    high = Detectors((log(249.0), log(239.0), log(229.0), *[EMPTY] * 4))
+    """None is where it would alarm by itself, at 60 / 0.4 and 60 / 0.04, but their mean is, and without the largest it is not."""
+    high = Detectors((log(149.0), log(239.0), log(229.0), *[EMPTY] * 4))
     few = counts([2, 2], [2, 2])  # nothing can be said of distributions by four rows, so those detectors stay
     verdict, after = judge(KEY, "champion", window(few, rows=50), replace(REFERENCE, alarm_every_windows=60), high)
-    assert finding(verdict, "x:distribution").log_detector == log(249.0)
+    assert finding(verdict, "x:distribution").log_detector == log(149.0)
     assert finding(verdict, "x:missing").log_detector == pytest.approx(log(240 * 0.5), abs=1e-8)
-    assert verdict.log_family == pytest.approx(log((249 + 120 + 115 + 3 * 0.5) / 7), abs=1e-6)
+    assert verdict.log_family == pytest.approx(log(0.4 * 149 + 0.04 * (120 + 115 + 3 * 0.5)), abs=1e-6)
     assert verdict.alarmed == ("x:distribution",)
     assert not finding(verdict, "x:distribution").alarm
     assert after.logs[0] == EMPTY

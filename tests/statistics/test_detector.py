@@ -83,6 +83,11 @@ def test_a_family_is_the_mean(logs: list[float]) -> None:
     assert family(np.array(logs)) == family(tuple(logs))
 
 
+def test_a_family_may_be_a_weighted_mean() -> None:
+    assert math.exp(family([math.log(10.0), math.log(1000.0), EMPTY], [0.5, 0.2, 0.3])) == pytest.approx(205.0)
+    assert family([1.0, 2.0], [0.5, 0.5]) == family([1.0, 2.0])
+
+
 def test_a_family_of_none_has_seen_nothing() -> None:
     assert family([]) == family([EMPTY, EMPTY]) == EMPTY
     assert family([math.inf, 0.0]) == math.inf
