@@ -61,7 +61,8 @@ class WindowVerdict:
     Units: `start_us`, `end_us` microseconds since 1970, of the window as it was judged (small ones are merged forward).
     `rows`: sampled rows in it. `offered` and `dropped`: rows that were chosen in that time, and those of them that were lost.
     `log_family`: the logarithm of the mean of all detectors; an alarm from `log_threshold` on. `detectors`: how many there are.
-    `reference`: which part of the baseline it was compared with. `edges_digest`: SHA-256 of the frozen bins.
+    `reference`: which part of the baseline it was compared with. `edges_digest`: SHA-256 of the frozen bins. `tolerance`: the
+    shift that is harmless, in standard deviations, from which what each finding tolerates follows.
     """
 
     key: VersionKey
@@ -80,6 +81,7 @@ class WindowVerdict:
     baseline_origin: str
     edges_digest: str
     reference: Literal["all", "hours_of_week"]
+    tolerance: float
     alarmed: tuple[str, ...] = ()
     """What an alarm names, as `stream:check`: those with a detector beyond the family's threshold, or else the largest."""
 
