@@ -315,6 +315,7 @@ class Window(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     ALARMED_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
     start_us: _builtins.int
     end_us: _builtins.int
     rows: _builtins.int
@@ -328,6 +329,8 @@ class Window(_message.Message):
     baseline_origin: _builtins.str
     edges_digest: _builtins.str
     reference: _builtins.str
+    tolerance: _builtins.float
+    """The shift that is harmless, in standard deviations."""
     @_builtins.property
     def alarmed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -350,10 +353,11 @@ class Window(_message.Message):
         reference: _builtins.str = ...,
         alarmed: _abc.Iterable[_builtins.str] | None = ...,
         findings: _abc.Iterable[Global___Finding] | None = ...,
+        tolerance: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarmed", b"alarmed", "baseline_digest", b"baseline_digest", "baseline_origin", b"baseline_origin", "detectors", b"detectors", "dropped", b"dropped", "edges_digest", b"edges_digest", "end_us", b"end_us", "findings", b"findings", "log_family", b"log_family", "log_threshold", b"log_threshold", "offered", b"offered", "reference", b"reference", "rows", b"rows", "start_us", b"start_us", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarmed", b"alarmed", "baseline_digest", b"baseline_digest", "baseline_origin", b"baseline_origin", "detectors", b"detectors", "dropped", b"dropped", "edges_digest", b"edges_digest", "end_us", b"end_us", "findings", b"findings", "log_family", b"log_family", "log_threshold", b"log_threshold", "offered", b"offered", "reference", b"reference", "rows", b"rows", "start_us", b"start_us", "state", b"state", "tolerance", b"tolerance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -136,6 +136,7 @@ def verdict(number: int = 0, state: DriftState = DriftState.OK, findings: Sequen
         baseline_origin="registration",
         edges_digest="e" * 64,
         reference="all",
+        tolerance=0.1,
         alarmed=alarmed,
     )
 

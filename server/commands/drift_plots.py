@@ -46,8 +46,8 @@ def _pictures(version: ReportedVersion) -> Iterator[Picture]:
     reading = version.reading
     name = f"{plain(reading.key.model)}:{reading.key.version} ({plain(reading.arm)})"
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", f"{reading.key.model}-{reading.key.version}-{reading.arm}")
-    judged = [window for window in reversed(reading.windows) if window.findings]
-    if judged:
+    judged = [window for window in reversed(reading.windows) if window.rows]
+    if judged and judged[-1].findings:
         yield _save(stem, "detectors", f"Detectors of {name} over time", _detectors(name, judged))
         findings = [one for one in worst_first(judged[-1].findings) if one.check == "distribution" and one.m and one.n]
         size = _COLUMNS * _ROWS
@@ -89,7 +89,7 @@ def _detectors(name: str, windows: Sequence[WindowVerdict]) -> Figure:
         ]
         label = f"{_short(finding.stream)}, {finding.check}"
         below.plot(*zip(*points, strict=True), color=colour, marker=mark, markersize=3, label=label)
-    _threshold(below, times, [worst[0].log_threshold for _ in windows])
+    _threshold(below, times, [worst[0].log_threshold] * len(times))
     below.set_title("the checks with the most evidence now", loc="left", fontsize=9)
     # beside the axes: over them it would hide a line
     below.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)

@@ -22,7 +22,7 @@ from server.transport.drift_reading import ReportedVersion, StreamBins
 
 RELATIVE = 1e-9
 """Numbers that are found by the same steps on another machine may differ in their last digits."""
-_ABSOLUTE: Mapping[str, float] = {"effect": 1e-12, "log_detector": 1e-9, "log_family": 1e-9}
+_ABSOLUTE: Mapping[str, float] = {"effect": 1e-12, "tolerated": 1e-12, "log_detector": 1e-9, "log_family": 1e-9}
 """Beside that, for numbers that are differences of larger ones, or may be 0. A p has none: it may be as small as it likes."""
 
 
@@ -58,6 +58,7 @@ class _Numbers(NamedTuple):
     n: float
     m: float
     effect: float
+    tolerated: float
     statistic: float
     df: float
     noncentrality: float
@@ -74,7 +75,8 @@ def recompute(version: ReportedVersion) -> Recomputed:
         before = _before(reading.windows[place + 1 :], window)
         for finding in window.findings:
             differences += _compare(window, finding, version.streams.get(finding.stream), before)
-        if window.findings:
+        # of older windows a monitor keeps only what alarms named
+        if window.findings and len(window.findings) == window.detectors:
             # a detector's weight is in the threshold that it has by itself
             weights = [math.exp(window.log_threshold - finding.log_threshold) for finding in window.findings]
             found = family([finding.log_detector for finding in window.findings], weights)
@@ -86,11 +88,10 @@ def _compare(
     window: WindowVerdict, finding: Finding, stream: StreamBins | None, before: Mapping[str, float] | None
 ) -> list[Difference]:
     subject = f"{finding.stream}:{finding.check}"
-    found = _rate(finding) if finding.check != "distribution" else _distribution(finding, stream)
-    pairs = {
-        name: (float(getattr(finding, name)), float(getattr(found, name)))
-        for name in ("n", "m", "effect", "statistic", "df", "noncentrality", "p", "e")
-    }
+    rate = finding.check != "distribution"
+    found = _rate(finding, window.tolerance) if rate else _distribution(finding, stream)
+    names = (name for name in _Numbers._fields if name != "made")
+    pairs = {name: (float(getattr(finding, name)), float(getattr(found, name))) for name in names}
     if before is not None and subject in before:
         last = before[subject]
         pairs["log_detector"] = finding.log_detector, step(last, found.e) if found.made else last
@@ -99,10 +100,10 @@ def _compare(
 
 
 def _before(older: Sequence[WindowVerdict], window: WindowVerdict) -> Mapping[str, float] | None:
-    """The detectors that a window began with; None where no window before it is told that was judged by the same baseline."""
+    """The detectors that a window began with, as far as they are told; None where none before it was judged alike."""
     for last in older:
-        if not last.findings:
-            continue
+        if not last.rows:
+            continue  # without rows detectors stay as they are
         if (last.baseline_digest, last.edges_digest) != (window.baseline_digest, window.edges_digest):
             return None
         # what an alarm named begins anew
@@ -116,39 +117,38 @@ def _distribution(finding: Finding, stream: StreamBins | None) -> _Numbers:
     before, after = np.array(finding.baseline, dtype=np.int64), np.array(finding.window, dtype=np.int64)
     n, m = int(before.sum()), int(after.sum())
     # the vocabulary, the others, and what is unseen
-    if stream is not None and len(finding.baseline) == len(stream.vocabulary) + 2:
-        evidence = homogeneity_evidence(before, after, finding.tolerated) if n and m else Evidence(0.0, 0, 0.0, 1.0)
-        made, bins = evidence.df > 0, int(np.count_nonzero(before + after))
+    if categories := stream is not None and len(finding.baseline) == len(stream.vocabulary) + 2:
+        df = homogeneity_evidence(before, after, 0.0).df if n and m else 0
+        bins = int(np.count_nonzero(before + after))
     else:
         starts = pools(before, m)
-        made, bins = len(starts) > 1, len(starts)
-        if made and bins < len(before):
+        df = bins = len(starts)
+        df -= 1
+        if 1 < bins < len(before):
             before, after = (np.add.reduceat(counts, starts) for counts in (before, after))
-        evidence = psi_evidence(psi(before, after), bins, n, m, finding.tolerated)
-    if not made:
+    if df < 1:
         return _nothing(n, m)
-    return _numbers(n, m, psi(before, after) - psi_bias(bins, n, m), evidence)
+    distance, tolerated = psi(before, after), finding.tolerated
+    evidence = homogeneity_evidence(before, after, tolerated) if categories else psi_evidence(distance, bins, n, m, tolerated)
+    return _numbers(n, m, distance - psi_bias(bins, n, m), tolerated, evidence)
 
 
-def _rate(finding: Finding) -> _Numbers:
+def _rate(finding: Finding, tolerance: float) -> _Numbers:
     known, found = finding.baseline[1], finding.window[1]
     n, m = sum(finding.baseline), sum(finding.window)
     if not (n and m):
         return _nothing(n, m)
-    # told is the difference that is tolerated; the test wants it in deviations of one value
-    usual = (known + 0.5) / (n + 1)
-    tolerance = finding.tolerated / math.sqrt(usual * (1 - usual))
-    return _numbers(n, m, found / m - known / n, rate_evidence(known, n, found, m, tolerance))
+    evidence = rate_evidence(known, n, found, m, tolerance)
+    return _numbers(n, m, found / m - known / n, evidence.noncentrality - known / n, evidence)
 
 
-def _numbers(n: int, m: int, effect: float, evidence: Evidence) -> _Numbers:
-    return _Numbers(
-        n, m, effect, evidence.statistic, evidence.df, evidence.noncentrality, evidence.p, e_value(evidence.p), made=True
-    )
+def _numbers(n: int, m: int, effect: float, tolerated: float, evidence: Evidence) -> _Numbers:
+    statistic, df, noncentrality, p = evidence
+    return _Numbers(n, m, effect, tolerated, statistic, df, noncentrality, p, e_value(p), made=True)
 
 
 def _nothing(n: int, m: int) -> _Numbers:
-    return _Numbers(n, m, 0.0, 0.0, 0, 0.0, 1.0, 1.0, made=False)
+    return _Numbers(n, m, 0.0, 0.0, 0.0, 0, 0.0, 1.0, 1.0, made=False)
 
 
 def _differing(window: WindowVerdict, subject: str, pairs: Mapping[str, tuple[float, float]]) -> list[Difference]:

@@ -139,6 +139,7 @@ def judge(
         baseline_origin=reference.baseline.origin,
         edges_digest=reference.edges_digest,
         reference=kind,
+        tolerance=reference.tolerance,
         alarmed=tuple(str(reference.places[place]) for place in named),
     )
     return verdict, after

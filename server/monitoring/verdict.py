@@ -62,7 +62,8 @@ class WindowVerdict:
     `rows`: sampled rows in it. `offered` and `dropped`: rows that were chosen in that time, and those of them that were lost.
     `log_family`: the logarithm of the weighted mean of all detectors; an alarm from `log_threshold` on. `detectors`: how many
     there are; the weight of each is exp(`log_threshold` of the window - `log_threshold` of its finding).
-    `reference`: which part of the baseline it was compared with. `edges_digest`: SHA-256 of the frozen bins.
+    `reference`: which part of the baseline it was compared with. `edges_digest`: SHA-256 of the frozen bins. `tolerance`: the
+    shift that is harmless, in standard deviations, from which what each finding tolerates follows.
     """
 
     key: VersionKey
@@ -81,6 +82,7 @@ class WindowVerdict:
     baseline_origin: str
     edges_digest: str
     reference: Literal["all", "hours_of_week"]
+    tolerance: float
     alarmed: tuple[str, ...] = ()
     """What an alarm names, as `stream:check`: those with a detector beyond the family's threshold, or else the largest."""
 

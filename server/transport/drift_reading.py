@@ -109,6 +109,7 @@ def _verdict_from(key: VersionKey, arm: str, window: pb.Window) -> WindowVerdict
         baseline_origin=window.baseline_origin,
         edges_digest=window.edges_digest,
         reference=_reference(window.reference),
+        tolerance=window.tolerance,
         alarmed=tuple(window.alarmed),
     )
 

@@ -102,6 +102,7 @@ def _window(verdict: WindowVerdict) -> pb.Window:
         baseline_origin=verdict.baseline_origin,
         edges_digest=verdict.edges_digest,
         reference=verdict.reference,
+        tolerance=verdict.tolerance,
         alarmed=verdict.alarmed,
         findings=[_finding(each) for each in verdict.findings],
     )

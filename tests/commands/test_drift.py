@@ -24,7 +24,7 @@ from server.monitoring.baseline import Baseline
 from server.monitoring.judge import Reference, judge
 from server.monitoring.reading import MonitoringReading, VersionReading
 from server.monitoring.streams import Category, Layout, Numeric, Stream
-from server.monitoring.verdict import DriftState, Finding, RiskReading
+from server.monitoring.verdict import DriftState, Finding, RiskReading, WindowVerdict
 from server.monitoring.windows import Closed
 from server.transport.drift_reading import ReportedVersion, reading_from
 from server.transport.drift_report import report_of
@@ -307,6 +307,18 @@ def test_a_difference_is_an_exit_status(ask: Server) -> None:
     )
 
 
+def test_windows_of_which_only_what_was_named_is_kept_come_out_too() -> None:
+    version = judged([CALM, MOVED, NOTHING, MOVED, CALM, CALM], BASELINE)
+
+    def thinned(window: WindowVerdict) -> WindowVerdict:
+        kept = tuple(one for one in window.findings if f"{one.stream}:{one.check}" in window.alarmed)
+        return replace(window, findings=kept)
+
+    for whole in range(1, len(version.windows)):
+        windows = (*version.windows[:whole], *map(thinned, version.windows[whole:]))
+        assert recompute(told(replace(version, windows=windows))).differences == ()
+
+
 def test_detectors_are_followed_only_within_one_baseline() -> None:
     version = judged([CALM, MOVED], BASELINE)
     older = replace(version.windows[1], baseline_digest="other")
@@ -351,7 +363,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def test_pictures_are_written_whole(ask: Server, tmp_path: Path) -> None:
     many = tuple(replace(verdicts.numbers("distance", (260, 250, 240, 250)), stream=f"stream {number}") for number in range(14))
-    version = verdicts.version(verdicts.verdict(1, findings=many), verdicts.verdict(0, findings=many))
+    thinned = verdicts.verdict(0, findings=())
+    version = verdicts.version(verdicts.verdict(2, findings=many), verdicts.verdict(1, findings=many), thinned)
     assert ask(verdicts.reading(version), "--plots", str(tmp_path / "made" / "here"))[0] == 0
     made = {path.name: path.read_bytes() for path in (tmp_path / "made" / "here").iterdir()}
     kinds = ("detectors", "streams-1", "streams-2", "quality")

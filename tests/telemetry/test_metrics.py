@@ -237,8 +237,8 @@ def test_an_answered_batch_is_shown_under_podiums_names() -> None:
 
 
 def test_rows_that_broke_a_constraint_are_shown() -> None:
-    version = {"model": "ranker", "version": "3", "input": "age"}
-    assert _value(_full(), "podium_invalid_inputs_total", **version, constraint="at_least", action="reject") == 4
+    version = {"model": "ranker", "version": "3", "input": "x"}
+    assert _value(_full(), "podium_invalid_inputs_total", **version, constraint="at_least", action="reject") == 2
 
 
 def test_features_are_shown() -> None:
