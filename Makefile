@@ -8,7 +8,7 @@ CXX_FILES = $(shell find $(NATIVE) bench -name '*.cc' -o -name '*.h')
 CLANG_FORMAT = $(BIN)/clang-format --style=file:$(NATIVE)/.clang-format
 FUZZ_S ?= 60
 
-.PHONY: demo test lint format native stub image sanitize fuzz bench soak protos clean
+.PHONY: demo test lint format native stub image sanitize fuzz rules bench soak protos clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -56,6 +56,11 @@ sanitize: $(STAMP)
 
 fuzz: $(STAMP)
 	FUZZ_S=$(FUZZ_S) $(NATIVE)/fuzz.sh
+
+# the alert rules, and when they fire, by Prometheus' own tool (Debian's package prometheus has it)
+rules:
+	promtool check rules deploy/prometheus/podium-monitoring.rules.yml
+	promtool test rules deploy/prometheus/podium-monitoring.test.yml
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

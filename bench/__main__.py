@@ -2,7 +2,16 @@
 
 import sys
 
-from bench import core, features_builder, features_read, many_models, native_plane, overload
+from bench import (
+    core,
+    features_builder,
+    features_read,
+    many_models,
+    monitoring_cost,
+    monitoring_counting,
+    native_plane,
+    overload,
+)
 from bench.drift import command as drift
 
 BENCHMARKS = {
@@ -11,6 +20,8 @@ BENCHMARKS = {
     "features_builder": features_builder.main,
     "features_read": features_read.main,
     "many_models": many_models.main,
+    "monitoring_cost": monitoring_cost.main,
+    "monitoring_counting": monitoring_counting.main,
     "native_plane": native_plane.main,
     "overload": overload.main,
 }

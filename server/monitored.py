@@ -7,15 +7,18 @@ or nothing is sampled.
 import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from server.core.clock import NS_PER_US
 from server.core.errors import Unsupported
-from server.core.monitoring_settings import MonitoringSettings
+from server.core.monitoring_settings import ModelMonitoring, MonitoringSettings
 from server.core.settings import ModelSettings
+from server.core.tensors import byte_size
 from server.core.versions import VersionKey
+from server.held_folder import held
 from server.lifecycle.published import Published
 from server.lifecycle.replica import Replica
 from server.monitoring.judging import Judging
@@ -28,6 +31,7 @@ from server.monitoring.reading import MonitoringReading, VersionReading
 from server.monitoring.redis_sink import RedisOutcomes, RedisSink, RedisWriter
 from server.monitoring.sampler import Plan, Sampler
 from server.monitoring.sink import Sink
+from server.retrain import Retrain, objectives
 from server.telemetry.monitoring_readings import Objective
 
 CHAMPION, CHALLENGER, OTHER = "champion", "challenger", "other"
@@ -55,6 +59,7 @@ class Monitored:
         self.forward: Callable[[Outcome], None] | None = None
         self._monitors: Monitors | None = None
         self._kept: OutcomesFile | None = None
+        self._retrain: Retrain | None = None
         self._closing: list[Callable[[], None]] = []
         sinks: list[Sink] = []
         if settings.sink == "process":
@@ -69,12 +74,17 @@ class Monitored:
 
     def _judging(self) -> Sink:
         folder = Path(self._settings.dir) if self._settings.dir else None
+        lock = ExitStack()
+        lock.enter_context(held(folder))
+        self._closing.append(lock.close)
         self._monitors = monitors = Monitors(folder)
         self.outcomes = outcomes = Outcomes(lambda: time.time_ns() // NS_PER_US)
         self._kept = None if folder is None else OutcomesFile(folder)
         if self._kept is not None:
             self._kept.restore(outcomes)
-        return Judging(monitors, outcomes, lambda verdicts, qualities, now_us: None, self._save)
+        self._retrain = retrain = Retrain(self._settings)
+        self._closing.append(retrain.close)
+        return Judging(monitors, outcomes, retrain.consider, self._save)
 
     def _save(self) -> None:
         if self._monitors is not None and self.outcomes is not None and self._kept is not None:
@@ -103,6 +113,8 @@ class Monitored:
                 self._monitors.leave(key)
                 self.outcomes.leave(key)
         self._served = served
+        if self._retrain is not None:
+            self._retrain.follow(self._settings_of())
         self.sampler.follow({key: _plan(each, published.ready[key]) for key, each in served.items()})
 
     def reading(self) -> MonitoringReading | None:
@@ -113,7 +125,8 @@ class Monitored:
         if self._monitors is not None and self.outcomes is not None:
             qualities = {(each.key, each.arm): each for each in self.outcomes.readings()}
             versions = tuple(replace(each, quality=qualities.get((each.key, each.arm))) for each in self._monitors.versions())
-        return MonitoringReading(versions, self.sampler.reading(), self.sampler.lag_s())
+        events = {} if self._retrain is None else self._retrain.events()
+        return MonitoringReading(versions, self.sampler.reading(), self.sampler.lag_s(), events)
 
     def findings(self) -> MonitoringReading:
         """What the monitors of this process have found. Raises: Unsupported where it has none."""
@@ -124,16 +137,10 @@ class Monitored:
 
     def objectives(self) -> dict[VersionKey, Objective]:
         """What versions are to reach."""
-        made = {}
-        for key, each in self._served.items():
-            quality = each.settings.monitoring.quality
-            if quality is None or not quality.objective:
-                continue
-            if quality.at_least is not None:
-                made[key] = Objective(quality.objective, "at_least", quality.at_least)
-            elif quality.at_most is not None:
-                made[key] = Objective(quality.objective, "at_most", quality.at_most)
-        return made
+        return objectives(self._settings_of())
+
+    def _settings_of(self) -> dict[VersionKey, ModelMonitoring]:
+        return {key: each.settings.monitoring for key, each in self._served.items()}
 
     def close(self) -> None:
         """Hand over what waits, and keep what was found. Idempotent."""
@@ -169,7 +176,17 @@ def _served(key: VersionKey, replica: Replica, published: Published) -> _Served:
 def _plan(served: _Served, replica: Replica) -> Plan:
     features = () if replica.features is None else replica.features.names
     # every call that names no version goes to the default
-    return Plan(served.arm, 0, float(served.arm == CHAMPION), served.settings.monitoring, features)
+    weight = float(served.arm == CHAMPION)
+    return Plan(served.arm, 0, weight, served.settings.monitoring, features, _row_bytes(replica))
+
+
+def _row_bytes(replica: Replica) -> int:
+    """Of a row's inputs and outputs, as far as they are not found for it; 0 where that differs from row to row."""
+    signature = replica.signature
+    specs = (*signature.inputs, *signature.outputs)
+    if any(spec.datatype == "BYTES" or min(spec.shape, default=1) < 0 for spec in specs):
+        return 0
+    return sum(byte_size(spec.datatype, spec.shape) for spec in specs)
 
 
 def _parquet(settings: MonitoringSettings, redaction: Callable[[VersionKey], Any]) -> Sink:

@@ -20,6 +20,7 @@ from server.__main__ import main
 from server.core import door_settings, feature_settings, monitoring_settings, settings, versions
 from server.core.table import Table
 from server.dataplane import ticket
+from server.monitoring import monitor
 from server.registry import manifest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -231,7 +232,12 @@ def test_the_walks_name_functions_that_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "transitions"), [("States of a version", versions.TRANSITIONS), ("States of a ticket", ticket.TRANSITIONS)]
+    ("heading", "transitions"),
+    [
+        ("States of a version", versions.TRANSITIONS),
+        ("States of a monitor", monitor.TRANSITIONS),
+        ("States of a ticket", ticket.TRANSITIONS),
+    ],
 )
 def test_state_tables_are_the_transitions(heading: str, transitions: Mapping[Enum, frozenset[Enum]]) -> None:
     shown = {

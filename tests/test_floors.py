@@ -19,7 +19,11 @@ FLOORS = {
             "server.optional",
             "server.device_memory",
             "server.levels",
+            "server.held_folder",
             "server.monitored",
+            "server.retrain",
+            "server.monitored_versions",
+            "server.monitor_process",
             "server.__main__",
             "server.commands",
             "server.consumers_command",
@@ -126,7 +130,7 @@ def test_no_import_hides() -> None:
 
 
 def test_only_the_door_speaks_the_wire() -> None:
-    doors = {"server.transport", "server.app", *BESIDE, "protos"}
+    doors = {"server.transport", "server.app", "server.monitor_process", *BESIDE, "protos"}
     inside = ((path, module) for path, found in FILES.items() if own_room(path) not in doors for module, _ in found)
     assert not named((path, module) for path, module in inside if module.split(".")[0] in WIRE)
 

@@ -3,7 +3,7 @@
 `python -m models.flight_delay.build --out FOLDER` writes every file of a version, the network twice among them, as `model.onnx`
 and as `program.pt2`, and `facts.json`, what the recipe says of them; with `--register` they become the next version instead.
 `--inputs` chooses the variant: "schedule" is told what a timetable tells, "history" also what happened lately, as features; its
-files include the contract about them.
+files include the contract about them. `baseline.json` is what the version is monitored by: June, as the file answers it.
 Trained on January to May; June chooses the epoch and is what the metrics are measured on; July to December are never looked at.
 Two builds with the same arguments on one kind of machine write the same bytes.
 """
@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,17 +39,21 @@ from models.flight_delay.features import VIEWS
 from models.flight_delay.history import load_history
 from models.flight_delay.inputs import VARIANTS, Variant
 from models.flight_delay.model import Fitted, encode, fit
-from models.flight_delay.registration import CONTRACT_FILES, MODEL_FILE, PROGRAM_FILE, register_build, reusable
+from models.flight_delay.registration import CONTRACT_FILES, MODEL, MODEL_FILE, PROGRAM_FILE, register_build, reusable
 from models.flight_delay.training import Settings, predict, train
 from server.core.errors import PodiumError
 from server.core.tensors import Array
 from server.core.versions import VersionKey
+from server.monitoring.baseline import Baseline
+from server.monitoring.baseline_document import BASELINE_FILE, to_document
+from server.monitoring.validation_rows import baseline_of
 from server.registry.durable import write_atomically
 from server.registry.environment import completed
 from server.registry.golden import GOLDEN_FILE, save_golden
 from server.registry.manifest import ManifestFields
 from server.registry.rebuild import FACTS_FILE
 from server.registry.resolve import DEFAULT_ALIAS
+from server.registry.source import SETTINGS_FILE, parse_settings
 
 SCHEDULE_ALIAS = "schedule"
 """The alias by which the demo keeps the variant that reads no features."""
@@ -93,7 +98,8 @@ def build(
     train_s = time.monotonic() - training_began
     content = export.to_onnx(trained.model, fitted)
     program_content = program.to_program(trained.model, fitted)
-    served = answers(content, valid)
+    outputs = export.predict(content, as_rows(valid.inputs))
+    served = outputs["probability"][:, 0].astype(np.float64)
     differences = {
         "torch_onnx_max_difference": _distance(served, predict(trained.model, valid, fitted)),
         "program_onnx_max_difference": _distance(served, program.predict(program_content, valid, fitted)),
@@ -116,7 +122,8 @@ def build(
     write_atomically(out / MODEL_FILE, content)
     write_atomically(out / PROGRAM_FILE, program_content)
     save_golden(out / GOLDEN_FILE, golden_inputs, golden_outputs)
-    names = [MODEL_FILE, PROGRAM_FILE, GOLDEN_FILE]
+    write_atomically(out / BASELINE_FILE, to_document(profile(valid, outputs, variant)))
+    names = [MODEL_FILE, PROGRAM_FILE, GOLDEN_FILE, BASELINE_FILE]
     if variant == "history":
         write_contract(out, FeatureSet(VIEWS))
         names += CONTRACT_FILES
@@ -129,6 +136,23 @@ def build(
         golden_outputs=golden_outputs,
         train_s=train_s,
         total_s=time.monotonic() - began,
+    )
+
+
+def profile(valid: Flights, outputs: Mapping[str, Array], variant: Variant) -> Baseline:
+    """What the version is monitored by: the rows it was validated with, as the exported file answers them, and what came true.
+
+    No latencies: two builds would not write the same bytes. Shapes: `outputs` `[rows, 1]`.
+    """
+    settings = parse_settings((ROOT / "models" / MODEL / SETTINGS_FILE).read_bytes())
+    return baseline_of(
+        VersionKey(MODEL, 1),
+        as_rows(valid.inputs),
+        outputs,
+        settings,
+        time_us=valid.departs_s * 10**6,
+        labels=valid.late.astype(np.float64),
+        features=tuple(FeatureSet(VIEWS).features) if variant == "history" else (),
     )
 
 

@@ -9,6 +9,7 @@ from server.commands.drift import add_drift
 from server.commands.features import add_features
 from server.commands.listing import add_lineage, add_models
 from server.commands.measured import add_measured
+from server.commands.monitor import add_monitor
 from server.commands.pruning import add_prune
 from server.commands.registering import add_alias, add_register
 from server.commands.reproducing import add_reproduce
@@ -26,5 +27,6 @@ def add_commands(subparsers: "_SubParsersAction[ArgumentParser]") -> None:
         add_measured,
         add_features,
         add_drift,
+        add_monitor,
     ):
         add(subparsers)

@@ -112,7 +112,7 @@ def _of_table(
     # outcomes may be whole numbers or not, and an instant is a whole number
     try:
         table = tables.READERS[".parquet"](path, {**kinds, **dict.fromkeys(further, "")})
-    except (OSError, ValueError, NotImplementedError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InvalidRequest(f"{path}: no table: {error}") from None
     there = set(table.schema.names)
     kinds |= {name: _number_kind(table, name) for name in further if name in there and name not in kinds}

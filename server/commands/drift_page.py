@@ -23,9 +23,11 @@ h1 { font-size: 24px } h2 { font-size: 20px; margin-top: 36px; border-top: 1px s
 .state.degraded { border-color: #E69F00; background: #fdf5e3 } .state.learning, .state.no_data { background: #eee }
 pre { background: #f6f6f6; padding: 12px; overflow-x: auto; font-size: 13px }
 table { border-collapse: collapse; font-size: 13px; margin: 12px 0 }
-th, td { border-bottom: 1px solid #ddd; padding: 3px 10px; text-align: right; vertical-align: top }
+th, td { border-bottom: 1px solid #ddd; padding: 3px 10px; text-align: right; vertical-align: top; white-space: nowrap }
+th:last-child { text-align: left }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left } tr.alarm td { background: #fdeee4 }
-td.name { min-width: 150px; max-width: 280px; overflow-wrap: anywhere } td.moved { text-align: left; min-width: 300px }
+td.name { min-width: 150px; max-width: 280px; overflow-wrap: anywhere; white-space: normal }
+td.moved { text-align: left; min-width: 300px; white-space: normal }
 img { max-width: 100%; height: auto; display: block; margin: 16px 0 } summary { cursor: pointer }
 """
 _OPEN = 20

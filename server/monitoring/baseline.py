@@ -35,9 +35,9 @@ class ReferenceQuality:
     loss_scale: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Baseline:
-    """What windows of one version are compared with.
+    """What windows of one version are compared with. Arrays have no truth value, so two are told apart by their digests.
 
     Shapes: `counts` `[layout.size]`; `hourly`: by hour of the week, the same for rows of that hour alone, where the rows had
     timestamps. `latency_us`: the median, 95 % and 99 % quantile of an execution of one row, 0 where it was not measured.

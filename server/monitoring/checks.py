@@ -15,13 +15,10 @@ from server.monitoring.streams import SUM_SCALE, Category, Cells, Counts, Layout
 from server.monitoring.verdict import Check
 from server.statistics.distances import jensen_shannon, kolmogorov_smirnov, psi, psi_bias, wasserstein
 from server.statistics.evidence import Evidence, homogeneity_evidence, psi_evidence, rate_evidence, tolerated_psi
+from server.statistics.supported import supported_psi
 
 LEAST_EXPECTED = 5
 """Rows that a bin must be expected to have, in the window and in the reference: below, the chi-square law does not hold."""
-REFERENCE_SHARE = {"all": 20, "hours_of_week": 1}
-"""The reference is a sample too. By its error alone, of n rows in B bins, windows without any shift keep a PSI of (B - 1) / n
-on average. What is tolerated is at least so many times that: 20 times where every window meets the same error, which a detector
-would add up; once where an hour's error is met again only after a week."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +59,14 @@ def places(layout: Layout, counts: Counts) -> tuple[Place, ...]:
     return tuple(made)
 
 
-def compare(place: Place, own: Cells, now: Cells, tolerance: float, share: int) -> Compared:
-    """One check. `own`: the reference's counts, `now` the window's. `share`: see `REFERENCE_SHARE`."""
+def compare(place: Place, own: Cells, now: Cells, tolerance: float, lasting: bool) -> Compared:
+    """One check. `own`: the reference's counts, `now` the window's. `lasting`: other windows have the same
+    reference, and so meet the same error of it."""
     if place.check != "distribution":
         return _rate(place.check, own, now, tolerance)
     if isinstance(place.stream, Category):
-        return _categories(own, now, tolerance, share)
-    return _numbers(own, now, tolerance, share)
+        return _categories(own, now, tolerance, lasting)
+    return _numbers(own, now, tolerance, lasting)
 
 
 def pools(expected: Counts, rows: int) -> list[int]:
@@ -90,7 +88,7 @@ def pools(expected: Counts, rows: int) -> list[int]:
     return starts
 
 
-def _numbers(own: Cells, now: Cells, tolerance: float, share: int) -> Compared:
+def _numbers(own: Cells, now: Cells, tolerance: float, lasting: bool) -> Compared:
     compared = Compared(_ints(own.bins), _ints(now.bins), own.present, now.present)
     starts = pools(own.bins, now.present)
     if len(starts) < 2:
@@ -98,7 +96,7 @@ def _numbers(own: Cells, now: Cells, tolerance: float, share: int) -> Compared:
     n, m, size = compared.n, compared.m, len(starts)
     whole = size == len(own.bins)
     before, after = (own.bins, now.bins) if whole else (np.add.reduceat(each.bins, starts) for each in (own, now))
-    distance, tolerated = psi(before, after), _tolerated(tolerance, share * (size - 1) / n)
+    distance, tolerated = psi(before, after), _tolerated(tolerance, size - 1, n, lasting)
     return replace(
         compared,
         effect=distance - psi_bias(size, n, m),
@@ -108,7 +106,7 @@ def _numbers(own: Cells, now: Cells, tolerance: float, share: int) -> Compared:
     )
 
 
-def _categories(own: Cells, now: Cells, tolerance: float, share: int) -> Compared:
+def _categories(own: Cells, now: Cells, tolerance: float, lasting: bool) -> Compared:
     before, after = np.append(own.bins, own.unseen), np.append(now.bins, now.unseen)
     compared = Compared(_ints(before), _ints(after), own.present, now.present)
     if not (compared.n and compared.m):
@@ -118,7 +116,7 @@ def _categories(own: Cells, now: Cells, tolerance: float, share: int) -> Compare
     df = homogeneity_evidence(before, after, 0.0).df
     if df == 0:
         return compared
-    tolerated = _tolerated(tolerance, share * df / n)
+    tolerated = _tolerated(tolerance, df, n, lasting)
     return replace(
         compared,
         effect=psi(before, after) - psi_bias(int(np.count_nonzero(before + after)), n, m),
@@ -131,8 +129,8 @@ def _categories(own: Cells, now: Cells, tolerance: float, share: int) -> Compare
     )
 
 
-def _tolerated(tolerance: float, least: float) -> float:
-    return max(tolerated_psi(tolerance), least)
+def _tolerated(tolerance: float, df: int, n: int, lasting: bool) -> float:
+    return supported_psi(tolerance, df, n) if lasting else tolerated_psi(tolerance)
 
 
 def _numeric_effects(own: Cells, now: Cells) -> dict[str, float]:
@@ -160,11 +158,10 @@ def _rate(check: Check, own: Cells, now: Cells, tolerance: float) -> Compared:
     if not (n and m):
         return compared
     evidence = rate_evidence(meant, n, found, m, tolerance)
-    usual = (meant + 0.5) / (n + 1)
     return replace(
         compared,
         effect=found / m - meant / n,
-        tolerated=tolerance * sqrt(usual * (1 - usual)),
+        tolerated=evidence.noncentrality - meant / n,
         evidence=evidence,
     )
 

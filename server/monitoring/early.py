@@ -35,8 +35,8 @@ class Early:
     def __len__(self) -> int:
         return len(self._order)
 
-    def put(self, place: Place, key: int, label: float, now_us: int) -> tuple[Waiting | None, list[str]]:
-        """Let an outcome wait; what waited for the same row before, and the models whose oldest gave way unfound.
+    def put(self, place: Place, key: int, label: float, now_us: int) -> tuple[Waiting | None, list[Place]]:
+        """Let an outcome wait; what waited for the same row before, and the places of the oldest that gave way unfound.
 
         One that a prediction was found for is not replaced.
         """
@@ -58,8 +58,8 @@ class Early:
             waiting, there[key] = there[key], there[key]._replace(found=True)
             yield key, waiting
 
-    def expire(self, now_us: int) -> list[str]:
-        """Drop what has waited too long; the models of those that no prediction was found for, one for each of them."""
+    def expire(self, now_us: int) -> list[Place]:
+        """Drop what has waited too long; the places of those that no prediction was found for, one for each of them."""
         last_us = now_us - self.patience_us
         old = 0
         for place, key in self._order:
@@ -68,7 +68,7 @@ class Early:
             old += 1
         return self._drop(old)
 
-    def _drop(self, count: int) -> list[str]:
+    def _drop(self, count: int) -> list[Place]:
         unfound = []
         for _ in range(count):
             place, key = self._order.popleft()
@@ -76,7 +76,7 @@ class Early:
             if not self._waiting[place]:
                 del self._waiting[place]
             if not gone.found:
-                unfound.append(place[0])
+                unfound.append(place)
         return unfound
 
     def rows(self) -> list[tuple[str, int, int, Waiting]]:

@@ -78,6 +78,10 @@ class Fields:
             raise ValueError(f"a name of {size} bytes")
         return str(self.take(size), "utf-8")
 
+    def rest(self) -> memoryview:
+        """All that is left: a view."""
+        return self.take(len(self._data) - self._position)
+
     def end(self) -> None:
         """Nothing may follow."""
         if self._position != len(self._data):

@@ -24,7 +24,7 @@ from server.core.versions import VersionKey
 from server.monitoring.baseline import Baseline
 from server.monitoring.baseline_document import edges_digest
 from server.monitoring.build import reference as compared_with
-from server.monitoring.checks import REFERENCE_SHARE, Place, compare, places
+from server.monitoring.checks import Place, compare, places
 from server.monitoring.streams import Counts
 from server.monitoring.verdict import DriftState, Finding, WindowVerdict
 from server.monitoring.windows import Closed
@@ -98,7 +98,8 @@ def judge(
     state, after = DriftState.NO_DATA, detectors
     if window.counts is not None:
         counts, kind = compared_with(reference.baseline, window.start_us, window.end_us)
-        findings = tuple(_findings(reference, counts, REFERENCE_SHARE[kind], window.counts, detectors))
+        # an hour of the week is met again only after a week: its error is not added up
+        findings = tuple(_findings(reference, counts, kind == "all", window.counts, detectors))
         logs = [finding.log_detector for finding in findings]
         log_family = family(logs)
         named = _named(logs, reference.log_family_threshold)
@@ -140,11 +141,12 @@ def _named(logs: list[float], log_threshold: float) -> tuple[int, ...]:
     return tuple(named)
 
 
-def _findings(reference: Reference, counts: Counts, share: int, window: Counts, detectors: Detectors) -> Iterator[Finding]:
+def _findings(reference: Reference, counts: Counts, lasting: bool, window: Counts, detectors: Detectors) -> Iterator[Finding]:
     layout, threshold = reference.baseline.layout, reference.log_threshold
+    cells = [(layout.cells(counts, index), layout.cells(window, index)) for index, _ in layout]
     for place, before in zip(reference.places, detectors.logs, strict=True):
-        own, now = layout.cells(counts, place.index), layout.cells(window, place.index)
-        compared = compare(place, own, now, reference.tolerance, share)
+        own, now = cells[place.index]
+        compared = compare(place, own, now, reference.tolerance, lasting)
         evidence = compared.evidence or Evidence(0.0, 0, 0.0, 1.0)
         e = 1.0 if compared.evidence is None else e_value(evidence.p)
         after = before if compared.evidence is None else step(before, e)

@@ -30,6 +30,8 @@ class Lane:
 
     def __init__(self, sink: Sink, max_rows: int, max_bytes: int) -> None:
         self.name = sink.name
+        self.before: Callable[[], None] = lambda: None
+        """What its thread does before it looks for samples: they may be held elsewhere."""
         self._sink = sink
         self._max_rows, self._max_bytes = max_rows, max_bytes
         self._lock = threading.Lock()  # guards everything below but the last three
@@ -96,6 +98,7 @@ class Lane:
     def _run(self) -> None:
         while True:
             self._wake.wait(_PAUSE_S)
+            self._attempt("before", self.before)
             with self._lock:
                 self._wake.clear()
                 closing = self._closing

@@ -52,7 +52,8 @@ class Memory:
     """Everything that a monitor remembers. `learned`: the rows so far, while there is no baseline; `verdicts`: the newest
     first.
 
-    `refused`: why nothing could be learnt; "" where that was not tried or went well.
+    `refused`: why nothing could be learnt; "" where that was not tried or went well. `untold`: judged while rows were added,
+    and not returned by `tick` yet.
     """
 
     windows: Windows
@@ -63,6 +64,7 @@ class Memory:
     refused: str = ""
     state: DriftState = DriftState.LEARNING
     verdicts: deque[WindowVerdict] = field(default_factory=lambda: deque(maxlen=KEPT_WINDOWS))
+    untold: list[WindowVerdict] = field(default_factory=list)
     alarms: int = 0
     last_alarm: WindowVerdict | None = None
 
@@ -75,7 +77,6 @@ class Monitor:
         self.memory = Memory(Windows.of(settings.monitoring)) if memory is None else memory
         self._reference: Reference | None = None
         self._counter: Counter | None = None
-        self._untold: list[WindowVerdict] = []
         self._learning_bytes = sum(each.nbytes for each in self.memory.learned)
         if self.memory.baseline is not None:
             self._judge_by(self.memory.baseline)
@@ -107,7 +108,7 @@ class Monitor:
     def tick(self, now_us: int) -> list[WindowVerdict]:
         """Judge every window that is complete, the oldest first."""
         self._judge_complete(now_us)
-        made, self._untold = self._untold, []
+        made, self.memory.untold = self.memory.untold, []
         return made
 
     def reading(self) -> VersionReading:
@@ -154,7 +155,7 @@ class Monitor:
                 memory.alarms += 1
                 memory.last_alarm = verdict
             memory.verdicts.appendleft(verdict)
-            self._untold.append(verdict)
+            memory.untold.append(verdict)
             self._thin()
 
     def _thin(self) -> None:

@@ -7,15 +7,16 @@ whoever ticks or reads. Nothing here waits for anything else. `judging` is taken
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from threading import Lock
 
+from server.core.errors import InvalidRequest
 from server.core.monitoring_settings import ModelMonitoring, QualitySettings
 from server.core.versions import VersionKey
 from server.monitoring import outcomes_document
 from server.monitoring.baseline import Baseline, ReferenceQuality
-from server.monitoring.early import Early
+from server.monitoring.early import Early, Place
 from server.monitoring.outcome import Outcome, Receipt, ReceiptStatus
 from server.monitoring.outcomes_document import Kept
 from server.monitoring.pending import Settled, key_of
@@ -29,6 +30,9 @@ KEPT_PARTS = 64
 """Versions and arms of an earlier process that have not been served again, and are remembered all the same."""
 LEFT_VERSIONS = 16
 """Versions that are no longer served and whose outcomes are still taken: the last ones that left."""
+
+_PART = 1024
+"""Rows that are remembered at once: half a millisecond."""
 
 _BEST = (
     *(ReceiptStatus.ACCEPTED, ReceiptStatus.REPLACED, ReceiptStatus.DUPLICATE),
@@ -77,7 +81,7 @@ class Outcomes:
         self._judged: dict[tuple[VersionKey, str], _Judged] = {}
         self._early = Early()
         self._kept: list[Kept] = []
-        self._counts: Counter[tuple[str, ReceiptStatus]] = Counter()
+        self._counts: Counter[tuple[VersionKey, ReceiptStatus]] = Counter()
 
     # -- versions -------------------------------------------------------------------------------------------------------
 
@@ -127,7 +131,8 @@ class Outcomes:
         take no outcomes, are left out.
         """
         now_us = self._clock_us()
-        for each in samples:
+        # in parts, between which outcomes can be reported
+        for each in (whole.part(slice(first, first + _PART)) for whole in samples for first in range(0, whole.rows, _PART)):
             with self._joining:
                 judged = self._of(each.key, each.arm)
                 if judged is None:
@@ -140,13 +145,13 @@ class Outcomes:
 
     def _meet(self, series: Series, version: int, keys: Sequence[int], now_us: int) -> None:
         """Join new predictions with outcomes that were reported before."""
-        model = series.key.model
-        for key, waiting in self._early.meet((model, version), keys):
-            status = series.report(key, waiting.label, now_us)
+        for key, waiting in self._early.meet((series.key.model, version), keys):
+            try:
+                status = series.report(key, waiting.label, now_us)
+            except InvalidRequest:
+                status = ReceiptStatus.NOT_SAMPLED  # of no prediction that could have it
             if status is not None and not waiting.found:
-                # it was counted as accepted when it came
-                self._counts[model, ReceiptStatus.ACCEPTED] -= 1
-                self._counts[model, status] += 1
+                self._counts[series.key, status] += 1
 
     def _of(self, key: VersionKey, arm: str) -> _Judged | None:
         judged = self._judged.get((key, arm))
@@ -156,6 +161,8 @@ class Outcomes:
 
     def report(self, outcome: Outcome) -> Receipt:
         """Take an outcome. Any number of times: see `ReceiptStatus`.
+
+        Raises: InvalidRequest for a label that the prediction cannot have, by the settings of its version.
 
         ACCEPTED without a version: no such prediction is known, but its sample may still be on its way; if none comes within
         `early.EARLY_US`, it is counted as not sampled. NOT_SAMPLED: none can come any more.
@@ -171,11 +178,13 @@ class Outcomes:
                         found.append((_BEST.index(status), version.version))
             if found:
                 best, answered = min(found)
-                receipt = Receipt(_BEST[best], answered)
-            else:
-                receipt = Receipt(self._wait(outcome, key, now_us))
-            self._counts[outcome.model, receipt.status] += 1
-            return receipt
+                self._counts[VersionKey(outcome.model, answered), _BEST[best]] += 1
+                return Receipt(_BEST[best], answered)
+            status = self._wait(outcome, key, now_us)
+            # one that waits is counted when it waits no more
+            if status is not ReceiptStatus.ACCEPTED:
+                self._counts[self._meant(outcome.model, outcome.version), status] += 1
+            return Receipt(status)
 
     def _wait(self, outcome: Outcome, key: int, now_us: int) -> ReceiptStatus:
         """Keep an outcome whose prediction is not known."""
@@ -190,11 +199,15 @@ class Outcomes:
             return ReceiptStatus.DUPLICATE
         return ReceiptStatus.LATE if before.found else ReceiptStatus.REPLACED
 
-    def _give_up(self, models: Sequence[str]) -> None:
-        """Outcomes of these models were accepted, and no prediction was found for them."""
-        for model in models:
-            self._counts[model, ReceiptStatus.ACCEPTED] -= 1
-            self._counts[model, ReceiptStatus.NOT_SAMPLED] += 1
+    def _give_up(self, places: Sequence[Place]) -> None:
+        """Outcomes of these models and versions were accepted, and no prediction was found for them."""
+        for model, version in places:
+            self._counts[self._meant(model, version), ReceiptStatus.NOT_SAMPLED] += 1
+
+    def _meant(self, model: str, version: int) -> VersionKey:
+        """The version that an outcome without a prediction is counted for: the last one that was served where it named none."""
+        served = (key.version for key in reversed(self._serving) if key.model == model)
+        return VersionKey(model, version or next(served, 0))
 
     # -- judging --------------------------------------------------------------------------------------------------------
 
@@ -208,8 +221,15 @@ class Outcomes:
         with self._judging:
             self._count_all(self._clock_us())
             with self._joining:
-                known = [(each.quality, each.series.reading(), each.series.latest) for each in self._judged.values()]
+                known = [(each.quality, self._reading(each.series), each.series.latest) for each in self._judged.values()]
             return tuple(quality.complete(reading, latest) for quality, reading, latest in known)
+
+    def _reading(self, series: Series) -> QualityReading:
+        """With what was not sampled of the version, in the first of its arms: nobody knows in which it was."""
+        reading = series.reading()
+        first = next(arm for key, arm in self._judged if key == series.key)
+        unknown = self._counts[series.key, ReceiptStatus.NOT_SAMPLED] if series.arm == first else 0
+        return replace(reading, outcomes={**reading.outcomes, "not_sampled": unknown}) if unknown else reading
 
     def _count_all(self, now_us: int) -> None:
         with self._joining:
@@ -224,11 +244,20 @@ class Outcomes:
                 quality.count(each)
 
     def counts(self) -> Mapping[tuple[str, ReceiptStatus], int]:
-        """Outcomes by model and what became of them, since the beginning. What was accepted and then was found not to be
-        sampled has changed from the one to the other.
+        """Outcomes by model and what became of them, since the beginning. Those that wait for their prediction are not among
+        them: they are counted as accepted once it comes, or else as not sampled.
         """
         with self._joining:
-            return dict(self._counts)
+            found: Counter[tuple[str, ReceiptStatus]] = Counter()
+            for (key, status), count in self._counts.items():
+                found[key.model, status] += count
+            return found
+
+    @property
+    def waiting(self) -> int:
+        """Outcomes that came before the samples of their prediction, or have none; those joined of late included."""
+        with self._joining:
+            return len(self._early)
 
     # -- keeping --------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from server.monitoring.quality import Quality
 from server.monitoring.series import Series
 
 Early = Sequence[tuple[str, int, int, Waiting]]
-Counts = Counter[tuple[str, ReceiptStatus]]
+Counts = Counter[tuple[VersionKey, ReceiptStatus]]
 
 FORMAT = 1
 
@@ -58,7 +58,7 @@ def written(parts: Sequence[Kept], early: Early, counts: Counts) -> bytes:
     described = {
         "format": FORMAT,
         "parts": [[*part.key, part.arm, part.judged_by] for part in parts],
-        "counts": [[model, status.value, count] for (model, status), count in counts.items()],
+        "counts": [[*key, status.value, count] for (key, status), count in counts.items()],
         "early": [[model, version] for model, version, _, _ in early],
     }
     arrays["early.keys"] = np.array([key for _, _, key, _ in early], np.uint64)
@@ -89,7 +89,7 @@ def read(document: bytes) -> tuple[list[Kept], Early, Counts]:
             )
             for index, (model, version, arm, judged_by) in enumerate(described["parts"])
         ]
-        counts = Counter({(model, ReceiptStatus(status)): count for model, status, count in described["counts"]})
+        counts = Counter({(VersionKey(*key), ReceiptStatus(status)): count for *key, status, count in described["counts"]})
         columns = zip(*(arrays[f"early.{name}"].tolist() for name in ("keys", "labels", "since_us", "found")), strict=True)
         places = described["early"]
         early = [

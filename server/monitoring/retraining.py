@@ -63,10 +63,11 @@ class Retraining:
         self._now_us = now_us
         self._lock = threading.Lock()  # guards what follows, but not what it holds: the outbox has its own
         self._served: dict[VersionKey, ModelMonitoring] = {}
-        self._counts: Counter[tuple[str, str, str]] = Counter()
         self._unkept: set[str] = set()
         self._saved_us = 0
         self._closed = False
+        self._counting = threading.Lock()  # its own: who asks for counts does not wait for a disk
+        self._counts: Counter[tuple[str, str, str]] = Counter()
         self._outbox = Outbox(folder, [each.name for each in destinations])
         self._watches = self._restored()
         self._destinations = tuple(destinations)
@@ -117,7 +118,7 @@ class Retraining:
     def events(self) -> Mapping[tuple[str, str, str], int]:
         """By model, reason and result: "raised"; "unkept", where it could not be; of attempts, one for each destination,
         "received", "failed" and "rejected"; "delivered", once the last of them has received it."""
-        with self._lock:
+        with self._counting:
             return dict(self._counts)
 
     @property
@@ -149,18 +150,22 @@ class Retraining:
         about = {"model": event.model, "event_id": event.id, "reason": event.reason}
         if kept:
             self._unkept.discard(event.model)
-            self._counts[event.model, event.reason, "raised"] += 1
+            self._count(event, "raised")
             _log.warning("a model asks to be trained again", extra=about)
         elif event.model not in self._unkept:
             self._unkept.add(event.model)
-            self._counts[event.model, event.reason, "unkept"] += 1
+            self._count(event, "unkept")
             _log.error("a retrain event could not be kept", extra={**about, "problem": reason})
         return kept
 
     def _told(self, event: Event, result: str) -> None:
-        with self._lock:
-            if result == "delivered":
-                self._counts[event.model, event.reason, "received"] += 1
+        """How an attempt of a courier ended."""
+        if result == "delivered":
+            self._count(event, "received")
+        self._count(event, result)
+
+    def _count(self, event: Event, result: str) -> None:
+        with self._counting:
             self._counts[event.model, event.reason, result] += 1
 
     def _restored(self) -> dict[str, Watch]:

@@ -1,17 +1,16 @@
-"""Samples at the completion of a batch: chosen, copied, and offered to every sink.
+"""Samples at the completion of batches: chosen, copied, and offered to every sink.
 
 Floor 4, called on the engines' threads once a batch has been answered: a cost per batch, after the answers have left. Nothing
-here waits, and nothing is done for each request.
+here waits, and nothing is done for each request. Small batches are held until there are enough of them: choosing costs about as
+much among a thousand requests as among ten.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-
-import numpy as np
-from numpy.typing import NDArray
 
 from server.core.clock import NS_PER_US
 from server.core.monitoring_settings import ModelMonitoring
@@ -20,74 +19,63 @@ from server.core.versions import VersionKey
 from server.monitoring.choose import chosen, draws
 from server.monitoring.lane import Lane
 from server.monitoring.pace import Pace
+from server.monitoring.picked import Held, Served, Stamp, copied
 from server.monitoring.reading import SamplingReading
-from server.monitoring.samples import Samples
 
-_ROW_BYTES = 56
-"""Of a sample, beside its columns."""
+_log = logging.getLogger("podium.monitoring")
 _SHAPES = 1024
 """Shapes of columns that are remembered; callers choose free dimensions."""
-
-
-@dataclass(slots=True)
-class Served:
-    """Requests of one batch that were executed together.
-
-    Shapes: B requests with N rows. `spans` int64 `[B + 1]`: request i owns rows from `spans[i] - spans[0]` up to
-    `spans[i + 1] - spans[0]` of `inputs`, `callers`, `outputs` (all `[>= N, ...]`) and `statuses` `[N, F]`; `answered` bool
-    `[B]`. `inputs`: what the backend was given; `callers`: what was brought beside that. Ownership: only read, and not kept.
-    """
-
-    spans: NDArray[np.int64]
-    id_hashes: NDArray[np.uint64]
-    arrival_ns: NDArray[np.int64]
-    answered: NDArray[np.bool_]
-    inputs: Mapping[str, Array]
-    callers: Mapping[str, Array]
-    outputs: Mapping[str, Array]
-    statuses: NDArray[np.uint8] | None
-    taken_ns: int
-    execute_ns: int
+HELD_ROWS, HELD_BYTES = 4096, 2**20
+"""Rows that are held before it is chosen among them, and their bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one version is sampled now: in which arm, under which split, by which settings. `features`: in statuses' order."""
+    """How one version is sampled now: in which arm, under which split, by which settings. `features`: in statuses' order.
+
+    `row_bytes`: what a row brings and gets; 0: it is not the same for all rows, and no batch is held.
+    """
 
     arm: str
     epoch: int
     weight: float
     settings: ModelMonitoring
     features: tuple[str, ...] = ()
+    row_bytes: int = 0
+
+    @property
+    def held_rows(self) -> int:
+        """From how many rows on it is chosen among them."""
+        return min(HELD_ROWS, HELD_BYTES // self.row_bytes) if self.row_bytes else 1
 
 
 @dataclass(slots=True)
 class _Source:
-    """One version in one arm, for as long as the process lives. `lock` guards `pace`."""
+    """One version in one arm, for as long as the process lives. `lock` guards `pace` and what is held."""
 
     plan: Plan
     pace: Pace
+    enough: int
     lock: threading.Lock = field(default_factory=threading.Lock)
+    held: list[Served] = field(default_factory=list)
+    held_rows: int = 0
     sampled: dict[tuple[str, tuple[int, ...]], bool] = field(default_factory=dict)
 
-    def columns(self, arrays: Mapping[str, Array], rows: NDArray[np.intp]) -> tuple[dict[str, Array], int]:
-        """Copies of these rows of everything that is sampled, and their bytes."""
-        made: dict[str, Array] = {}
-        nbytes = 0
-        for name, array in arrays.items():
-            shape = (name, array.shape[1:])
-            wanted = self.sampled.get(shape)
-            if wanted is None:
-                settings = self.plan.settings
-                wanted = name not in settings.ignore and prod(shape[1]) <= settings.max_elements
-                if len(self.sampled) < _SHAPES:
-                    self.sampled[shape] = wanted
-            if wanted:
-                made[name] = own = array.take(rows, axis=0)
-                nbytes += own.nbytes
-                if own.dtype == object:
-                    nbytes += sum(map(len, own.ravel().tolist()))
-        return made, nbytes
+    def take_held(self) -> list[Served]:
+        """What was held, and is not any more. The caller has the lock."""
+        held, self.held, self.held_rows = self.held, [], 0
+        return held
+
+    def wants(self, name: str, array: Array) -> bool:
+        """Whether a column is sampled."""
+        shape = (name, array.shape[1:])
+        wanted = self.sampled.get(shape)
+        if wanted is None:
+            settings = self.plan.settings
+            wanted = name not in settings.ignore and prod(shape[1]) <= settings.max_elements
+            if len(self.sampled) < _SHAPES:
+                self.sampled[shape] = wanted
+        return wanted
 
 
 class Sampler:
@@ -105,90 +93,89 @@ class Sampler:
         self._now_ns, self._wall_us = now_ns, wall_us
         self._sources: dict[tuple[VersionKey, str], _Source] = {}
         self._current: Mapping[VersionKey, _Source] = {}
+        for lane in self._lanes:
+            # what is held must not wait for traffic that may never come
+            lane.before = self.flush
 
     def follow(self, plans: Mapping[VersionKey, Plan]) -> None:
         """What is served from now on, and how it is sampled. Called by one thread."""
         current = {}
         for key, plan in plans.items():
             before = self._sources.get((key, plan.arm))
-            pace = (
-                Pace(plan.settings, self._now_ns()) if before is None or before.plan.settings != plan.settings else before.pace
-            )
-            if before is not None:
-                pace.offered = before.pace.offered
             if before is None or before.plan != plan:
-                self._sources = {**self._sources, (key, plan.arm): _Source(plan, pace)}
+                pace = Pace(plan.settings, self._now_ns())
+                if before is not None:
+                    pace = before.pace if before.plan.settings == plan.settings else pace
+                    pace.offered = before.pace.offered
+                self._sources = {**self._sources, (key, plan.arm): _Source(plan, pace, plan.held_rows)}
             current[key] = self._sources[key, plan.arm]
-        self._current = current
+        left, self._current = self._current, current
+        for key, source in left.items():
+            if current.get(key) is not source:
+                self._flush(key, source)
 
     def wants(self, key: VersionKey) -> bool:
         """Whether any of a version's requests may be sampled."""
         return key in self._current
 
     def offer(self, key: VersionKey, served: Served) -> None:
-        """Sample requests that were answered."""
+        """Sample requests that were answered, now or a moment later."""
         source = self._current.get(key)
         if source is None:
             return
-        now_ns, spans = self._now_ns(), served.spans
         with source.lock:
-            rate = source.pace.served(int(spans[-1] - spans[0]), now_ns)
-        picked = chosen(draws(served.id_hashes, served.arrival_ns, self._seed), rate)
-        picked &= served.answered
-        requests = picked.nonzero()[0]
+            before = source.held
+            if before and not served.alike(before[-1]):
+                source.take_held()
+            else:
+                before = []
+            source.held.append(served)
+            source.held_rows += served.rows
+            held = source.take_held() if source.held_rows >= source.enough else []
+        for batches in (before, held):
+            if batches:
+                self._sample(key, source, batches)
+
+    def flush(self) -> None:
+        """Choose among all that is held."""
+        for key, source in self._current.items():
+            self._flush(key, source)
+
+    def _flush(self, key: VersionKey, source: _Source) -> None:
+        if source.held:
+            with source.lock:
+                held = source.take_held()
+            if held:
+                self._sample(key, source, held)
+
+    def _sample(self, key: VersionKey, source: _Source, batches: Sequence[Served]) -> None:
+        held, plan, now_ns, now_us = Held.of(batches), source.plan, self._now_ns(), self._wall_us()
+        with source.lock:
+            rate = source.pace.served(held.rows, now_ns)
+        who = chosen(draws(held.id_hashes, held.arrival_ns, self._seed), rate)
+        who &= held.answered
+        requests = who.nonzero()[0]
         if not len(requests):
             return
-        owners, rows, numbers = rows_of(requests, spans)
+        picked = held.picked(requests)
+        rows = len(picked.owners)
         with source.lock:
-            room = source.pace.take(len(rows), now_ns)
-        if room < len(rows):
+            room = source.pace.take(rows, now_ns)
+        if room < rows:
             for lane in self._lanes:
-                lane.lose(key, source.plan.arm, len(rows) - room, self._wall_us(), "budget")
-            owners, rows, numbers = owners[:room], rows[:room], numbers[:room]
+                lane.lose(key, plan.arm, rows - room, now_us, "budget")
+            picked = picked.first(room)
         if room:
-            samples, nbytes = self._copied(key, source, served, (owners, rows, numbers), rate)
+            stamp = Stamp(key, plan.arm, plan.epoch, plan.weight, rate, plan.features, plan.settings.time_input, now_us)
+            try:
+                samples, nbytes = copied(held, picked, stamp, source.wants)
+            except Exception:  # noqa: BLE001 - no memory, say: everybody has been answered, and nothing must end for a sample
+                _log.exception("rows could not be copied", extra={"model": str(key)})
+                for lane in self._lanes:
+                    lane.lose(key, plan.arm, room, now_us, "not_copied")
+                return
             for lane in self._lanes:
                 lane.offer(samples, room, nbytes)
-
-    def _copied(
-        self,
-        key: VersionKey,
-        source: _Source,
-        served: Served,
-        where: tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32]],
-        rate: float,
-    ) -> tuple[Samples, int]:
-        owners, rows, numbers = where
-        plan, count = source.plan, len(rows)
-        time_us = _same(count, self._wall_us())
-        stated = plan.settings.time_input
-        if stated:
-            array = served.callers.get(stated, served.inputs.get(stated))
-            if array is not None and array.dtype == np.int64 and array.size == len(array):
-                time_us = array.reshape(-1)[rows].astype(np.int64)
-        inclusion = np.empty(count)
-        inclusion.fill(rate)  # np.full takes twice as long
-        inputs, inputs_bytes = source.columns(served.inputs, rows)
-        callers, callers_bytes = source.columns(served.callers, rows)
-        outputs, outputs_bytes = source.columns(served.outputs, rows)
-        samples = Samples(
-            key=key,
-            arm=plan.arm,
-            epoch=plan.epoch,
-            weight=plan.weight,
-            time_us=time_us,
-            id_hash=served.id_hashes.take(owners),
-            row=numbers,
-            inclusion=inclusion,
-            queue_us=(served.taken_ns - served.arrival_ns.take(owners)) // NS_PER_US,
-            execute_us=_same(count, served.execute_ns // NS_PER_US),
-            inputs=inputs,
-            callers=callers,
-            outputs=outputs,
-            features=plan.features if served.statuses is not None else (),
-            statuses=np.empty((count, 0), dtype=np.uint8) if served.statuses is None else served.statuses.take(rows, axis=0),
-        )
-        return samples, count * _ROW_BYTES + inputs_bytes + callers_bytes + outputs_bytes
 
     def reading(self) -> SamplingReading:
         """Counts since the process started."""
@@ -212,27 +199,6 @@ class Sampler:
 
     def close(self) -> None:
         """Hand over what waits, and close every sink. Idempotent."""
+        self.flush()
         for lane in self._lanes:
             lane.close()
-
-
-def _same(count: int, value: int) -> NDArray[np.int64]:
-    made = np.empty(count, dtype=np.int64)
-    made.fill(value)
-    return made
-
-
-def rows_of(
-    requests: NDArray[np.intp], spans: NDArray[np.int64]
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32]]:
-    """The rows that some requests own: for each its request, its place from the first row on, and its number in its request.
-
-    >>> [part.tolist() for part in rows_of(np.array([0, 2]), np.array([4, 6, 9, 10]))]
-    [[0, 0, 2], [0, 1, 5], [0, 1, 0]]
-    """
-    if int(spans[-1] - spans[0]) == len(spans) - 1:  # a request has at least one row: each has just one
-        return requests, requests, np.zeros(len(requests), dtype=np.int32)
-    starts, counts = spans[requests] - spans[0], spans[requests + 1] - spans[requests]
-    owners = np.repeat(requests, counts)
-    numbers = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return owners, np.repeat(starts, counts) + numbers, numbers.astype(np.int32)

@@ -3,6 +3,7 @@
 Floor 4. Every rule of an outcome is here: which of them is accepted, and when a prediction is counted.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.core.clock import US_PER_S
+from server.core.errors import InvalidRequest
 from server.core.monitoring_settings import QualitySettings
 from server.core.versions import VersionKey
 from server.monitoring.outcome import ReceiptStatus
@@ -25,7 +27,7 @@ ESTIMATE_ROWS = 10_000
 MAX_BYTES = 512 * 2**20
 """What the pending predictions of one series may take, however many numbers a score has."""
 
-_BYTES_BESIDE_SCORES = 56
+_BYTES_BESIDE_SCORES = 72
 
 
 @dataclass(eq=False)
@@ -78,10 +80,13 @@ class Series:
         """Take the outcome of the row that is known so; None where no such prediction is remembered.
 
         The last one counts that comes before the prediction is counted. After that it is the same again, or late.
+        Raises: InvalidRequest for a label that a prediction of this kind cannot have: it may have been reported under others.
         """
         number = -1 if self.pending is None else self.pending.find(key)
         if self.pending is None or number < 0:
             return None
+        if not _fits(label, self.settings):
+            raise InvalidRequest(f"an outcome of {self.key} is of kind '{self.settings.kind}', and cannot be {label!r}")
         status = self._taken(self.pending, number, label, now_us)
         self.outcomes[status] += 1
         return status
@@ -128,3 +133,9 @@ class Series:
             pending = {name.removeprefix("pending."): array for name, array in arrays.items() if name.startswith("pending.")}
             self.pending = self._room_for(self.latest.shape[1])
             self.pending.restore(pending)
+
+
+def _fits(label: float, settings: QualitySettings) -> bool:
+    if settings.kind == "binary":
+        return label in (0.0, 1.0)
+    return math.isfinite(label) and (settings.kind == "regression" or (label >= 0 and label.is_integer()))

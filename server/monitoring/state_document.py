@@ -131,6 +131,7 @@ def _memory(read: Fields) -> Memory:
         refused=table["refused"],
         state=DriftState(table["state"]),
         verdicts=deque(verdicts, maxlen=KEPT_WINDOWS),
+        untold=verdicts[: table["untold"]][::-1],
         alarms=table["alarms"],
         last_alarm=last_alarm,
     )
@@ -151,6 +152,7 @@ def _remembered(memory: Memory) -> dict[str, Any]:
         "refused": memory.refused,
         "state": memory.state,
         "alarms": memory.alarms,
+        "untold": min(len(memory.untold), len(memory.verdicts)),
     }
 
 

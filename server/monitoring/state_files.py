@@ -23,7 +23,7 @@ def file_name(key: VersionKey) -> str:
     """What a version's file is called. Of its model's name what a file may have, and a hash of all of it.
 
     >>> file_name(VersionKey("fraud/eu", 3))
-    'fraud-eu-3-fbb4b3f4.monitor'
+    'fraud-eu-3-c54a8a16.monitor'
     """
     plain = "".join(letter if letter.isascii() and (letter.isalnum() or letter == "_") else "-" for letter in key.model[:64])
     return f"{plain}-{key.version}-{hashlib.sha256(key.model.encode()).hexdigest()[:8]}{SUFFIX}"

@@ -111,9 +111,10 @@ class RiskReading:
 class QualityReading:
     """What is known of one version's and arm's answers by their outcomes.
 
-    `outcomes`: how many came, by `ReceiptStatus`. `served`: sampled predictions that could have one by now; `labelled`: those
-    that have. `realised`: metrics by name, since the version is served; `recent`: of the last window that has outcomes.
-    `estimated`: without outcomes, from scores alone. An estimate cannot see concept drift, and decides nothing.
+    `outcomes`: how many came, by `ReceiptStatus`; those without a prediction are told of the first arm of the version that they
+    named. `served`: sampled predictions that could have one by now; `labelled`: those that have. `realised`: metrics by name,
+    since the version is served; `recent`: of the last window that has outcomes. `estimated`: without outcomes, from scores
+    alone. An estimate cannot see concept drift, and decides nothing.
     """
 
     key: VersionKey

@@ -6,6 +6,7 @@ they got no prediction. Answers that were remembered from before executed nothin
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,12 @@ from server.core.tensors import Array
 from server.dataplane.interface import Batch, Part
 from server.features.interface import STATUSES_OUTPUT
 from server.lifecycle.replica import Replica
-from server.monitoring.sampler import Sampler, Served
+from server.monitoring.picked import Served
+from server.monitoring.sampler import Sampler
 from server.service.join import Piece
 
 _log = logging.getLogger("podium.monitoring")
+_NONE: Mapping[str, Array] = {}
 
 
 def sample(
@@ -48,16 +51,34 @@ def _sample(
     pieces: Sequence[Piece],
     answered: NDArray[np.bool_],
 ) -> None:
-    execution, batching = batch.execution, bool(batch.rules.signature.max_batch)
+    execution, batching, count = batch.execution, bool(batch.rules.signature.max_batch), len(answered)
     for part in parts:
-        if not part.outputs:
+        outputs = part.outputs
+        if not outputs:
             continue
         first, last = part.first, part.last
+        if first == 0 and last == count and batching and not pieces:
+            # nearly every batch
+            served = Served(
+                batch.spans,
+                batch.id_hashes,
+                batch.arrival_ns,
+                answered,
+                batch.inputs,
+                _NONE,
+                outputs,
+                None,
+                execution.taken_ns,
+                execution.ran_ns - execution.started_ns,
+                execution.rows,
+            )
+            sampler.offer(replica.key, served)
+            continue
         inputs, callers = _inputs(replica, batch, pieces, first, last)
-        outputs = {name: array for name, array in part.outputs.items() if name != STATUSES_OUTPUT}
+        statuses: Any = outputs.get(STATUSES_OUTPUT)
+        outputs = {name: array for name, array in outputs.items() if name != STATUSES_OUTPUT}
         if not batching:
             inputs, callers, outputs = _one_row(inputs), _one_row(callers), _one_row(outputs)
-        statuses: NDArray[np.uint8] | None = part.outputs.get(STATUSES_OUTPUT)  # type: ignore[assignment]
         sampler.offer(
             replica.key,
             Served(
@@ -71,6 +92,7 @@ def _sample(
                 statuses=statuses,
                 taken_ns=execution.taken_ns,
                 execute_ns=execution.ran_ns - execution.started_ns,
+                rows=int(batch.spans[last] - batch.spans[first]),
             ),
         )
 

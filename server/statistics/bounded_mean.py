@@ -6,6 +6,7 @@ cut into pieces, to the bit: every sum is a cumulative one (numpy's are sequenti
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -23,6 +24,14 @@ def checked(values: ArrayLike) -> Values:
     if array.size and not (array.min() >= 0 and array.max() <= 1):
         raise ValueError("a value is not in [0, 1]")
     return array
+
+
+def numbers(document: Sequence[float], sizes: tuple[int, ...]) -> list[float]:
+    """A state's numbers, all finite. Raises ValueError where they are not, or are another number than any state has."""
+    found = [float(each) for each in document]
+    if len(found) not in sizes or not all(map(math.isfinite, found)):
+        raise ValueError(f"a state is {' or '.join(map(str, sizes))} finite numbers, not {len(found)}: {found[:16]}")
+    return found
 
 
 def running(first: float, values: Values) -> Values:
@@ -93,11 +102,9 @@ class BoundedMean:
         return [self.design_alpha, self.rows, self.total, self.deviations, self.bets, self.bet_values, self.spending]
 
     @classmethod
-    def from_document(cls, document: list[float]) -> Self:
+    def from_document(cls, document: Sequence[float]) -> Self:
         """What `document` gave. Raises: ValueError."""
-        if len(document) != 7:
-            raise ValueError("a confidence sequence is 7 numbers")
-        alpha, rows, *sums = map(float, document)
+        alpha, rows, *sums = numbers(document, (7,))
         return cls(alpha, int(rows), *sums)
 
 
@@ -156,11 +163,10 @@ class HarmDetector:
         return [self.bound, self.rows, self.log_peak, *self.logs, *self.starts] if self.rows else [self.bound, 0]
 
     @classmethod
-    def from_document(cls, document: list[float]) -> Self:
+    def from_document(cls, document: Sequence[float]) -> Self:
         """What `document` gave. Raises: ValueError."""
-        if len(document) == 2 and document[1] == 0:
-            return cls(float(document[0]))
-        if len(document) != 3 + 2 * len(GRID):
-            raise ValueError(f"a detector of harm is 2 or {3 + 2 * len(GRID)} numbers")
-        bound, rows, peak, *rest = map(float, document)
+        bound, rows, *rest = numbers(document, (2, 3 + 2 * len(GRID)))
+        if not rest:
+            return cls(bound)
+        peak, *rest = rest
         return cls(bound, int(rows), tuple(rest[: len(GRID)]), tuple(rest[len(GRID) :]), peak)

@@ -52,7 +52,8 @@ def tolerated_psi(sd: float) -> float:
 def psi_evidence(psi: float, bins: int, n: int, m: int, tolerated: float) -> Evidence:
     """PSI / (1/n + 1/m) against the chi-square law with B - 1 degrees of freedom and non-centrality tolerated / (1/n + 1/m).
 
-    Where a side is empty or there is one bin, there is no evidence: p is 1.
+    Where a side is empty or there is one bin, there is no evidence: p is 1. Windows that are compared with one baseline share
+    its error: their p-values are independent only as far as `tolerated` is much more than that, than (B - 1) / n.
 
     Raises: ValueError where psi or tolerated is negative.
     Source: Potgieter et al., "Population Resemblance Statistic" (arXiv 2307.11878).

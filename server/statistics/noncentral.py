@@ -18,6 +18,10 @@ def survival(x: float, df: int, noncentrality: float) -> float:
     """The probability that a chi-square of `df` degrees of freedom and that non-centrality is larger than x."""
     if noncentrality == 0 or x <= 0:
         return float(special.chdtrc(df, max(x, 0.0)))
+    below = df + noncentrality - x
+    # P(X <= mean - 2 sqrt((df + 2 noncentrality) t)) <= e^-t (Birge 2001): there is nothing below
+    if below > 0 and below * below > 4 * SPAN * (df + 2 * noncentrality):
+        return 1.0
     width = math.sqrt(noncentrality * x)
     return mixture(x, df, noncentrality) if width < MIXTURE_BELOW else contour(x, df, noncentrality)
 

@@ -28,7 +28,7 @@ from server.telemetry.families import (
     trace_families,
     version_families,
 )
-from server.telemetry.monitoring_families import MonitoringFamilies
+from server.telemetry.monitoring_families import MonitoringFamilies, invalid_family
 from server.telemetry.monitoring_readings import MonitoringReading, Objective
 from server.telemetry.readings import (
     CacheLevels,
@@ -163,6 +163,7 @@ class Metrics:
 
     def _families(self, readings: Sequence[VersionReading]) -> Iterator[Metric]:
         yield from version_families(readings)
+        yield invalid_family((each.stats.key, each.stats.invalid) for each in readings)
         yield from load_families(self._read_loads())
         yield from ledger_families(self._ledger())
         yield consumer_family(self._consumers())

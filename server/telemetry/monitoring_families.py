@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from server.core.versions import VersionKey
+from server.telemetry.invalid import InvalidRows
 from server.telemetry.monitoring_readings import (
     Finding,
     MonitoringReading,
@@ -109,7 +110,7 @@ class MonitoringFamilies:
         yield from (rows, rates, dropped, written, waiting)
 
 
-def invalid_family(counts: Iterable[tuple[VersionKey, Mapping[tuple[str, str, str], int]]]) -> Metric:
+def invalid_family(counts: Iterable[tuple[VersionKey, InvalidRows]]) -> Metric:
     """Rows that broke a constraint, by version, and by input, constraint and action."""
     labels = ("model", "version", "input", "constraint", "action")
     family = CounterMetricFamily("podium_invalid_inputs", "Rows whose inputs broke a constraint", labels=labels)

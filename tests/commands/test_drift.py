@@ -247,6 +247,18 @@ def test_what_the_monitors_say_comes_out_again(ask: Server) -> None:
     assert (code, err) == (0, f"recomputed: all {findings} findings come out as they were told\n")
 
 
+FEW = [4, 4, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12]
+"""Bins that count together with their neighbours, a stream with too few to be compared, and one that is missing altogether."""
+
+
+def test_what_there_is_too_little_of_comes_out_again() -> None:
+    version = judged([CALM, FEW, CALM], BASELINE)
+    few = {(one.stream, one.check): one for one in version.windows[1].findings}
+    assert few["age", "distribution"].df == 1
+    assert few["colour", "distribution"].e == few["colour", "unseen"].e == 1
+    assert recompute(told(version)).differences == ()
+
+
 @given(st.lists(st.lists(st.integers(0, 400), min_size=len(CALM), max_size=len(CALM)), min_size=2, max_size=3))
 @settings(max_examples=10, deadline=None)
 def test_whatever_the_monitors_say_comes_out_again(counts: list[list[int]]) -> None:

@@ -24,6 +24,7 @@ from models.flight_delay.report import Judged
 from models.flight_delay.server_process import ServerFailed, ServerProcess
 from models.flight_delay.training import Settings
 from server.core.clock import NS_PER_MS
+from server.monitoring.baseline_document import BASELINE_FILE
 from server.registry.aliases import read_aliases
 from server.registry.golden import GOLDEN_FILE
 from server.registry.manifest import Code, Data, Environment, FileDigest, Manifest, Recipe
@@ -133,7 +134,7 @@ def test_registering_twice_gives_a_child_with_the_same_bytes(tmp_path: Path) -> 
     second = _manifest(tmp_path)
     assert (first.version, first.parent, second.version, second.parent) == (1, None, 2, 1)
     assert first.files == second.files
-    assert set(second.files) == {MODEL_FILE, PROGRAM_FILE, GOLDEN_FILE}
+    assert set(second.files) == {MODEL_FILE, PROGRAM_FILE, GOLDEN_FILE, BASELINE_FILE}
     assert second.golden is not None
     assert (tmp_path / MODEL / "model.toml").read_bytes() == (ROOT / "models" / MODEL / "model.toml").read_bytes()
     assert second.recipe == Recipe(

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import logging
+import re
 import socket
 import ssl
 import sys
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from feature_client.errors import StoreError
 from server.monitoring.delivery import Courier, Undelivered, wait_s
 from server.monitoring.event_command import EventCommand
-from server.monitoring.events import Event
+from server.monitoring.events import Event, signed_headers
 from server.monitoring.outbox import Outbox
 from server.monitoring.redis_events import RedisEvents
 from server.monitoring.webhook import Webhook, retry_after_s
@@ -31,6 +32,7 @@ from tests.feature_client.servers import free_port, tcp_server
 from tests.monitoring.receiving import Receiver, raised, receiver
 
 PATIENCE_S = 20.0
+ROOT = Path(__file__).parents[2]
 AWAY = Undelivered("away")
 
 
@@ -177,6 +179,20 @@ def test_a_webhook_gets_a_signed_event(hook: Receiver, key_file: Path) -> None:
     assert body == raised().body
     assert verified((headers, body))["id"] == headers["webhook-id"] == raised().id
     assert headers["content-type"] == "application/cloudevents+json; charset=utf-8"
+
+
+def test_the_documents_example_verifies_what_is_sent(hook: Receiver, key_file: Path) -> None:
+    (code,) = re.findall(r"```python\n(import base64.+?)```", (ROOT / "docs" / "CONFIG.md").read_text("utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    Webhook(hook.url, key_file, 10.0).deliver(raised())
+    ((headers, body),) = hook.requests
+    assert names["verified"](headers, body, KEY)
+    assert not names["verified"](headers, body + b" ", KEY)
+    assert not names["verified"](headers, body, b"another key")
+    assert not names["verified"](headers | {"webhook-id": "another"}, body, KEY)
+    old = signed_headers(raised(), [KEY], int(time.time()) - 301)
+    assert not names["verified"](old, body, KEY)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from server.monitoring import monitor as monitor_module
 from server.monitoring.monitor import TRANSITIONS, Monitor, advance
 from server.monitoring.samples import Samples
 from server.monitoring.verdict import DriftState, WindowVerdict
+from server.statistics.supported import supported_psi
 from tests.monitoring.monitored import HOUR_US, KEY, T0_US, answered, normal_baseline, normal_rows, settings
 
 FAR = T0_US + 10**6 * HOUR_US
@@ -89,7 +90,7 @@ def test_a_baseline_is_learnt_from_the_first_rows() -> None:
     hour(made, 3)
     [verdict] = hour(made, 4)
     assert (verdict.baseline_origin, verdict.state) == ("learned", DriftState.OK)
-    assert verdict.findings[0].tolerated == pytest.approx(20 * 9 / 2100)  # and not 0.0096: 2,100 rows support no less
+    assert verdict.findings[0].tolerated == supported_psi(0.1, 9, 2100)  # and not 0.0096: 2,100 rows support no less
 
 
 def test_large_rows_are_learnt_from_until_there_are_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The rules of an outcome against a model of dicts; what is kept, what is forgotten, what survives a restart."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.core.errors import InvalidRequest
 from server.core.monitoring_settings import ModelMonitoring
 from server.core.versions import VersionKey
 from server.monitoring import outcomes_document
 from server.monitoring.early import EARLY_US, Early
 from server.monitoring.early import Waiting as EarlyOutcome
 from server.monitoring.outcome import Outcome, Receipt, ReceiptStatus
-from server.monitoring.outcomes import LEFT_VERSIONS, Outcomes
+from server.monitoring.outcomes import KEPT_PARTS, LEFT_VERSIONS, Outcomes
 from server.monitoring.quality import reference_quality
 from tests.monitoring.scored import KEY, SECOND, Now, baseline_of, scored, settings_of, taking
 
@@ -63,7 +65,6 @@ class Naive:
             if waiting is not None:
                 status = self.take(prediction, waiting.label, now_us)
                 if not waiting.found:
-                    self.counts[ACCEPTED] -= 1
                     self.counts[status] += 1
                 waiting.found = True
 
@@ -75,11 +76,11 @@ class Naive:
         ]
         if found:
             best, answered = min(found)
-            receipt = Receipt(ORDER[best], answered)
-        else:
-            receipt = Receipt(self.wait(version, row, label, now_us))
-        self.counts[receipt.status] += 1
-        return receipt
+            self.counts[ORDER[best]] += 1
+            return Receipt(ORDER[best], answered)
+        status = self.wait(version, row, label, now_us)
+        self.counts[status] += status is not ACCEPTED
+        return Receipt(status)
 
     def wait(self, version: int, row: tuple[str, int], label: float, now_us: int) -> ReceiptStatus:
         before = self.early.get((version, *row))
@@ -98,7 +99,6 @@ class Naive:
             if waiting.since_us <= now_us - EARLY_US:
                 del self.early[place]
                 if not waiting.found:
-                    self.counts[ACCEPTED] -= 1
                     self.counts[NOT_SAMPLED] += 1
 
     def counted(self, version: int, now_us: int) -> list[Prediction]:
@@ -153,13 +153,35 @@ def test_outcomes_follow_their_rules(horizon_s: int, steps: list[Any]) -> None:
     assert {key: count for key, count in outcomes.counts().items() if count} == {
         ("m", status): count for status, count in model.counts.items() if count
     }
-    assert sum(model.counts.values()) == reports
+    assert outcomes.waiting == len(model.early)
+    assert sum(model.counts.values()) + sum(not each.found for each in model.early.values()) == reports
     for reading in outcomes.readings():
         counted = model.counted(reading.key.version, now.us)
         labels = [each.label for each in counted if each.label is not None]
         assert (reading.served, reading.labelled) == (len(counted), len(labels))
         right = {"accuracy": sum(labels) / len(labels)} if labels else {}
         assert {name: metric.value for name, metric in reading.realised.items() if name == "accuracy"} == pytest.approx(right)
+
+
+@pytest.mark.parametrize("horizon_s", [0, 60])
+def test_one_outcome_after_the_other(horizon_s: int) -> None:
+    now = Now()
+    outcomes = taking(now, settings_of(horizon_s=horizon_s))
+    outcomes.add([scored(["a", "b"], [0.9, 0.9])])
+
+    def said(label: float, id_: str = "a") -> ReceiptStatus:
+        return outcomes.report(Outcome("m", 3, id_, 0, label)).status
+
+    assert [said(1.0), said(1.0), said(0.0)] == [ACCEPTED, DUPLICATE, REPLACED if horizon_s else LATE]
+    now.us += 60 * SECOND - 1
+    assert said(1.0) is (REPLACED if horizon_s else DUPLICATE)
+    now.us += 1
+    # counted as it is, by whoever looks next
+    assert [said(0.0), said(1.0), said(0.0)] == [LATE, DUPLICATE, LATE]
+    assert said(1.0, "b") is (LATE if horizon_s else ACCEPTED)
+    reading = outcomes.readings()[0]
+    assert (reading.served, reading.labelled) == (2, 1 if horizon_s else 2)
+    assert reading.realised["accuracy"].value == 1.0
 
 
 def test_an_outcome_of_no_version_says_which_one_answered() -> None:
@@ -191,13 +213,31 @@ def test_what_cannot_be_sampled_any_more_is_not_kept() -> None:
     }
 
 
+def test_what_was_not_sampled_is_told_of_the_version_that_it_named() -> None:
+    now = Now()
+    outcomes = Outcomes(now)
+    for version in (3, 4):
+        outcomes.serve(VersionKey("m", version), settings_of(), None)
+        for arm in ("champion", "other"):
+            outcomes.add([scored(["a"], [0.5], key=VersionKey("m", version), arm=arm)])
+    for version, count in ((3, 1), (4, 2), (0, 4), (9, 8)):
+        for number in range(count):
+            outcomes.report(Outcome("m", version, f"unknown-{version}-{number}", 0, 1.0))
+    assert not any(reading.outcomes for reading in outcomes.readings())
+    now.us += EARLY_US
+    told = {(reading.key.version, reading.arm): reading.outcomes.get("not_sampled", 0) for reading in outcomes.readings()}
+    assert told == {(3, "champion"): 1, (3, "other"): 0, (4, "champion"): 6, (4, "other"): 0}
+    assert outcomes.counts() == {("m", NOT_SAMPLED): 15}
+    assert outcomes.waiting == 0
+
+
 def test_early_outcomes_are_bounded_and_the_oldest_give_way() -> None:
     early = Early(limit=3, patience_us=100)
     for key in range(3):
         assert early.put(("m", 0), key, 1.0, key) == (None, [])
     assert [each for each, _ in early.meet(("m", 0), [1, 9])] == [1]
     assert list(early.meet(("m", 4), [1])) == []
-    assert early.put(("n", 2), 3, 1.0, 3) == (None, ["m"])
+    assert early.put(("n", 2), 3, 1.0, 3) == (None, [("m", 0)])
     # one that was found is not replaced
     assert early.put(("m", 0), 1, 0.0, 3) == (EarlyOutcome(1.0, 1, True), [])
     assert early.rows()[0] == ("m", 0, 1, EarlyOutcome(1.0, 1, True))
@@ -208,8 +248,8 @@ def test_early_outcomes_are_bounded_and_the_oldest_give_way() -> None:
     assert copy.rows() == early.rows()
     for each in (early, copy):
         assert each.expire(101) == []
-        assert each.expire(103) == ["m", "n"]
-        assert each.expire(1000) == ["n"]
+        assert each.expire(103) == [("m", 0), ("n", 2)]
+        assert each.expire(1000) == [("n", 2)]
         assert len(each) == 0
 
 
@@ -285,6 +325,17 @@ def test_rows_that_no_outcome_can_be_told_of_are_counted() -> None:
     assert later.readings() == outcomes.readings()
 
 
+def test_a_version_without_a_usable_score_is_kept_as_well() -> None:
+    now = Now()
+    outcomes = taking(now, settings_of())
+    outcomes.add([scored(["a"], [7.0])])
+    later = taking(now, settings_of())
+    later.restore(outcomes.document())
+    judged: Any = later._judged[KEY, "champion"]
+    assert (judged.series.unusable, judged.series.served, judged.series.pending) == (1, 0, None)
+    assert later.readings() == outcomes.readings()
+
+
 def test_a_score_of_another_size_is_not_usable() -> None:
     outcomes = taking(Now(), settings_of(kind="multiclass"))
     outcomes.add([scored(["a"], [[0.5, 0.5]]), scored(["b"], [[0.2, 0.2, 0.6]])])
@@ -304,6 +355,91 @@ def test_pending_rows_are_bounded_by_rows_and_by_memory() -> None:
     assert small.report(Outcome("m", 0, "a", 0, 1.0)) == Receipt(ACCEPTED, 0)
     # what was known of it counts all the same
     assert [reading.labelled for reading in small.readings()] == [1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "fits"),
+    [
+        *(("binary", 1.0, True), ("binary", 2.0, False), ("binary", math.nan, False)),
+        *(("multiclass", 2.0, True), ("multiclass", 1.5, False), ("multiclass", -1.0, False), ("multiclass", math.inf, False)),
+        *(("regression", -1.5, True), ("regression", math.inf, False)),
+    ],
+)
+def test_a_label_that_a_prediction_cannot_have_is_refused(kind: Any, label: float, fits: bool) -> None:
+    """Settings may have changed since it was checked: it must not stop whoever counts."""
+    outcomes = taking(Now(), settings_of(kind=kind))
+    assert outcomes.report(Outcome("m", 0, "early", 0, label)) == Receipt(ACCEPTED, 0)
+    outcomes.add([scored(["a", "early"], np.full((2, 3), 0.25))])
+    if fits:
+        assert outcomes.report(Outcome("m", 0, "a", 0, label)) == Receipt(ACCEPTED, 3)
+    else:
+        with pytest.raises(InvalidRequest, match=f"is of kind '{kind}', and cannot be"):
+            outcomes.report(Outcome("m", 0, "a", 0, label))
+    assert [reading.labelled for reading in outcomes.readings()] == [2 if fits else 0]
+    counts = {("m", ACCEPTED): 2} if fits else {("m", NOT_SAMPLED): 1}
+    assert {key: count for key, count in outcomes.counts().items() if count} == counts
+
+
+def test_what_was_kept_waits_for_its_version() -> None:
+    now, keys = Now(), [VersionKey("m", version) for version in range(1, 71)]
+    outcomes = Outcomes(now)
+    for key in keys:
+        outcomes.serve(key, settings_of(), None)
+        outcomes.add([scored([f"{key}"], [0.9], key=key)])
+    before = outcomes.readings()
+    first = Outcomes(now)
+    first.restore(outcomes.document())
+    assert first.readings() == ()
+    # a restart later, and the oldest have given way
+    second = Outcomes(now)
+    second.restore(first.document())
+    for key in keys:
+        second.serve(key, settings_of(), None)
+    assert second.readings() == before[-KEPT_PARTS:]
+    assert second.report(Outcome("m", 0, f"{keys[-1]}", 0, 1.0)) == Receipt(ACCEPTED, 70)
+    # once it has been served again it is kept no more
+    again = Outcomes(now)
+    again.restore(first.document())
+    again.serve(keys[-1], settings_of(threshold=0.6), None)
+    again.serve(keys[-1], settings_of(), None)
+    assert again.readings() == ()
+
+
+@pytest.mark.parametrize("missing", ["counts", "pending.labels", "total.rows"])
+def test_what_was_kept_and_is_damaged_is_begun_anew(missing: str, caplog: pytest.LogCaptureFixture) -> None:
+    now = Now()
+    outcomes = taking(now, settings_of())
+    outcomes.add([scored(["a"], [0.9])])
+    kept, early, counts = outcomes_document.read(outcomes.document())
+    broken = [
+        replace(
+            each,
+            series={name: array for name, array in each.series.items() if name != missing},
+            quality={name: array for name, array in each.quality.items() if name != missing},
+        )
+        for each in kept
+    ]
+    later = taking(now, settings_of())
+    later.restore(outcomes_document.written(broken, early, counts))
+    assert later.readings() == ()
+    assert "what was known of outcomes is lost" in caplog.text
+    later.add([scored(["a"], [0.9])])
+    assert later.report(Outcome("m", 0, "a", 0, 1.0)) == Receipt(ACCEPTED, 3)
+
+
+def test_many_rows_are_taken_in_their_order() -> None:
+    now = Now()
+    outcomes = taking(now, settings_of(horizon_s=1, pending_rows=2500))
+    ids = [f"r{number}" for number in range(5000)]
+    outcomes.add([scored(ids, np.linspace(0, 1, 5000)), scored(["last"], [0.5])])
+    for number in (0, 2500, 2501, 4999):
+        known = number > 2500
+        assert outcomes.report(Outcome("m", 0, ids[number], 0, 1.0)) == Receipt(ACCEPTED, 3 if known else 0)
+    now.us += SECOND
+    reading = outcomes.readings()[0]
+    assert (reading.served, reading.labelled) == (2500, 2)
+    judged: Any = outcomes._judged[KEY, "champion"]
+    assert judged.series.pending.forgotten == 2501
 
 
 def test_what_was_kept_in_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,9 @@
 """Models that ask to be trained again, end to end: verdicts in, events out, over restarts and receivers that are away."""
 
 import logging
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +26,7 @@ from tests.verdicts import HOUR_US, KEY, START_US, alarming, quality, verdict
 
 NOW_US = START_US + 2 * HOUR_US
 DAY_S = 86_400.0
+ROOT = Path(__file__).parents[2]
 SETTINGS = ModelMonitoring(retrain=RetrainSettings(cool_down_s=DAY_S))
 
 
@@ -119,6 +123,45 @@ def test_an_event_that_was_not_received_is_delivered_by_the_next_process_under_t
         assert len(third.consider([alarming(4)], (), NOW_US + 24 * HOUR_US)) == 1
     finally:
         third.close()
+
+
+RECEIVING = """
+import os, sys, time
+with open(sys.argv[1] + ".new", "wb") as file:
+    file.write(b"%d " % os.getpid() + sys.stdin.buffer.read())
+os.replace(sys.argv[1] + ".new", sys.argv[1])
+time.sleep(600)
+"""
+LIFE = """
+import sys, time
+from pathlib import Path
+from server.monitoring.event_command import EventCommand
+from tests.monitoring.test_retraining import NOW_US, RECEIVING, retraining
+from tests.verdicts import alarming
+command = EventCommand((sys.executable, "-c", RECEIVING, sys.argv[2]), 600.0)
+retraining(Path(sys.argv[1]), command).consider([alarming(1)], (), NOW_US)
+time.sleep(600)
+"""
+
+
+def test_a_process_that_is_killed_while_it_delivers_has_lost_nothing(tmp_path: Path) -> None:
+    folder, got = tmp_path / "events", tmp_path / "got"
+    life = subprocess.Popen([sys.executable, "-c", LIFE, str(folder), str(got)], cwd=ROOT)
+    try:
+        until(got.exists, "an event has reached the command")
+    finally:
+        life.kill()
+        life.wait()
+    process_id, _, body = got.read_bytes().partition(b" ")
+    os.kill(int(process_id), signal.SIGKILL)  # it leads a session of its own, and outlives who started it
+    copy = f"import sys; open({str(tmp_path / 'again')!r}, 'wb').write(sys.stdin.buffer.read())"
+    models = retraining(folder, EventCommand((sys.executable, "-c", copy), 20.0))
+    try:
+        until(lambda: models.waiting == 0, "delivered")
+        assert (tmp_path / "again").read_bytes() == body
+        assert models.consider([alarming(2)], (), NOW_US + HOUR_US) == []
+    finally:
+        models.close()
 
 
 def test_while_nobody_receives_there_is_one_event(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,8 +7,10 @@ from server.core.hashing import id_hash
 from server.core.monitoring_settings import ModelMonitoring
 from server.monitoring.choose import ANONYMOUS
 from server.monitoring.lane import Lane
-from server.monitoring.sampler import Plan, Sampler, Served, rows_of
+from server.monitoring.picked import Served, rows_of
+from server.monitoring.sampler import Plan, Sampler
 from tests.monitoring.sampled import KEY, Gathering
+from tests.monitoring.test_lane import until
 
 ALL = ModelMonitoring(rate=1.0)
 
@@ -28,6 +30,7 @@ def served(rows: list[int], answered: list[bool] | None = None, **changes: objec
         statuses=None,
         taken_ns=50_000,
         execute_ns=7_000,
+        rows=total,
     )
     for name, value in changes.items():
         setattr(made, name, value)
@@ -161,10 +164,88 @@ def test_bytes_are_those_of_the_elements() -> None:
 
 
 def test_rows_of_requests() -> None:
-    one_each = rows_of(np.array([0, 3]), np.arange(5, 10))
-    assert [part.tolist() for part in one_each] == [[0, 3], [0, 3], [0, 0]]
     mixed = rows_of(np.array([1, 2]), np.array([4, 5, 8, 10]))
     assert [part.tolist() for part in mixed] == [[1, 1, 1, 2, 2], [1, 2, 3, 4, 5], [0, 1, 2, 0, 1]]
+
+
+def test_rows_that_cannot_be_copied_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    sink, sampler = sampled(served([1, 1], outputs={"y": np.zeros((1, 1))}))
+    assert sink.got == []
+    assert sampler.reading().dropped == {("gathering", "not_copied"): 2}
+    assert [record.message for record in caplog.records] == ["rows could not be copied"]
+
+
+HOLDING = Plan("champion", 4, 0.9, ALL, row_bytes=64)
+
+
+@pytest.mark.parametrize("sizes", [[[1, 1, 1], [1, 1], [1]], [[1, 3, 2], [2], [1, 1, 4]]], ids=["one row each", "several"])
+def test_batches_that_were_held_give_the_same_rows(sizes: list[list[int]]) -> None:
+    def batches() -> list[Served]:
+        made = []
+        for place, rows in enumerate(sizes):
+            batch = served(rows, [index != 1 for index in range(len(rows))], taken_ns=50_000 + place * 1000)
+            batch.id_hashes = np.array([id_hash(f"{place}-{index}") for index in range(len(rows))], dtype=np.uint64)
+            batch.statuses = np.arange(sum(rows), dtype=np.uint8).reshape(-1, 1) + np.uint8(10 * place)
+            made.append(batch)
+        return made
+
+    at_once, _ = sampled(*batches())
+    held, sampler = sampled(*batches(), plan=HOLDING)
+    assert len(held.got) == 1
+    (got,) = held.got
+    assert sampler.reading().offered == {(KEY, "champion"): got.rows}
+    for name in ("id_hash", "row", "queue_us", "execute_us", "inclusion", "time_us", "statuses"):
+        expected = np.concatenate([getattr(each, name) for each in at_once.got])
+        assert getattr(got, name).tolist() == expected.tolist(), name
+    for name in ("inputs", "callers", "outputs"):
+        for column, array in getattr(got, name).items():
+            assert array.tolist() == np.concatenate([getattr(each, name)[column] for each in at_once.got]).tolist()
+
+
+def test_enough_is_not_held_and_what_is_not_alike_is_not_mixed() -> None:
+    sink = Gathering()
+    lane = Lane(sink, 10**6, 2**30)
+    sampler = Sampler(3, [lane])
+    lane.before = lambda: None  # nobody flushes by time
+    sampler.follow({KEY: Plan("champion", 0, 1.0, ALL, row_bytes=2**18)})
+    assert HOLDING.held_rows == 4096
+    for _ in range(3):
+        sampler.offer(KEY, served([1]))
+    assert sampler.reading().offered == {(KEY, "champion"): 0}
+    sampler.offer(KEY, served([1]))  # four rows of a quarter of a MiB
+    assert sampler.reading().offered == {(KEY, "champion"): 4}
+    sampler.offer(KEY, served([1]))
+    sampler.offer(KEY, served([1], callers={}))
+    assert sampler.reading().offered == {(KEY, "champion"): 5}
+    sampler.follow({})
+    assert sampler.reading().offered == {(KEY, "champion"): 6}
+    sampler.close()
+    assert [(got.rows, set(got.callers)) for got in sink.got] == [(4, {"key"}), (1, {"key"}), (1, set())]
+
+
+def test_what_is_held_does_not_wait_for_traffic() -> None:
+    sink = Gathering()
+    sampler = Sampler(3, [Lane(sink, 10**6, 2**30)])
+    sampler.follow({KEY: HOLDING})
+    sampler.offer(KEY, served([1, 2]))
+    until(lambda: sink.got)
+    sampler.close()
+    assert [got.rows for got in sink.got] == [3]
+
+
+def test_a_budget_is_kept_over_batches_that_were_held() -> None:
+    plan = Plan("champion", 0, 1.0, ModelMonitoring(rate=1.0, max_rows_per_s=4), row_bytes=64)
+    sink, sampler = sampled(served([2, 1]), served([1, 2]), served([1]), plan=plan)
+    assert [got.rows for got in sink.got] == [4]
+    assert sink.got[0].inputs["x"].ravel().tolist() == [0, 1, 2, 0]
+    assert sampler.reading().dropped == {("gathering", "budget"): 3}
+
+
+def test_a_budget_that_is_spent_takes_nothing() -> None:
+    plan = Plan("champion", 0, 1.0, ModelMonitoring(rate=1.0, max_rows_per_s=1))
+    sink, sampler = sampled(served([1]), served([1]), plan=plan)
+    assert [got.rows for got in sink.got] == [1]
+    assert sampler.reading().dropped == {("gathering", "budget"): 1}
 
 
 def test_requests_without_an_id_are_sampled_too() -> None:

@@ -5,7 +5,8 @@ import pytest
 
 from server.core.settings import ModelSettings
 from server.core.versions import VersionKey
-from server.monitoring.validation_rows import baseline_of
+from server.monitoring.quality import reference_quality
+from server.monitoring.validation_rows import baseline_of, quality_of
 
 KEY = VersionKey("m", 1)
 SCORED = ModelSettings.model_validate({"monitoring": {"tolerance": 1.0, "quality": {"output": "p"}}})
@@ -34,6 +35,19 @@ def test_rows_without_any_of_them() -> None:
     made = baseline_of(KEY, {"x": SCORES, "ids": SCORES}, {"p": SCORES}, ModelSettings(), free={"ids"})
     assert [stream.name for stream in made.streams] == ["x", "output:p"]
     assert (made.hourly, made.quality, made.rows) == ({}, None, 50)
+
+
+def test_the_bound_on_the_loss_does_not_depend_on_how_rows_are_sorted() -> None:
+    """The better half first, as where losses have seasons: a bound for values one by one would lie below their mean."""
+    labels = np.repeat([1.0, 0.0], 2000)
+    scores = np.full((4000, 1), 0.9)
+    quality = SCORED.monitoring.quality
+    assert quality is not None
+    assert reference_quality(scores, labels, quality).loss_upper < 0.4
+    made = quality_of({"p": scores}, labels, quality)
+    assert made.loss_mean == pytest.approx((0.01 + 0.81) / 2)
+    assert made.loss_mean < made.loss_upper < made.loss_mean + 0.05
+    assert quality_of({"p": scores}, labels, quality) == made
 
 
 def test_what_does_not_fit_is_said() -> None:

@@ -102,6 +102,8 @@ def test_what_is_only_counted_is_answered(serving: Serving) -> None:
         response = stub.ModelInfer(infer_message("counting", {"x": ("FP32", [2, 1], sent.tobytes())}))
     outputs = dict(zip((each.name for each in response.outputs), response.raw_output_contents, strict=True))
     assert outputs["y"] == sent.tobytes()
+    labels = 'action="count",constraint="at_least",input="x",model="counting",version="1"'
+    assert f"podium_invalid_inputs_total{{{labels}}} 1.0" in serving.http("/metrics")[1]
 
 
 def test_a_decoupled_request_is_refused_before_its_first_answer(serving: Serving) -> None:

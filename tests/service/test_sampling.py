@@ -122,9 +122,10 @@ def test_a_model_without_a_batch_dimension_gives_one_row() -> None:
     assert (got.inputs["x"].tolist(), got.outputs["y"].tolist()) == ([[0.0]], [[7.0, 8.0]])
 
 
-def test_what_cannot_be_sampled_costs_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_shown_costs_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     batch = plain([1, 1], MODEL)
-    assert shown(batch, [Part(0, 2, {"y": np.zeros((1, 1), np.float32)})], (), [True, True]) == []
+    no_map: Any = [1]
+    assert shown(batch, [Part(0, 1, no_map)], (), [True, True]) == []
     assert [record.message for record in caplog.records] == ["a batch could not be sampled"]
 
 

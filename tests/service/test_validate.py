@@ -26,6 +26,7 @@ from tests.service.featured import BROKEN, CALLERS, NAMES, REFUSED, STALE, UNAVA
 from tests.service.test_execute import SIGNATURE, PickyBackend
 from tests.service.test_execute import batch_of as plain_batch
 from tests.service.test_join import BAD, SETTINGS, Doubling, stopped
+from tests.service.test_sampling import shown
 
 LARGE = 100
 """A key beyond what is allowed, of which features give an `x` beyond what is allowed."""
@@ -68,7 +69,7 @@ def featured(action: Any = "reject") -> Any:
 class WithX(KeyFeatures):
     """Features that say of `x`, too, whether it was found."""
 
-    names = (*NAMES, "x")
+    names: tuple[str, ...] = (*NAMES, "x")
 
     def join(self, inputs: Any, rows: int, budget_s: float) -> Joined:
         joined = super().join(inputs, rows, budget_s)
@@ -214,3 +215,16 @@ def test_what_cannot_be_judged_is_not_executed_where_it_had_to_be(
     else:
         assert [each["y"].tolist() for each in given] == [[[1.0]], [[2.0]]]
     assert [record.getMessage() for record in caplog.records] == ["a batch could not be validated"]
+
+
+def test_who_is_refused_is_no_sample_and_shifts_nobody() -> None:
+    """With features: rows beside their own answers, wherever the refused stood."""
+    batch, features = batch_of([[1], [2, LARGE], [3], [HIGH], [4, 5]]), WithX()
+    pieces = join(features, batch, SETTINGS, stopped)
+    parts = answered(execute(Doubling(), batch, pieces), pieces, batch.spans, features.names)
+    parts = among(parts, validate(featured(), batch, pieces), batch.spans)
+    found = {}
+    for each in shown(batch, parts, pieces, [True] * 5, CALLERS):
+        for place in range(each.rows):
+            found[int(each.callers["id"][place, 0])] = float(each.inputs["x"][place, 0]), float(each.outputs["y"][place, 0])
+    assert found == {key: (key, 2.0 * key) for key in (1, 3, 4, 5)}

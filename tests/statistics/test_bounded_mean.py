@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -45,6 +45,7 @@ def cut(seed: int, size: int) -> list[slice]:
     return [slice(first, last) for first, last in itertools.pairwise(edges)]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**31))
 def test_it_does_not_matter_how_values_are_cut(seed: int) -> None:
     values = np.random.default_rng(seed).random(97)
@@ -187,7 +188,7 @@ def test_state_is_plain_numbers() -> None:
         assert BoundedMean.from_document(json.loads(json.dumps(mean.document(), allow_nan=False))) == mean
     for harm in (HarmDetector(0.2), HarmDetector(0.2).add(values)):
         assert HarmDetector.from_document(json.loads(json.dumps(harm.document(), allow_nan=False))) == harm
-    for wrong in ([], [1.0] * 6, [0.5, 3]):
+    for wrong in ([], [1.0] * 6, [0.5, 3, 1], [math.nan] * 7, [math.inf] * 7, [0.5, math.nan], [math.inf] * 19):
         with pytest.raises(ValueError, match="numbers"):
             BoundedMean.from_document(wrong)
         with pytest.raises(ValueError, match="numbers"):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special
 
@@ -41,6 +41,7 @@ def test_what_is_no_probability_is_refused(p: float) -> None:
         e_value(p)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_less_p_is_more_evidence(first: float, second: float) -> None:
     low, high = sorted((first, second))
@@ -56,6 +57,7 @@ def test_its_mean_over_uniform_p_is_at_most_1() -> None:
     assert 1 - 1 / 690 - 1e-6 <= total <= 1
 
 
+@settings(deadline=None)
 @given(LOGS, st.floats(0.001, 1e6))
 def test_a_step_is_one_more_times_e(log_detector: float, e: float) -> None:
     assert step(log_detector, e) == pytest.approx(
@@ -73,6 +75,7 @@ def test_a_detector_begins_with_the_first_e_and_never_overflows() -> None:
             step(0.0, e)
 
 
+@settings(deadline=None)
 @given(st.lists(LOGS | st.just(EMPTY), min_size=1, max_size=20))
 def test_a_family_is_the_mean(logs: list[float]) -> None:
     expected = float(special.logsumexp(logs)) - math.log(len(logs))

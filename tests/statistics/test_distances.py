@@ -5,7 +5,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -108,6 +108,7 @@ def test_one_outlier_hardly_moves_the_effect() -> None:
     assert abs(effects[1] / effects[0] - 1) < 0.01
 
 
+@settings(deadline=None)
 @given(TABLES)
 def test_distances_are_symmetric_finite_and_zero_of_the_same(table: tuple[list[int], list[int]]) -> None:
     first, second = table
@@ -121,6 +122,7 @@ def test_distances_are_symmetric_finite_and_zero_of_the_same(table: tuple[list[i
     assert kolmogorov_smirnov(first, second) <= 1 + 1e-12
 
 
+@settings(deadline=None)
 @given(TABLES, st.randoms(use_true_random=False))
 def test_the_order_of_bins_matters_only_where_they_are_ordered(table: tuple[list[int], list[int]], random: Random) -> None:
     first, second = (np.array(side) for side in table)
@@ -130,6 +132,7 @@ def test_the_order_of_bins_matters_only_where_they_are_ordered(table: tuple[list
     assert kolmogorov_smirnov(first[::-1], second[::-1]) == pytest.approx(kolmogorov_smirnov(first, second), abs=1e-12)
 
 
+@settings(deadline=None)
 @given(TABLES)
 def test_fewer_bins_show_no_larger_difference(table: tuple[list[int], list[int]]) -> None:
     first, second = (np.array(side) for side in table)
@@ -139,6 +142,7 @@ def test_fewer_bins_show_no_larger_difference(table: tuple[list[int], list[int]]
         assert distance(*merged) <= distance(first, second) + 1e-12
 
 
+@settings(deadline=None)
 @given(TABLES)
 def test_all_is_as_many_times_the_same(table: tuple[list[int], list[int]]) -> None:
     first, second = (np.array(side) for side in table)

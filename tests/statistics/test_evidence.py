@@ -5,7 +5,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -66,6 +66,18 @@ def test_psi_evidence_of_very_many_rows() -> None:
     assert psi_evidence(0.0096, 10, 10**8, 10**8, 0.0096).p == pytest.approx(0.5, abs=0.01)
     assert psi_evidence(0.0105, 10, 10**8, 10**8, 0.0096).p < 1e-100
     assert psi_evidence(0.0087, 10, 10**8, 10**8, 0.0096).p == pytest.approx(1)
+
+
+@settings(deadline=None)
+@given(st.floats(0, 5), st.floats(0, 1), st.floats(0, 0.5), st.integers(2, 60), st.integers(50, 10**8), st.integers(50, 10**8))
+def test_more_difference_is_more_evidence_and_more_tolerance_less(
+    value: float, more: float, tolerated: float, bins: int, n: int, m: int
+) -> None:
+    p = psi_evidence(value, bins, n, m, tolerated).p
+    assert 0 <= p <= 1
+    # to the digits that a p-value has
+    assert psi_evidence(value + more, bins, n, m, tolerated).p <= p * (1 + 1e-10)
+    assert psi_evidence(value, bins, n, m, tolerated + more).p >= p * (1 - 1e-10)
 
 
 def test_the_plain_homogeneity_test_is_scipys() -> None:
@@ -168,6 +180,7 @@ def test_the_plain_test_calls_a_harmless_wobble_drift_and_this_one_does_not() ->
     assert (tolerant < 0.001).mean() == 0
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5000)), min_size=1, max_size=12), st.randoms(use_true_random=False)
 )

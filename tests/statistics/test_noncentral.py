@@ -70,6 +70,16 @@ def test_both_ways_agree_where_they_meet() -> None:
             assert contour(x, df, lam) == pytest.approx(mixture(x, df, lam), rel=1e-11)
 
 
+@pytest.mark.parametrize("noncentrality", [50.0, 960.0, 1e7])
+def test_far_below_the_mean_there_is_nothing(noncentrality: float) -> None:
+    for x in (5e-324, 1e-3):
+        assert survival(x, 1, noncentrality) == pytest.approx(1, rel=1e-11)
+    spread = (2 * (9 + 2 * noncentrality)) ** 0.5
+    for distance in np.linspace(4, 13, 40):
+        x = 9 + noncentrality - distance * spread
+        assert survival(x, 9, noncentrality) == pytest.approx(1 - stats.ncx2.cdf(x, 9, noncentrality), rel=1e-12)
+
+
 def test_nothing_tolerated_is_the_central_law() -> None:
     for x in (0.0, 1e-9, 3.0, 50.0, 1400.0):
         assert survival(x, 9, 0.0) == pytest.approx(stats.chi2.sf(x, 9), rel=1e-12)

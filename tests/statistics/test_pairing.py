@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.statistics.bounded_mean import BoundedMean
@@ -12,6 +12,7 @@ from server.statistics.scores import auc
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1)), max_size=60)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_rows_are_paired_in_order_of_arrival(rows: list[tuple[int, int]]) -> None:
     positives, negatives = ([score for score, label in rows if label == own] for own in (1, 0))
@@ -23,6 +24,7 @@ def test_rows_are_paired_in_order_of_arrival(rows: list[tuple[int, int]]) -> Non
     assert list(state.waiting) == longer[len(whole) :]
 
 
+@settings(deadline=None)
 @given(ROWS, st.integers(0, 60))
 def test_it_does_not_matter_how_rows_are_cut(rows: list[tuple[int, int]], place: int) -> None:
     scores, labels = ([row[column] for row in rows] for column in (0, 1))

@@ -6,7 +6,7 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
@@ -37,6 +37,7 @@ def by_quadrature(k0: int, n: int, k: int, m: int, sd: float) -> mpmath.mpf:
         return mpmath.quad(density, sorted(points))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_with_nothing_tolerated_it_is_fishers_exact_test(data: st.DataObject) -> None:
     n, m = data.draw(st.integers(1, 400)), data.draw(st.integers(1, 400))
@@ -136,6 +137,7 @@ def test_many_rows_and_large_tails_are_finite() -> None:
     assert 1e-300 < rate_evidence(5_000, 10**6, 14_000, 10**6, 0.1).p < 1e-9
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_more_of_them_is_more_evidence(data: st.DataObject) -> None:
     n, m, sd = data.draw(st.integers(1, 5000)), data.draw(st.integers(2, 5000)), data.draw(st.sampled_from((0.0, 0.1, 0.5)))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import optimize, stats
@@ -42,6 +42,7 @@ def drawn(seed: int, rows: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]
     return chance, random.binomial(1, chance)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_auc_is_the_share_of_pairs_in_order(rows: list[tuple[int, int]]) -> None:
     values, labels = np.array(rows).T
@@ -127,6 +128,7 @@ def test_what_does_not_fit_is_refused() -> None:
         calibrated((), [math.inf])
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_isotonic_is_scipys_on_the_distinct_scores(rows: list[tuple[int, int]]) -> None:
     values, labels = np.array(rows).T

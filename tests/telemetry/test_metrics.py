@@ -193,6 +193,7 @@ def _full() -> Metrics:
     recorder.cache_miss(5_000)
     recorder.cache_kept(1_000, 6)
     recorder.features(300_000)
+    recorder.invalid.add({("x", "at_least", "reject"): 2})
     return metrics
 
 
@@ -233,6 +234,11 @@ def test_an_answered_batch_is_shown_under_podiums_names() -> None:
     assert _value(metrics, "podium_cache_entries", **version) == 3
     assert _value(metrics, "podium_consumer_requests_total", **version, consumer="checkout") == 4
     assert _value(metrics, "podium_consumer_requests_total", **version, consumer="") == 1
+
+
+def test_rows_that_broke_a_constraint_are_shown() -> None:
+    version = {"model": "ranker", "version": "3", "input": "age"}
+    assert _value(_full(), "podium_invalid_inputs_total", **version, constraint="at_least", action="reject") == 4
 
 
 def test_features_are_shown() -> None:

@@ -16,6 +16,8 @@ from models.flight_delay.filling import DEFINITIONS
 from models.flight_delay.history import History
 from models.flight_delay.training import Settings
 from server.core.settings import ModelSettings, buckets_for
+from server.monitoring.baseline_document import from_document
+from server.monitoring.streams import Category, Numeric
 from server.registry.manifest import ManifestFields, parse_fields
 
 
@@ -26,7 +28,7 @@ def test_two_builds_give_the_same_bytes_and_facts(tmp_path: Path) -> None:
     assert np.array_equal(one.golden_outputs["probability"], other.golden_outputs["probability"])
     written = sorted(path.name for path in one.model_file.parent.iterdir())
     assert written == sorted([*one.files, "facts.json"])
-    assert set(one.files) == {"model.onnx", "program.pt2", "golden.npz"}
+    assert set(one.files) == {"model.onnx", "program.pt2", "golden.npz", "baseline.json"}
     for name in written:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes(), name
     assert parse_fields((tmp_path / "one" / "facts.json").read_bytes()) == ManifestFields.model_validate(one.facts)
@@ -66,6 +68,30 @@ def test_only_january_to_june_reaches_training_and_metrics(
     assert with_year.facts == without.facts
 
 
+def test_the_baseline_is_june_as_the_file_answers_it(built: BuildResult, history_built: BuildResult, flights: Flights) -> None:
+    june = flights.months(6)
+    for result, origin in ((built, "input"), (history_built, "feature")):
+        made = from_document(result.files["baseline.json"].read_bytes())
+        streams = {stream.name: stream for stream in made.streams}
+        assert made.rows == june.rows
+        assert streams["temp_f"].origin == origin
+        assert isinstance(streams["day_of_week"], Category)
+        assert set(streams["day_of_week"].vocabulary) == set("1234567")
+        assert isinstance(streams["carrier"], Category)
+        assert streams["carrier"].vocabulary[0] in {"UA", "B6", "EV"}
+        score = streams["output:probability"]
+        assert isinstance(score, Numeric)
+        assert len(score.edges) == 9
+        assert made.latency_us == (0.0, 0.0, 0.0)
+        assert made.quality is not None
+        assert made.quality.metrics["auc"] == pytest.approx(result.facts["metrics"]["june_auc"], abs=1e-6)
+        assert made.quality.metrics["log_loss"] == pytest.approx(result.facts["metrics"]["june_log_loss"], abs=1e-6)
+    missing = int(np.isnan(june.inputs["plane_seats"].astype(np.float32)).sum())
+    made = from_document(built.files["baseline.json"].read_bytes())
+    place = [stream.name for stream in made.streams].index("plane_seats")
+    assert made.layout.cells(made.counts, place).missing == missing > 0
+
+
 def test_golden_answers_come_from_the_file_and_are_probabilities(built: BuildResult) -> None:
     expected = built.golden_outputs["probability"].astype(np.float64)
     again = export.predict(built.model_file.read_bytes(), built.golden_inputs)["probability"]
@@ -102,7 +128,8 @@ def test_the_variant_that_knows_what_happened_is_clearly_better_in_june(built: B
 
 
 def test_the_contract_is_a_part_of_the_version_and_fits_what_is_installed(history_built: BuildResult) -> None:
-    assert set(history_built.files) == {"model.onnx", "program.pt2", "golden.npz", "features.json", "features.npz"}
+    files = {"model.onnx", "program.pt2", "golden.npz", "baseline.json", "features.json", "features.npz"}
+    assert set(history_built.files) == files
     contract = read_contract(history_built.model_file.parent)
     assert contract is not None
     assert contract.views == tuple(view.ref for view in VIEWS)
