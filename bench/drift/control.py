@@ -4,24 +4,26 @@ Weather is the same for all flights of an hour at an airport, and the day of the
 are no sample of their month, then, and the p-values of a test of rows are about rows that are exchangeable.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.drift.replay import DAY_S, DAY_US, WEEK_S, Positions, Served, baseline_of, settings_of, verdicts
+from bench.drift.replay import DAY_S, DAY_US, WEEK_S, Positions, Served, baseline_of, known, settings_of, verdicts
 from models.flight_delay.inputs import WEATHER
 from server.monitoring.verdict import DriftState
 
-MONTH, SEED = 7, 1
+SEED = 1
 CALENDAR = (*WEATHER.values(), "day_of_week")
 """What is the same for all flights of an hour or a day."""
 LEFT_OUT = {"nothing": (), "weather, weekday": CALENDAR, "weather, weekday, output": (*CALENDAR, "probability")}
-_END_DAY = 15_918
-"""The first of August 2013, in days since 1970."""
-_SPLITS = ("exchanged", "rows", "days")
+_FIRST_DAY, _END_DAY = 15_887, 15_918
+"""The first of July and of August 2013 in UTC, in days since 1970: windows are of UTC, and a month that begins on a morning of New
+York would begin with a day without its evening."""
+SPLITS = ("exchanged", "rows", "days")
 PLAN = [
-    *((split, window, 0.1, "nothing") for split in _SPLITS for window in ("day", "week", "month")),
+    *((split, window, 0.1, "nothing") for split in SPLITS for window in ("day", "week", "month")),
     *(
         (split, window, 0.1, left_out)
         for left_out in tuple(LEFT_OUT)[1:]
@@ -39,9 +41,8 @@ def halves(year: Served, split: str, random: np.random.Generator) -> tuple[Posit
     "rows": half of the flights, at their own times; "exchanged": the same, their times dealt out among them anew, so that rows
     are exchangeable, which is what p-values assume; "days": half of the days, of each day of the week alike.
     """
-    rows, time_us = year.months(MONTH, MONTH), year.time_us
-    # days and weeks are of UTC: what little of a day the month's last evening brings would be a window of evenings
-    rows = rows[time_us[rows] // DAY_US < _END_DAY]
+    time_us = year.time_us
+    rows = np.flatnonzero((time_us // DAY_US >= _FIRST_DAY) & (time_us // DAY_US < _END_DAY))
     if split == "days":
         days = time_us[rows] // DAY_US
         chosen: list[int] = []
@@ -64,10 +65,10 @@ def control(year: Served, split: str, window: str, tolerance: float, left_out: s
     named: dict[str, int] = {}
     effects: dict[str, list[float]] = {}
     for number in range(splits):
-        first, second, time_us = halves(year, split, np.random.default_rng([SEED, number]))
+        first, second, times = halves(year, split, np.random.default_rng([SEED, number]))
         length = {"window_s": DAY_S if window == "day" else WEEK_S, "min_rows": len(second) if window == "month" else 50}
         settings = settings_of(tolerance=tolerance, ignore=LEFT_OUT[left_out], **length)
-        found = verdicts(year, baseline_of(year, first, settings), second, settings, time_us)
+        found = verdicts(replace(year, time_us=times), baseline_of(year, first, settings), second, settings)
         windows += len(found)
         alarms += sum(verdict.state is DriftState.ALARM for verdict in found)
         alarmed += any(verdict.alarmed for verdict in found)
@@ -86,4 +87,22 @@ def control(year: Served, split: str, window: str, tolerance: float, left_out: s
         "windows_in_alarm": alarms,
         "named": dict(sorted(named.items(), key=lambda item: -item[1])),
         "effects": {name: round(float(np.median(values)), 4) for name, values in effects.items()} if window == "month" else {},
+    }
+
+
+def risk_control(year: Served, split: str) -> dict[str, Any]:
+    """How often the alarm about the risk was raised in one split, and what the baseline says of its own loss."""
+    first, second, times = halves(year, split, np.random.default_rng([SEED, 0]))
+    settings = settings_of(window_s=WEEK_S)
+    baseline = baseline_of(year, first, settings)
+    played = replace(year, time_us=times)
+    found = known(played, baseline, second[np.argsort(times[second], kind="stable")], settings)
+    quality = baseline.quality
+    last = found.weeks[-1].risk if found.weeks else None
+    return {
+        "split": split,
+        "alarms": len(found.risks),
+        "baseline_loss": None if quality is None else round(quality.loss_mean, 4),
+        "baseline_loss_upper": None if quality is None else round(quality.loss_upper, 4),
+        "loss": None if last is None else round(last.loss_mean, 4),
     }

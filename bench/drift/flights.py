@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.drift.control import PLAN, control
+from bench.drift.control import PLAN, SPLITS, control, risk_control
 from bench.drift.replay import WEEK_S, Known, baseline_of, known, served, settings_of, verdicts
 from bench.record import RESULTS, machine, write
 from models.flight_delay.data import LATE_MINUTES
@@ -22,7 +22,7 @@ from server.monitoring.verdict import QualityReading, WindowVerdict
 FOUR_WEEKS_ROWS = 22_000
 """About 6,300 labelled flights leave in a week; in those of holidays fewer."""
 BASELINE_MONTH, FIRST_MONTH, LAST_MONTH = 6, 7, 12
-SPLITS = 10
+REPEATS = 10
 _RISING = {"auc", "accuracy"}
 """Metrics of which more is better."""
 
@@ -113,6 +113,7 @@ def measure(splits: int, limit_rows: int | None, last_month: int) -> dict[str, A
         "streams": stream_rows(weeks),
         "quality": quality_rows(outcomes.weeks, baseline),
         "risk_alarms": risk_rows(outcomes),
+        "risk_controls": [risk_control(year, split) for split in SPLITS],
     }
 
 
@@ -138,7 +139,11 @@ def text(result: Mapping[str, Any]) -> Iterator[str]:
     for row in result["quality"]:
         told = [f"{name} {one['value']:.3f}" for name, one in row["recent"].items()]
         yield f"  {row['first_day']}: {', '.join(told)}; fell: {', '.join(row['fell']) or 'nothing'}"
-    yield "Risk alarms: " + "; ".join(f"{row['raised']} to {row['ended'] or 'the end'}" for row in result["risk_alarms"])
+    spans = [f"{row['raised']} to {row['ended'] or 'the end'}" for row in result["risk_alarms"]]
+    yield f"Risk alarms: {len(spans)}, the first {'; '.join(spans[:3]) or 'none'}"
+    for row in result["risk_controls"]:
+        losses = f"loss {row['loss']}, baseline's {row['baseline_loss']}, its upper bound {row['baseline_loss_upper']}"
+        yield f"  control, July against July, {row['split']}: {row['alarms']} risk alarms; {losses}"
 
 
 def _day(time_us: int) -> str:
@@ -156,7 +161,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where drift_flights.json is written (default: %(default)s)")
     options = parser.parse_args(arguments)
     facts, began = machine(), time.perf_counter()
-    result = measure(1, 4000, FIRST_MONTH) if options.quick else measure(SPLITS, None, LAST_MONTH)
+    result = measure(1, 4000, FIRST_MONTH) if options.quick else measure(REPEATS, None, LAST_MONTH)
     seconds = round(time.perf_counter() - began)
     path = write("drift_flights", {"machine": facts, "seconds": seconds, "quick": options.quick, **result}, options.out)
     print("\n".join([*text(result), f"written to {path}"]))

@@ -44,11 +44,10 @@ class Served:
     time_us: NDArray[np.int64]
     identities: NDArray[np.uint64]
 
-    def of(self, rows: Positions, time_us: NDArray[np.int64] | None = None) -> Samples:
-        """Some of them as samples, at their own times or at others."""
+    def of(self, rows: Positions) -> Samples:
+        """Some of them as samples."""
         outputs = {"probability": self.probability[rows, np.newaxis].astype(np.float32)}
-        when = self.time_us[rows] if time_us is None else time_us
-        return samples(as_rows(self.flights.take(rows).inputs), outputs, when, self.identities[rows])
+        return samples(as_rows(self.flights.take(rows).inputs), outputs, self.time_us[rows], self.identities[rows])
 
     def months(self, first: int, last: int) -> Positions:
         """Where the flights of these months are."""
@@ -81,18 +80,15 @@ def baseline_of(year: Served, rows: Positions, settings: ModelSettings) -> Basel
     return build_baseline(year.of(rows), settings, quality=reference_quality(year.probability[rows], labels, QUALITY))
 
 
-def verdicts(
-    year: Served, baseline: Baseline, rows: Positions, settings: ModelSettings, time_us: NDArray[np.int64] | None = None
-) -> list[WindowVerdict]:
-    """All windows of a replay, a day's flights at a time. `time_us`: of all flights of the year, where it is not their own."""
-    when = year.time_us if time_us is None else time_us
+def verdicts(year: Served, baseline: Baseline, rows: Positions, settings: ModelSettings) -> list[WindowVerdict]:
+    """All windows of a replay that have rows, a day's flights at a time."""
     now_us = [0]
     monitors = Monitors(wall_us=lambda: now_us[0])
     monitors.serve(KEY, settings, baseline, (ARM,))
     made = []
-    for day_us, chosen in _pieces(rows[np.argsort(when[rows], kind="stable")], when, DAY_US):
+    for day_us, chosen in _pieces(rows[np.argsort(year.time_us[rows], kind="stable")], year.time_us, DAY_US):
         now_us[0] = day_us + DAY_US
-        monitors.add([year.of(chosen, when[chosen])])
+        monitors.add([year.of(chosen)])
         made += monitors.tick(now_us[0])
     made += monitors.tick(now_us[0] + 8 * DAY_US)
     return [verdict for verdict in made if verdict.rows]

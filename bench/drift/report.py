@@ -8,12 +8,13 @@ _COLUMNS = {
     "numbers": (("numbers", 200), ("numbers", 1000), ("numbers", 10_000)),
     "others": (("categories", 1000), ("missing", 1000)),
 }
+_METRICS = ("auc", "brier", "log_loss", "accuracy", "calibration_error")
 _HEADS = {("categories", 1000): "a new category", ("missing", 1000): "more missing"}
 
 
 def tables(result: Row) -> list[str]:
     """Lines of Markdown: alarms and delays for numbers, the same for categories and missing values, and the outlier."""
-    lines = []
+    lines = [*_quick(result)]
     for columns in _COLUMNS.values():
         heads = [_HEADS.get(column, f"{column[1]:,} rows") for column in columns]
         lines += [
@@ -24,6 +25,44 @@ def tables(result: Row) -> list[str]:
         ]
     lines += [_line(["Detector", "rows", "its measure", "with one outlier", "changed by"]), _line(["---"] * 5)]
     return [*lines, *(_outlier(row) for row in result["outliers"])]
+
+
+def flights_tables(result: Row) -> list[str]:
+    """Lines of Markdown: the control, what drifted week by week, quality week by week."""
+    lines = [
+        *_quick(result),
+        _line(["Split of July", "windows of a", "left out", "tolerance", "splits in alarm", "windows in alarm"]),
+    ]
+    lines.append(_line(["---"] * 6))
+    for row in result["controls"]:
+        alarms = [f"{row['splits_with_alarm']} of {row['splits']}", f"{row['windows_in_alarm']} of {row['windows']}"]
+        lines.append(_line([row["split"], row["window"], row["left_out"], f"{row['tolerance']:g}", *alarms]))
+    days = next(row["effects"] for row in result["controls"] if (row["split"], row["window"]) == ("days", "month"))
+    weeks = len(result["weeks"])
+    lines += [
+        "",
+        _line(["What drifted", "since", f"weeks of {weeks}", "largest effect", "in the week of", "between days of July"]),
+    ]
+    lines.append(_line(["---"] * 6))
+    for row in result["streams"]:
+        counted = [f"`{row['what']}`", row["first_day"], f"{row['windows']}", f"{row['largest']:.3f}", row["largest_day"]]
+        lines.append(_line([*counted, f"{days.get(row['what'], 0.0):.3f}"]))
+    before = result["baseline_metrics"]
+    lines += ["", _line(["Week of", *_METRICS, "fell"]), _line(["---"] * (len(_METRICS) + 2))]
+    lines.append(_line(["June", *(f"{before[name]:.3f}" for name in _METRICS), ""]))
+    for row in result["quality"]:
+        values = [f"{row['recent'][name]['value']:.3f}" if name in row["recent"] else "" for name in _METRICS]
+        lines.append(_line([row["first_day"], *values, ", ".join(row["fell"])]))
+    lines += ["", _line(["Split of July", "risk alarms", "loss", "baseline's loss", "its upper bound"]), _line(["---"] * 5)]
+    lines.append(_line(["none: July to December, after June", f"{len(result['risk_alarms'])}", "", "", ""]))
+    for row in result["risk_controls"]:
+        losses = [f"{row[name]:.4f}" for name in ("loss", "baseline_loss", "baseline_loss_upper")]
+        lines.append(_line([row["split"], f"{row['alarms']}", *losses]))
+    return lines
+
+
+def _quick(result: Row) -> list[str]:
+    return ["**Of a quick run, which shows that it runs and nothing else.**", ""] if result["quick"] else []
 
 
 def summary(result: Row) -> Iterator[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from bench.drift.calibration import calibration
 from bench.drift.command import main
+from bench.drift.document import DOCUMENT, read, written
 from bench.drift.dummies import dummies
 from bench.drift.install import PEERS, PINS
 from bench.drift.playing import change_of, outlier, play
@@ -162,3 +163,15 @@ def test_every_peer_has_its_pins() -> None:
         assert any(line.startswith(f"{peer.distribution}==") for line in pins)
         assert all("==" in line for line in pins)
         assert (Path(PINS) / f"{peer.module}.py").exists()
+
+
+def test_the_document_says_what_was_measured() -> None:
+    """Whoever measures again writes it down again: `python -m bench.drift.document`."""
+    text = DOCUMENT.read_text("utf-8")
+    assert written(text, read()) == text
+    assert written(text.replace(" | ", " |  "), read()) != text.replace(" | ", " |  ")
+
+
+def test_a_result_without_a_place_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"no place for drift\.json"):
+        written("nothing", {"drift": {}})
