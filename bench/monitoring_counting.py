@@ -1,7 +1,7 @@
 """Rows to counts: 100 float32 features on one core, against the simplest way that numpy offers, in one run.
 
 The other side makes a histogram of each column by `np.histogram` with the same edges. It counts less: no sums, nothing of
-values that are out of range, missing or infinite. So a ratio below 1 is what these cost, and the requirement is on rows per second.
+values that are out of range, missing or infinite. So a ratio below 1 is what these cost; what is required is rows per second.
 """
 
 import os
