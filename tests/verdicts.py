@@ -26,7 +26,7 @@ HOUR_US = 3_600_000_000
 START_US = 1_767_225_600_000_000
 """2026-01-01, midnight in UTC."""
 TOLERATED = 0.0096
-FAMILY, WINDOWS = 4, 672
+WINDOWS = 672
 STREAMS: tuple[Stream, ...] = (
     Numeric("distance", "feature", (100.0, 200.0, 400.0), 1.0, 900.0, (1.5, 890.0), 200.0, 150.0),
     Category("carrier", "input", ("AA", "UA"), (17,)),
@@ -79,7 +79,7 @@ def numbers(stream: str, window: Sequence[int], before: float = -math.inf, alarm
         p=p,
         e=e,
         log_detector=detector,
-        log_threshold=math.log(WINDOWS * FAMILY),
+        log_threshold=math.inf,  # see `weighted`
         alarm=alarmed,
         effects={"jensen_shannon": 0.25, "kolmogorov_smirnov": 0.5},
     )
@@ -104,9 +104,22 @@ def rate(stream: str, missing: int, rows: int, before: float = -math.inf, check:
         p=p,
         e=e,
         log_detector=math.log((1 + math.exp(before)) * e),
-        log_threshold=math.log(WINDOWS * FAMILY),
+        log_threshold=math.inf,  # see `weighted`
         alarm=False,
     )
+
+
+def weighted(findings: Sequence[Finding]) -> list[Finding]:
+    """With the thresholds that follow from what each has to say in the family: distributions have four fifths."""
+    shapes = sum(each.check == "distribution" for each in findings)
+    rates = len(findings) - shapes
+
+    def weight(finding: Finding) -> float:
+        if not shapes or not rates:
+            return 1 / len(findings)
+        return 0.8 / shapes if finding.check == "distribution" else 0.2 / rates
+
+    return [replace(each, log_threshold=math.log(WINDOWS / weight(each))) for each in findings]
 
 
 def verdict(number: int = 0, state: DriftState = DriftState.OK, findings: Sequence[Finding] | None = None) -> WindowVerdict:
@@ -117,7 +130,8 @@ def verdict(number: int = 0, state: DriftState = DriftState.OK, findings: Sequen
             numbers("output:score", (250, 250, 250, 250)),
             rate("distance", 2, 1002),
         )
-    mean = sum(math.exp(each.log_detector) for each in findings) / max(len(findings), 1)
+    findings = weighted(findings)
+    mean = sum(math.exp(each.log_detector - each.log_threshold) * WINDOWS for each in findings)
     alarmed = tuple(f"{each.stream}:{each.check}" for each in findings if each.alarm)
     return WindowVerdict(
         key=KEY,

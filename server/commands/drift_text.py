@@ -84,7 +84,7 @@ def _window(version: ReportedVersion, window: WindowVerdict, every: bool) -> Ite
     sign = ">=" if window.log_family >= window.log_threshold else "<"
     yield (
         f"  family   {window.log_family:.3f} {sign} {window.log_threshold:.3f}"
-        f" (logarithm of the mean of {window.detectors} detectors, and from where on that is an alarm)"
+        f" (logarithm of the weighted mean of {window.detectors} detectors, and from where on that is an alarm)"
     )
     yield (
         f"  baseline {window.baseline_digest[:12] or '-'} of {window.baseline_origin}, {_BASELINES[window.reference]};"

@@ -20,6 +20,7 @@ from server.monitoring.counting import Counter
 from server.monitoring.edges import BINS, LEAST_SHARE, MAX_ROWS, numeric
 from server.monitoring.samples import Samples
 from server.monitoring.streams import Category, Counts, Layout, Origin, Stream
+from server.statistics.evidence import tolerated_psi
 
 VOCABULARY = 255
 OTHERS = 65_536
@@ -86,7 +87,7 @@ def hour_rows(settings: ModelSettings) -> int:
     about an hour than the tolerance forgives anyway. (A reference that every window shares needs 20 times as much, lest its one
     error adds up over all of them; an hour is met once a week.)
     """
-    return ceil((BINS - 1) / (0.96 * settings.monitoring.tolerance**2))
+    return ceil((BINS - 1) / tolerated_psi(settings.monitoring.tolerance))
 
 
 def reference(baseline: Baseline, start_us: int, end_us: int) -> tuple[Counts, Literal["all", "hours_of_week"]]:

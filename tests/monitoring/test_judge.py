@@ -77,7 +77,7 @@ def test_an_alarm_names_what_it_is_about_and_begins_that_anew() -> None:
 
 
 def test_several_detectors_together_alarm_and_are_named_until_the_rest_is_calm() -> None:
-    """None is where it would alarm by itself, at 60 / 0.4 and 60 / 0.04, but their mean is, and without the largest it is not."""
+    """None is where it would alarm by itself, at 60 / 0.4 and 60 / 0.04, but the mean is, and without the largest it is not."""
     high = Detectors((log(149.0), log(239.0), log(229.0), *[EMPTY] * 4))
     few = counts([2, 2], [2, 2])  # nothing can be said of distributions by four rows, so those detectors stay
     verdict, after = judge(KEY, "champion", window(few, rows=50), replace(REFERENCE, alarm_every_windows=60), high)
