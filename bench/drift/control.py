@@ -19,8 +19,8 @@ CALENDAR = (*WEATHER.values(), "day_of_week")
 """What is the same for all flights of an hour or a day."""
 LEFT_OUT = {"nothing": (), "weather, weekday": CALENDAR, "weather, weekday, output": (*CALENDAR, "probability")}
 _FIRST_DAY, _END_DAY = 15_887, 15_918
-"""The first of July and of August 2013 in UTC, in days since 1970: windows are of UTC, and a month that begins on a morning of New
-York would begin with a day without its evening."""
+"""The first of July and of August 2013 in UTC, in days since 1970: windows are of UTC, and a month that begins on a morning of
+New York would begin with a day without its evening."""
 SPLITS = ("exchanged", "rows", "days")
 PLAN = [
     *((split, window, 0.1, "nothing") for split in SPLITS for window in ("day", "week", "month")),

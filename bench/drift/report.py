@@ -78,6 +78,9 @@ def summary(result: Row) -> Iterator[str]:
         yield f"{row['kind']}, {row['rows']} rows, best {row['score']} {row['value']}: {by}{', '.join(row['best'])}"
     for row in result["calibration"]:
         yield f"{row['test']}, m={row['rows']}: p < {row['level']} in {row['rate']:.4f} of {row['windows']} windows"
+    if result["quick"]:
+        yield "a quick run: what is required of a whole one is not judged"
+        return
     for row in result["required"]:
         within = f" ({row['within']} of {row['repeats']} within)" if "within" in row else ""
         yield f"{'met' if row['met'] else 'MISSED'}: {row['what']}: {row['value']}, required {row['limit']}{within}"
