@@ -5,13 +5,10 @@ time may have the folder in which it remembers.
 """
 
 import asyncio
-import fcntl
 import logging
-import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -154,22 +151,3 @@ class _Page(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._families
         yield from ProcessCollector(registry=None).collect()
-
-
-@contextmanager
-def held(folder: Path | None) -> Iterator[None]:
-    """Hold the folder in which a monitor remembers. Raises: OSError; Unsupported where another process holds it."""
-    if folder is None:
-        _log.warning("monitoring.dir is not stated: what is found does not outlive this process")
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Unsupported(f"another process monitors in '{folder}'") from None
-        yield
-    finally:
-        os.close(handle)

@@ -7,6 +7,7 @@ or nothing is sampled.
 import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from server.core.monitoring_settings import ModelMonitoring, MonitoringSettings
 from server.core.settings import ModelSettings
 from server.core.tensors import byte_size
 from server.core.versions import VersionKey
+from server.held_folder import held
 from server.lifecycle.published import Published
 from server.lifecycle.replica import Replica
 from server.monitoring.judging import Judging
@@ -72,6 +74,9 @@ class Monitored:
 
     def _judging(self) -> Sink:
         folder = Path(self._settings.dir) if self._settings.dir else None
+        lock = ExitStack()
+        lock.enter_context(held(folder))
+        self._closing.append(lock.close)
         self._monitors = monitors = Monitors(folder)
         self.outcomes = outcomes = Outcomes(lambda: time.time_ns() // NS_PER_US)
         self._kept = None if folder is None else OutcomesFile(folder)

@@ -19,6 +19,7 @@ FLOORS = {
             "server.optional",
             "server.device_memory",
             "server.levels",
+            "server.held_folder",
             "server.monitored",
             "server.retrain",
             "server.monitored_versions",

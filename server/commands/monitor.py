@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from feature_client.errors import StoreError
 from server.core.errors import PodiumError
 from server.core.settings import ServerSettings
-from server.monitor_process import MonitorProcess, held
+from server.held_folder import held
+from server.monitor_process import MonitorProcess
 from server.telemetry import logs
 
 _FLAGS = ("repository", "grpc_address", "http_address", "log_level")

@@ -255,7 +255,7 @@ class Outcomes:
 
     @property
     def waiting(self) -> int:
-        """Outcomes that came before their prediction's samples, or have none; those joined in the last minutes included."""
+        """Outcomes that came before the samples of their prediction, or have none; those joined of late included."""
         with self._joining:
             return len(self._early)
 

@@ -163,6 +163,27 @@ def test_outcomes_follow_their_rules(horizon_s: int, steps: list[Any]) -> None:
         assert {name: metric.value for name, metric in reading.realised.items() if name == "accuracy"} == pytest.approx(right)
 
 
+@pytest.mark.parametrize("horizon_s", [0, 60])
+def test_one_outcome_after_the_other(horizon_s: int) -> None:
+    now = Now()
+    outcomes = taking(now, settings_of(horizon_s=horizon_s))
+    outcomes.add([scored(["a", "b"], [0.9, 0.9])])
+
+    def said(label: float, id_: str = "a") -> ReceiptStatus:
+        return outcomes.report(Outcome("m", 3, id_, 0, label)).status
+
+    assert [said(1.0), said(1.0), said(0.0)] == [ACCEPTED, DUPLICATE, REPLACED if horizon_s else LATE]
+    now.us += 60 * SECOND - 1
+    assert said(1.0) is (REPLACED if horizon_s else DUPLICATE)
+    now.us += 1
+    # counted as it is, by whoever looks next
+    assert [said(0.0), said(1.0), said(0.0)] == [LATE, DUPLICATE, LATE]
+    assert said(1.0, "b") is (LATE if horizon_s else ACCEPTED)
+    reading = outcomes.readings()[0]
+    assert (reading.served, reading.labelled) == (2, 1 if horizon_s else 2)
+    assert reading.realised["accuracy"].value == 1.0
+
+
 def test_an_outcome_of_no_version_says_which_one_answered() -> None:
     now = Now()
     outcomes = Outcomes(now)
