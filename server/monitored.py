@@ -6,7 +6,7 @@ or nothing is sampled.
 
 import importlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from server.core.versions import VersionKey
 from server.held_folder import held
 from server.lifecycle.published import Published
 from server.lifecycle.replica import Replica
+from server.monitoring.codec import Redaction
 from server.monitoring.judging import Judging
 from server.monitoring.lane import Lane
 from server.monitoring.monitors import Monitors
@@ -54,6 +55,7 @@ class Monitored:
         """Raises: Unsupported for what cannot work here; OSError for folders that cannot be made."""
         self._settings = settings
         self._served: Mapping[VersionKey, _Served] = {}
+        self._redactions: dict[VersionKey, Redaction] = {}
         self.sampler: Sampler | None = None
         self.outcomes: Outcomes | None = None
         self.forward: Callable[[Outcome], None] | None = None
@@ -113,6 +115,8 @@ class Monitored:
                 self._monitors.leave(key)
                 self.outcomes.leave(key)
         self._served = served
+        # what waits for a sink is redacted as its version was, also when that has left
+        self._redactions |= {key: _redaction(each.settings) for key, each in served.items()}
         if self._retrain is not None:
             self._retrain.follow(self._settings_of())
         self.sampler.follow({key: _plan(each, published.ready[key]) for key, each in served.items()})
@@ -149,14 +153,14 @@ class Monitored:
         for close in self._closing:
             close()
 
-    def _redaction(self, key: VersionKey) -> tuple[Sequence[str], Mapping[str, Sequence[str]]]:
-        """What must not leave this process of a version, and which inputs its features are packed into."""
-        served = self._served.get(key)
-        if served is None:
-            return (), {}
-        features = served.settings.features
-        packed = {} if features is None else {each.name: each.columns for each in features.inputs}
-        return served.settings.monitoring.redact, packed
+    def _redaction(self, key: VersionKey) -> Redaction:
+        """What must not leave this process of a version that is served, or was."""
+        return self._redactions[key]
+
+
+def _redaction(settings: ModelSettings) -> Redaction:
+    packed = {} if settings.features is None else {each.name: each.columns for each in settings.features.inputs}
+    return settings.monitoring.redact, packed
 
 
 def _wanted(replica: Replica) -> bool:

@@ -165,7 +165,7 @@ def test_a_reader_that_is_killed_anywhere_comes_to_what_one_does_that_never_was(
                     judging.save()
             else:
                 if chosen.random() < 0.3:
-                    interrupted_save(judging, monkeypatch)
+                    interrupted += interrupted_save(judging, monkeypatch)
                 continue
         assert state(judging) == expected
         judging.save()
