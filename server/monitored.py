@@ -29,7 +29,6 @@ from server.monitoring.outcome import Outcome
 from server.monitoring.outcomes import Outcomes
 from server.monitoring.outcomes_file import OutcomesFile
 from server.monitoring.reading import MonitoringReading, VersionReading
-from server.monitoring.redis_sink import RedisOutcomes, RedisSink, RedisWriter
 from server.monitoring.sampler import Plan, Sampler
 from server.monitoring.sink import Sink
 from server.retrain import Retrain, objectives
@@ -80,7 +79,7 @@ class Monitored:
         lock.enter_context(held(folder))
         self._closing.append(lock.close)
         self._monitors = monitors = Monitors(folder)
-        self.outcomes = outcomes = Outcomes(lambda: time.time_ns() // NS_PER_US)
+        self.outcomes = outcomes = Outcomes(lambda: time.time_ns() // NS_PER_US, self._may_be_sampled)
         self._kept = None if folder is None else OutcomesFile(folder)
         if self._kept is not None:
             self._kept.restore(outcomes)
@@ -93,13 +92,19 @@ class Monitored:
             self._monitors.save()
             self._kept.save(self.outcomes)
 
+    def _may_be_sampled(self, model: str, id_hash: int) -> bool:
+        return self.sampler is None or self.sampler.may_be_sampled(model, id_hash)
+
     def _streaming(self) -> Sink:
         settings = self._settings
-        writers = [RedisWriter(settings.redis, settings.stream, settings.stream_rows) for _ in range(3)]
-        outcomes = RedisOutcomes(writers[0])
+        # by name: a server that judges by itself does not pay for a client of Redis
+        module = importlib.import_module("server.monitoring.redis_sink")
+        writers = [module.RedisWriter(settings.redis, settings.stream, settings.stream_rows) for _ in range(3)]
+        outcomes = module.RedisOutcomes(writers[0])
         self.forward = lambda outcome: outcomes.send([outcome])
         self._closing.append(outcomes.close)
-        return RedisSink(writers[1], writers[2], self._redaction)
+        sink: Sink = module.RedisSink(writers[1], writers[2], self._redaction)
+        return sink
 
     def follow(self, published: Published) -> None:
         """What is served from now on."""

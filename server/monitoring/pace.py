@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from server.core.clock import NS_PER_S
 from server.core.monitoring_settings import ModelMonitoring
 
+PEAK_S = 300
+"""The highest rate is known of at least so long ago."""
 _MEMORY_S = 60.0
 """Traffic is remembered about so long: a rate should follow the day, and not every gust."""
 
@@ -27,14 +29,22 @@ class Pace:
     _served: int = 0
     _per_s: float = 0.0
     _known_s: float = 0.0
+    _peaks: tuple[float, float] = field(init=False)
+    _turned_ns: int = field(init=False)
     _tokens: float = field(init=False)
     _filled_ns: int = field(init=False)
 
     def __post_init__(self) -> None:
         # nothing is known of the traffic: the first rows of an arm are worth most
         self.rate = 1.0 if self.settings.floor_rows else self._wanted(0.0)
+        self._peaks, self._turned_ns = (self.rate, self.rate), self.now_ns
         self._tokens = float(self.settings.max_rows_per_s)
         self._filled_ns = self.now_ns
+
+    @property
+    def peak(self) -> float:
+        """The highest rate of the last minutes: whoever was sampled in them was drawn below it."""
+        return max(self._peaks)
 
     def served(self, rows: int, now_ns: int) -> float:
         """Some rows were answered: the probability with which they are sampled."""
@@ -65,6 +75,10 @@ class Pace:
         self._per_s += weight * (self._rows / passed_s - self._per_s)
         self._rows, self.now_ns = 0, now_ns
         self.rate = self._wanted(self._per_s)
+        before, latest = self._peaks
+        if now_ns - self._turned_ns >= PEAK_S * NS_PER_S:
+            before, latest, self._turned_ns = latest, self.rate, now_ns
+        self._peaks = before, max(latest, self.rate)
 
     def _wanted(self, per_s: float) -> float:
         settings = self.settings

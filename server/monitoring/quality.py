@@ -4,9 +4,10 @@ Floor 4. Risk is the mean of a bounded loss (of a binary score the squared error
 the absolute error in units of `loss_scale`, capped at 1) against what it was on the baseline's rows. Better or merely different
 never alarms, and what alarms is outcomes: it is the one alarm of monitoring that may page.
 
-The detector counts labelled rows. While the mean loss is at most `loss_upper + risk_tolerance`, it takes at least
-`alarm_every_windows * target_rows` labelled rows on average until it alarms (6.7 million by default): in a window with at most
-`target_rows` of them that is once in `alarm_every_windows` windows or less.
+The detector counts windows, by the mean loss of each: while that is expected to be at most `loss_upper + risk_tolerance`, it
+takes at least `alarm_every_windows` windows on average until it alarms. Rows would alarm sooner, and are not independent: a
+bad day of a model that is no worse than it was is thousands of them. A window with fewer labelled rows than `min_rows` is
+counted with the next one.
 
 Source: Podkopaev and Ramdas, "Tracking the risk of a deployed model" (arXiv 2110.06177), for what is asked; the arithmetic is
 `server.statistics.bounded_mean`.
@@ -36,6 +37,9 @@ RISK_ALPHA = 0.01
 
 LOG_ABOVE_MOST = math.log(1000.0)
 """How far beyond its threshold a detector is let: so that an alarm ends soon after the harm has, and not after as long."""
+
+_LOSS_UNITS = 2**40
+"""Losses of a window are added as whole numbers of this part: to the same bits in any order."""
 
 SCALE_QUANTILE = 0.99
 """Of the absolute errors on the baseline's rows: the unit of a regression's loss. Few errors are capped, and one outlier does
@@ -111,7 +115,9 @@ class Quality:
         self._reference = reference if reference is not None and reference.kind == self._settings.kind else None
         self._scale = 0.0 if self._reference is None else self._reference.loss_scale
         self._window_us = round(settings.window_s * US_PER_S)
-        self._log_threshold = math.log(settings.alarm_every_windows * settings.target_rows)
+        self._log_threshold = math.log(settings.alarm_every_windows)
+        self._least_rows = settings.min_rows
+        self._block = (-1, 0, 0)  # the start of the window that is open, and its labelled rows and losses
         self._total, self._recent = realised(self._settings, self._scale), realised(self._settings, self._scale)
         self._recent_start_us = -1
         self._loss = BoundedMean(RISK_ALPHA)
@@ -136,7 +142,19 @@ class Quality:
         if self._detector is not None:
             losses = losses_of(scores, labels, self._settings, self._scale)
             self._loss = self._loss.add(losses)
-            self._detector = _not_far_above(self._detector.add(losses), self._log_threshold + LOG_ABOVE_MOST)
+            units = np.rint(losses * _LOSS_UNITS).astype(np.int64)
+            for start in np.unique(starts).tolist():
+                own = units[starts == start]
+                self._detect(start, len(own), int(own.sum()))
+
+    def _detect(self, start_us: int, rows: int, units: int) -> None:
+        """With labelled rows of one window; those of one that has gone by count with the one that is open."""
+        open_us, known, total = self._block
+        if self._detector is not None and start_us > open_us and known >= self._least_rows:
+            detector = self._detector.add(np.array([total / (known * _LOSS_UNITS)]))
+            self._detector = _not_far_above(detector, self._log_threshold + LOG_ABOVE_MOST)
+            known = total = 0
+        self._block = max(start_us, open_us), known + rows, total + units
 
     def complete(self, reading: QualityReading, latest: Floats | None) -> QualityReading:
         """A reading of counts, with what is known of quality. `latest`: `[n, K]`, the scores that estimates are made of."""
@@ -180,6 +198,7 @@ class Quality:
         kept |= {f"recent.{name}": array for name, array in self._recent.arrays().items()}
         detector = [] if self._detector is None else self._detector.document()
         kept |= {"start": np.array(self._recent_start_us), "loss": np.array(self._loss.document())}
+        kept["block"] = np.array(self._block, np.int64)
         return {**kept, "detector": np.array(detector, np.float64)}
 
     def restore(self, arrays: Arrays) -> None:
@@ -187,6 +206,8 @@ class Quality:
         for prefix, part in (("total.", self._total), ("recent.", self._recent)):
             part.restore({name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)})
         self._recent_start_us = int(arrays["start"])
+        open_us, rows, units = np.asarray(arrays["block"], np.int64).tolist()
+        self._block = (open_us, rows, units)
         self._loss = BoundedMean.from_document(np.asarray(arrays["loss"], np.float64).tolist())
         kept = np.asarray(arrays["detector"], np.float64).tolist()
         if self._detector is not None:

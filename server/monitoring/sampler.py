@@ -118,6 +118,11 @@ class Sampler:
         """Whether any of a version's requests may be sampled."""
         return key in self._current
 
+    def may_be_sampled(self, model: str, id_hash: int) -> bool:
+        """Whether a prediction of this model, of which an outcome was reported just now, can have been sampled."""
+        peaks = [source.pace.peak for key, source in self._current.items() if key.model == model]
+        return not peaks or (id_hash ^ self._seed) < max(peaks) * 2**64
+
     def offer(self, key: VersionKey, served: Served) -> None:
         """Sample requests that were answered, now or a moment later."""
         source = self._current.get(key)

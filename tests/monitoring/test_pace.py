@@ -62,6 +62,20 @@ def test_the_rate_follows_a_day_that_becomes_busy() -> None:
     assert pace.rate == pytest.approx(before / 100, rel=0.01)
 
 
+def test_the_highest_rate_is_known_for_some_minutes() -> None:
+    pace = Pace(ModelMonitoring(target_rows=10_000), 0)
+    run(pace, 100, 400)
+    assert pace.peak == 1.0  # the floor, at the beginning
+    run(pace, 100, 300, start_s=400)
+    before = pace.peak
+    assert before == pytest.approx(10_000 / (100 * HOUR), rel=0.01)
+    run(pace, 10_000, 100, start_s=700)
+    assert pace.rate < before / 50
+    assert pace.peak == pytest.approx(before, rel=0.01)
+    run(pace, 10_000, 600, start_s=800)
+    assert pace.peak < before / 50
+
+
 def test_the_budget_is_rows_a_second_whatever_the_batches() -> None:
     pace = Pace(ModelMonitoring(max_rows_per_s=1000), 0)
     assert [pace.take(600, 0), pace.take(600, 0), pace.take(600, 0)] == [600, 400, 0]

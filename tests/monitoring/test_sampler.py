@@ -248,6 +248,16 @@ def test_a_budget_that_is_spent_takes_nothing() -> None:
     assert sampler.reading().dropped == {("gathering", "budget"): 1}
 
 
+def test_who_cannot_have_been_sampled_is_known() -> None:
+    sampler = Sampler(3, [])
+    drawn = 3 ^ int(0.4 * 2**64)
+    assert sampler.may_be_sampled("m", drawn)  # nothing is known
+    sampler.follow({KEY: Plan("champion", 0, 1.0, ModelMonitoring(rate=0.5, floor_rows=0))})
+    assert sampler.may_be_sampled("m", drawn)
+    assert not sampler.may_be_sampled("m", 3 ^ int(0.6 * 2**64))
+    assert sampler.may_be_sampled("other", 3 ^ int(0.6 * 2**64))
+
+
 def test_requests_without_an_id_are_sampled_too() -> None:
     sink, _ = sampled(served([1, 1], id_hashes=np.array([ANONYMOUS, ANONYMOUS])))
     assert sink.got[0].rows == 2
