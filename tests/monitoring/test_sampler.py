@@ -202,6 +202,12 @@ def test_batches_that_were_held_give_the_same_rows(sizes: list[list[int]]) -> No
             assert array.tolist() == np.concatenate([getattr(each, name)[column] for each in at_once.got]).tolist()
 
 
+def test_a_batch_that_nobody_is_chosen_of_shifts_no_other() -> None:
+    sink, _ = sampled(served([1, 2]), served([1, 1], [False, False]), served([1, 2]), plan=HOLDING)
+    assert sink.got[0].inputs["x"].ravel().tolist() == [0, 1, 2, 0, 1, 2]
+    assert sink.got[0].id_hash.tolist() == [id_hash("r0"), id_hash("r1"), id_hash("r1")] * 2
+
+
 def test_enough_is_not_held_and_what_is_not_alike_is_not_mixed() -> None:
     sink = Gathering()
     lane = Lane(sink, 10**6, 2**30)
