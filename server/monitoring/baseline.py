@@ -41,6 +41,7 @@ class Baseline:
 
     Shapes: `counts` `[layout.size]`; `hourly`: by hour of the week, the same for rows of that hour alone, where the rows had
     timestamps. `latency_us`: the median, 95 % and 99 % quantile of an execution of one row, 0 where it was not measured.
+    `variation`: of each stream, the PSI by which its windows differ for being windows; empty where that is not known.
     `digest`: the SHA-256 of its document, "" until it has one.
     """
 
@@ -51,6 +52,7 @@ class Baseline:
     hourly: Mapping[int, Counts] = field(default_factory=dict)
     quality: ReferenceQuality | None = None
     latency_us: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    variation: tuple[float, ...] = ()
     digest: str = ""
 
     @cached_property

@@ -38,6 +38,7 @@ def to_document(baseline: Baseline) -> bytes:
         "counts": baseline.counts.tolist(),
         "hourly": {str(hour): counts.tolist() for hour, counts in baseline.hourly.items()},
         "latency_us": [_word(value) for value in baseline.latency_us],
+        "variation": [_word(value) for value in baseline.variation],
         "quality": None if baseline.quality is None else _quality_document(baseline.quality),
     }
     data = _canonical(document)
@@ -54,7 +55,9 @@ def from_document(data: bytes) -> Baseline:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"no JSON: {error}") from None
-    baseline = _baseline(_table(document, "the document", "format origin rows streams counts hourly latency_us quality"))
+    baseline = _baseline(
+        _table(document, "the document", "format origin rows streams counts hourly latency_us variation quality")
+    )
     return replace(baseline, digest=hashlib.sha256(data).hexdigest())
 
 
@@ -135,8 +138,12 @@ def _baseline(document: Mapping[str, Any]) -> Baseline:
     latency = _numbers(document["latency_us"], "latency_us", 3, 3)
     if not all(0 <= value < inf for value in latency):
         raise ValueError("latency_us: not three numbers of at least 0")
+    differing = tuple(_numbers(document["variation"], "variation", 0, len(streams)))
+    if len(differing) not in (0, len(streams)) or not all(0 <= value < inf for value in differing):
+        raise ValueError("variation: not a number of at least 0 for each stream")
     quality = None if document["quality"] is None else _quality(document["quality"])
-    return Baseline(streams, counts, rows, origin, dict(sorted(hourly.items())), quality, (latency[0], latency[1], latency[2]))
+    quantiles = (latency[0], latency[1], latency[2])
+    return Baseline(streams, counts, rows, origin, dict(sorted(hourly.items())), quality, quantiles, differing)
 
 
 _HOURS = frozenset(map(str, range(HOURS)))

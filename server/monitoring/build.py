@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from server.core.clock import US_PER_S
 from server.core.hashing import id_hash
 from server.core.settings import ModelSettings
 from server.monitoring.baseline import HOURS, Baseline, ReferenceQuality
@@ -20,6 +21,7 @@ from server.monitoring.counting import Counter
 from server.monitoring.edges import BINS, LEAST_SHARE, MAX_ROWS, numeric
 from server.monitoring.samples import Samples
 from server.monitoring.streams import Category, Counts, Layout, Origin, Stream
+from server.monitoring.variation import MOST_WINDOWS, variation
 from server.statistics.evidence import tolerated_psi
 
 VOCABULARY = 255
@@ -77,7 +79,21 @@ def build(
     counts += hours.sum(axis=0)
     least = hour_rows(settings)
     hourly = {hour: hours[hour] for hour in range(HOURS) if sizes[hour] >= least}
-    return Baseline(layout.streams, counts, rows, origin, hourly, quality, latency_us)
+    differing = variation(layout, counts, _windows(pieces, counter, settings)) if timed else ()
+    return Baseline(layout.streams, counts, rows, origin, hourly, quality, latency_us, differing)
+
+
+def _windows(pieces: Sequence[Samples], counter: Counter, settings: ModelSettings) -> list[Counts]:
+    """The counts of the last windows that have enough rows to be judged."""
+    length_us = round(settings.monitoring.window_s * US_PER_S)
+    starts = [piece.time_us // length_us for piece in pieces]
+    found, sizes = np.unique(np.concatenate(starts), return_counts=True)
+    made = []
+    for start in found[sizes >= settings.monitoring.min_rows][-MOST_WINDOWS:].tolist():
+        parts = [(piece, np.flatnonzero(own == start)) for piece, own in zip(pieces, starts, strict=True)]
+        counted = [counter.count(piece.part(chosen)) for piece, chosen in parts if len(chosen)]
+        made.append(np.sum(counted, axis=0))
+    return made
 
 
 def hour_rows(settings: ModelSettings) -> int:

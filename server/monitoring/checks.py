@@ -59,14 +59,29 @@ def places(layout: Layout, counts: Counts) -> tuple[Place, ...]:
     return tuple(made)
 
 
-def compare(place: Place, own: Cells, now: Cells, tolerance: float, lasting: bool) -> Compared:
-    """One check. `own`: the reference's counts, `now` the window's. `lasting`: other windows have the same
-    reference, and so meet the same error of it."""
+@dataclass(frozen=True, slots=True)
+class Harmless:
+    """What is tolerated. `tolerance`: a shift in standard deviations. `lasting`: other windows have the same reference, and so
+    meet the same error of it. `variation`: the PSI by which a stream's windows differ for being windows.
+    """
+
+    tolerance: float
+    lasting: bool
+    variation: float = 0.0
+
+    def psi(self, df: int, n: int) -> float:
+        """Of a distribution in df + 1 bins, of which the reference has n rows."""
+        least = supported_psi(self.tolerance, df, n) if self.lasting else tolerated_psi(self.tolerance)
+        return max(least, self.variation)
+
+
+def compare(place: Place, own: Cells, now: Cells, harmless: Harmless) -> Compared:
+    """One check. `own`: the reference's counts, `now` the window's."""
     if place.check != "distribution":
-        return _rate(place.check, own, now, tolerance)
+        return _rate(place.check, own, now, harmless.tolerance)
     if isinstance(place.stream, Category):
-        return _categories(own, now, tolerance, lasting)
-    return _numbers(own, now, tolerance, lasting)
+        return _categories(own, now, harmless)
+    return _numbers(own, now, harmless)
 
 
 def pools(expected: Counts, rows: int) -> list[int]:
@@ -88,7 +103,7 @@ def pools(expected: Counts, rows: int) -> list[int]:
     return starts
 
 
-def _numbers(own: Cells, now: Cells, tolerance: float, lasting: bool) -> Compared:
+def _numbers(own: Cells, now: Cells, harmless: Harmless) -> Compared:
     compared = Compared(_ints(own.bins), _ints(now.bins), own.present, now.present)
     starts = pools(own.bins, now.present)
     if len(starts) < 2:
@@ -96,7 +111,7 @@ def _numbers(own: Cells, now: Cells, tolerance: float, lasting: bool) -> Compare
     n, m, size = compared.n, compared.m, len(starts)
     whole = size == len(own.bins)
     before, after = (own.bins, now.bins) if whole else (np.add.reduceat(each.bins, starts) for each in (own, now))
-    distance, tolerated = psi(before, after), _tolerated(tolerance, size - 1, n, lasting)
+    distance, tolerated = psi(before, after), harmless.psi(size - 1, n)
     return replace(
         compared,
         effect=distance - psi_bias(size, n, m),
@@ -106,7 +121,7 @@ def _numbers(own: Cells, now: Cells, tolerance: float, lasting: bool) -> Compare
     )
 
 
-def _categories(own: Cells, now: Cells, tolerance: float, lasting: bool) -> Compared:
+def _categories(own: Cells, now: Cells, harmless: Harmless) -> Compared:
     before, after = np.append(own.bins, own.unseen), np.append(now.bins, now.unseen)
     compared = Compared(_ints(before), _ints(after), own.present, now.present)
     if not (compared.n and compared.m):
@@ -116,7 +131,7 @@ def _categories(own: Cells, now: Cells, tolerance: float, lasting: bool) -> Comp
     df = homogeneity_evidence(before, after, 0.0).df
     if df == 0:
         return compared
-    tolerated = _tolerated(tolerance, df, n, lasting)
+    tolerated = harmless.psi(df, n)
     return replace(
         compared,
         effect=psi(before, after) - psi_bias(int(np.count_nonzero(before + after)), n, m),
@@ -127,10 +142,6 @@ def _categories(own: Cells, now: Cells, tolerance: float, lasting: bool) -> Comp
             "largest_difference": float(np.abs(before / n - after / m).max()),
         },
     )
-
-
-def _tolerated(tolerance: float, df: int, n: int, lasting: bool) -> float:
-    return supported_psi(tolerance, df, n) if lasting else tolerated_psi(tolerance)
 
 
 def _numeric_effects(own: Cells, now: Cells) -> dict[str, float]:

@@ -24,7 +24,7 @@ from server.core.versions import VersionKey
 from server.monitoring.baseline import Baseline
 from server.monitoring.baseline_document import edges_digest
 from server.monitoring.build import reference as compared_with
-from server.monitoring.checks import Place, compare, places
+from server.monitoring.checks import Harmless, Place, compare, places
 from server.monitoring.streams import Counts
 from server.monitoring.verdict import DriftState, Finding, WindowVerdict
 from server.monitoring.windows import Closed
@@ -161,7 +161,8 @@ def _findings(reference: Reference, counts: Counts, lasting: bool, window: Count
     cells = [(layout.cells(counts, index), layout.cells(window, index)) for index, _ in layout]
     for place, before, threshold in zip(reference.places, detectors.logs, reference.log_thresholds, strict=True):
         own, now = cells[place.index]
-        compared = compare(place, own, now, reference.tolerance, lasting)
+        varying = reference.baseline.variation[place.index] if lasting and reference.baseline.variation else 0.0
+        compared = compare(place, own, now, Harmless(reference.tolerance, lasting, varying))
         evidence = compared.evidence or Evidence(0.0, 0, 0.0, 1.0)
         e = 1.0 if compared.evidence is None else e_value(evidence.p)
         after = before if compared.evidence is None else step(before, e)

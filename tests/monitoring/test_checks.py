@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from server.monitoring.checks import Place, compare, places, pools
+from server.monitoring.checks import Harmless, Place, compare, places, pools
 from server.monitoring.streams import SUM_SCALE, Category, Cells, Layout, Numeric
 from server.statistics.evidence import tolerated_psi
 from server.statistics.supported import supported_psi
@@ -53,7 +53,7 @@ def test_sparse_neighbours_are_pooled(expected: list[int], rows: int, starts: li
 def test_a_distribution_of_numbers() -> None:
     """By hand: smoothed shares (a + .5) / (n + .5 B); s = 1/n + 1/m; PSI minus (B - 1) s; PSI / s against ncx2."""
     own, now = cells([4000, 4000, 4000], means=[-1, 0.5, 2]), cells([20, 30, 50], means=[-1, 0.5, 3])
-    found = compare(DISTRIBUTION, own, now, TOLERANCE, True)
+    found = compare(DISTRIBUTION, own, now, Harmless(TOLERANCE, True))
     p = [4000.5 / 12001.5] * 3
     q = [20.5 / 101.5, 30.5 / 101.5, 50.5 / 101.5]
     psi = sum((a - b) * log(a / b) for a, b in zip(p, q, strict=True))
@@ -77,10 +77,10 @@ def test_a_distribution_of_numbers() -> None:
 
 def test_pooled_bins_are_judged_as_one() -> None:
     own, now = cells([1000, 1, 1000]), cells([60, 0, 40])
-    found = compare(DISTRIBUTION, own, now, TOLERANCE, True)
+    found = compare(DISTRIBUTION, own, now, Harmless(TOLERANCE, True))
     assert found.evidence is not None
     assert found.evidence.df == 1
-    same = compare(DISTRIBUTION, cells([1000, 1001]), cells([60, 40]), TOLERANCE, True)
+    same = compare(DISTRIBUTION, cells([1000, 1001]), cells([60, 40]), Harmless(TOLERANCE, True))
     assert same.evidence == found.evidence
     assert same.effect == found.effect
     assert found.window == (60, 0, 40)
@@ -96,7 +96,7 @@ def test_pooled_bins_are_judged_as_one() -> None:
     ],
 )
 def test_what_cannot_be_tested_is_not(own: Cells, now: Cells) -> None:
-    found = compare(DISTRIBUTION, own, now, TOLERANCE, True)
+    found = compare(DISTRIBUTION, own, now, Harmless(TOLERANCE, True))
     assert found.evidence is None
     assert (found.effect, found.tolerated, found.effects) == (0, 0, {})
     assert found.window == tuple(now.bins.tolist())
@@ -105,13 +105,26 @@ def test_what_cannot_be_tested_is_not(own: Cells, now: Cells) -> None:
 @pytest.mark.parametrize("rows", [300, 30_000])
 def test_a_small_baseline_raises_what_is_tolerated_where_its_error_lasts(rows: int) -> None:
     own, now = cells([rows // 3] * 3), cells([40, 30, 30])
-    assert compare(DISTRIBUTION, own, now, TOLERANCE, True).tolerated == supported_psi(0.1, 2, rows)
-    assert compare(DISTRIBUTION, own, now, TOLERANCE, False).tolerated == tolerated_psi(0.1)
+    assert compare(DISTRIBUTION, own, now, Harmless(TOLERANCE, True)).tolerated == supported_psi(0.1, 2, rows)
+    assert compare(DISTRIBUTION, own, now, Harmless(TOLERANCE, False)).tolerated == tolerated_psi(0.1)
+
+
+def test_what_windows_differ_by_anyway_is_tolerated() -> None:
+    own, now = cells([1000] * 3), cells([300, 400, 300])
+    found = compare(DISTRIBUTION, own, now, Harmless(TOLERANCE, True, 0.05))
+    assert found.tolerated == 0.05
+    calm = compare(DISTRIBUTION, own, now, Harmless(TOLERANCE, True))
+    assert found.evidence is not None
+    assert calm.evidence is not None
+    assert found.evidence.p > calm.evidence.p
+    assert found.effect == calm.effect
+    assert compare(CATEGORIES, own, now, Harmless(TOLERANCE, True, 0.05)).tolerated == 0.05
+    assert compare(DISTRIBUTION, own, now, Harmless(TOLERANCE, True, 1e-9)).tolerated == calm.tolerated
 
 
 def test_categories_are_a_table_of_two_rows() -> None:
     own, now = cells([6000, 3000, 1000]), cells([60, 20, 15], unseen=5)
-    found = compare(CATEGORIES, own, now, TOLERANCE, True)
+    found = compare(CATEGORIES, own, now, Harmless(TOLERANCE, True))
     assert (found.baseline, found.window) == ((6000, 3000, 1000, 0), (60, 20, 15, 5))
     assert (found.n, found.m) == (10_000, 100)
     assert found.evidence is not None
@@ -133,7 +146,7 @@ def test_categories_are_a_table_of_two_rows() -> None:
     ],
 )
 def test_categories_that_cannot_be_tested(own: Cells, now: Cells) -> None:
-    assert compare(CATEGORIES, own, now, TOLERANCE, True).evidence is None
+    assert compare(CATEGORIES, own, now, Harmless(TOLERANCE, True)).evidence is None
 
 
 @pytest.mark.parametrize(
@@ -146,7 +159,7 @@ def test_categories_that_cannot_be_tested(own: Cells, now: Cells) -> None:
     ],
 )
 def test_rates(place: Place, now: Cells, counted: tuple[int, int]) -> None:
-    found = compare(place, cells([3000, 3000, 3000], missing=1000), now, TOLERANCE, True)
+    found = compare(place, cells([3000, 3000, 3000], missing=1000), now, Harmless(TOLERANCE, True))
     assert found.window == counted
     assert found.m == sum(counted)
     assert found.effect == pytest.approx(counted[1] / sum(counted) - found.baseline[1] / found.n)
@@ -157,7 +170,9 @@ def test_rates(place: Place, now: Cells, counted: tuple[int, int]) -> None:
 
 def test_no_rows_no_rate() -> None:
     assert (
-        compare(Place(0, NUMBER, "out_of_range"), cells([9, 9, 9]), cells([0, 0, 0], missing=9), TOLERANCE, True).evidence
+        compare(
+            Place(0, NUMBER, "out_of_range"), cells([9, 9, 9]), cells([0, 0, 0], missing=9), Harmless(TOLERANCE, True)
+        ).evidence
         is None
     )
 

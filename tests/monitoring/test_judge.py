@@ -60,6 +60,18 @@ def test_a_calm_window() -> None:
     assert after.logs == tuple(each.log_detector for each in verdict.findings)
 
 
+def test_what_a_streams_windows_differ_by_is_tolerated() -> None:
+    varying = Reference(replace(BASELINE, variation=(0.3, 0.0)), 0.1, A)
+    verdict, _ = judge(KEY, "champion", window(SHIFTED), varying, varying.fresh)
+    assert (verdict.state, finding(verdict, "x:distribution").tolerated) == (DriftState.OK, 0.3)
+    assert finding(verdict, "c:distribution").tolerated < 0.01
+
+
+def test_without_distributions_rates_have_all_the_weight() -> None:
+    constant = Reference(Baseline((replace(NUMBER, edges=()),), np.array([9, 0, 0, 0, 0, 0], dtype=np.int64), 9), 0.1, A)
+    assert constant.weights == (1 / 3,) * 3
+
+
 def test_a_detector_steps_by_what_the_window_says() -> None:
     before = Detectors((log(3.0), *[EMPTY] * 6))
     verdict, _ = judge(KEY, "champion", window(CALM), REFERENCE, before)
