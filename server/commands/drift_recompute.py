@@ -138,6 +138,11 @@ def _rate(finding: Finding, tolerance: float) -> _Numbers:
     n, m = sum(finding.baseline), sum(finding.window)
     if not (n and m):
         return _nothing(n, m)
+    if 0 < known < n:
+        # where the baseline's own windows differ by more, that is tolerated: what is told, in standard deviations of one row
+        rate = known / n
+        told = finding.tolerated / math.sqrt(rate * (1 - rate))
+        tolerance = told if told > tolerance * (1 + RELATIVE) else tolerance
     evidence = rate_evidence(known, n, found, m, tolerance)
     return _numbers(n, m, found / m - known / n, evidence.noncentrality - known / n, evidence)
 

@@ -42,6 +42,7 @@ class Baseline:
     Shapes: `counts` `[layout.size]`; `hourly`: by hour of the week, the same for rows of that hour alone, where the rows had
     timestamps. `latency_us`: the median, 95 % and 99 % quantile of an execution of one row, 0 where it was not measured.
     `variation`: of each stream, the PSI by which its windows differ for being windows; empty where that is not known.
+    `rate_variation`: by `stream:check`, the same of rates, in standard deviations of one row; only of those that differ.
     `digest`: the SHA-256 of its document, "" until it has one.
     """
 
@@ -53,6 +54,7 @@ class Baseline:
     quality: ReferenceQuality | None = None
     latency_us: tuple[float, float, float] = (0.0, 0.0, 0.0)
     variation: tuple[float, ...] = ()
+    rate_variation: Mapping[str, float] = field(default_factory=dict)
     digest: str = ""
 
     @cached_property

@@ -39,6 +39,7 @@ def to_document(baseline: Baseline) -> bytes:
         "hourly": {str(hour): counts.tolist() for hour, counts in baseline.hourly.items()},
         "latency_us": [_word(value) for value in baseline.latency_us],
         "variation": [_word(value) for value in baseline.variation],
+        "rate_variation": {name: _word(value) for name, value in baseline.rate_variation.items()},
         "quality": None if baseline.quality is None else _quality_document(baseline.quality),
     }
     data = _canonical(document)
@@ -56,7 +57,7 @@ def from_document(data: bytes) -> Baseline:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"no JSON: {error}") from None
     baseline = _baseline(
-        _table(document, "the document", "format origin rows streams counts hourly latency_us variation quality")
+        _table(document, "the document", "format origin rows streams counts hourly latency_us variation rate_variation quality")
     )
     return replace(baseline, digest=hashlib.sha256(data).hexdigest())
 
@@ -141,9 +142,14 @@ def _baseline(document: Mapping[str, Any]) -> Baseline:
     differing = tuple(_numbers(document["variation"], "variation", 0, len(streams)))
     if len(differing) not in (0, len(streams)) or not all(0 <= value < inf for value in differing):
         raise ValueError("variation: not a number of at least 0 for each stream")
+    rates = dict(sorted(_mapping(document["rate_variation"], "rate_variation").items()))
+    of_rates = dict(zip(rates, _numbers(list(rates.values()), "rate_variation", 0, 2**22), strict=True))
+    _sendable("".join(of_rates), "rate_variation")
+    if not all(0 <= value < inf for value in of_rates.values()):
+        raise ValueError("rate_variation: not a number of at least 0 for each")
     quality = None if document["quality"] is None else _quality(document["quality"])
     quantiles = (latency[0], latency[1], latency[2])
-    return Baseline(streams, counts, rows, origin, dict(sorted(hourly.items())), quality, quantiles, differing)
+    return Baseline(streams, counts, rows, origin, dict(sorted(hourly.items())), quality, quantiles, differing, of_rates)
 
 
 _HOURS = frozenset(map(str, range(HOURS)))
@@ -229,7 +235,8 @@ def _quality(document: Any) -> ReferenceQuality:
     table = _table(document, "quality", "kind rows metrics loss_mean loss_upper loss_rows loss_scale calibration")
     if table["kind"] not in _KINDS:
         raise ValueError(f"quality: kind is none of {', '.join(_KINDS)}")
-    metrics = {name: _number(value, f"quality: {name[:40]}") for name, value in _mapping(table["metrics"], "metrics").items()}
+    given = sorted(_mapping(table["metrics"], "metrics").items())
+    metrics = {name: _number(value, f"quality: {name[:40]}") for name, value in given}
     _sendable("".join(metrics), "quality: metrics")
     pairs = [_numbers(pair, "quality: calibration", 2, 2) for pair in _list(table["calibration"], "calibration", 2**20)]
     if any(not isfinite(score) or not 0 <= probability <= 1 for score, probability in pairs):

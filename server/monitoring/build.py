@@ -5,7 +5,7 @@ Floor 4. The same for validation rows at registration and for the first rows tha
 
 from collections import Counter as Tally
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from server.monitoring.counting import Counter
 from server.monitoring.edges import BINS, LEAST_SHARE, MAX_ROWS, numeric
 from server.monitoring.samples import Samples
 from server.monitoring.streams import Category, Counts, Layout, Origin, Stream
-from server.monitoring.variation import MOST_WINDOWS, variation
+from server.monitoring.variation import MOST_WINDOWS, rate_variation, variation
 from server.statistics.evidence import tolerated_psi
 
 VOCABULARY = 255
@@ -79,8 +79,12 @@ def build(
     counts += hours.sum(axis=0)
     least = hour_rows(settings)
     hourly = {hour: hours[hour] for hour in range(HOURS) if sizes[hour] >= least}
-    differing = variation(layout, counts, _windows(pieces, counter, settings)) if timed else ()
-    return Baseline(layout.streams, counts, rows, origin, hourly, quality, latency_us, differing)
+    baseline = Baseline(layout.streams, counts, rows, origin, hourly, quality, latency_us)
+    if not timed:
+        return baseline
+    windows = _windows(pieces, counter, settings)
+    rates = rate_variation(layout, counts, windows)
+    return replace(baseline, variation=variation(layout, counts, windows), rate_variation=rates)
 
 
 def _windows(pieces: Sequence[Samples], counter: Counter, settings: ModelSettings) -> list[Counts]:

@@ -62,7 +62,8 @@ def places(layout: Layout, counts: Counts) -> tuple[Place, ...]:
 @dataclass(frozen=True, slots=True)
 class Harmless:
     """What is tolerated. `tolerance`: a shift in standard deviations. `lasting`: other windows have the same reference, and so
-    meet the same error of it. `variation`: the PSI by which a stream's windows differ for being windows.
+    meet the same error of it. `variation`: what windows differ by for being windows, of a distribution as PSI, of a rate in
+    standard deviations of one row.
     """
 
     tolerance: float
@@ -78,7 +79,7 @@ class Harmless:
 def compare(place: Place, own: Cells, now: Cells, harmless: Harmless) -> Compared:
     """One check. `own`: the reference's counts, `now` the window's."""
     if place.check != "distribution":
-        return _rate(place.check, own, now, harmless.tolerance)
+        return _rate(place.check, own, now, max(harmless.tolerance, harmless.variation))
     if isinstance(place.stream, Category):
         return _categories(own, now, harmless)
     return _numbers(own, now, harmless)
@@ -164,20 +165,20 @@ def _numeric_effects(own: Cells, now: Cells) -> dict[str, float]:
 
 
 def _rate(check: Check, own: Cells, now: Cells, tolerance: float) -> Compared:
-    (meant, n), (found, m) = _meant(check, own), _meant(check, now)
-    compared = Compared((n - meant, meant), (m - found, found), n, m)
+    (known, n), (found, m) = meant(check, own), meant(check, now)
+    compared = Compared((n - known, known), (m - found, found), n, m)
     if not (n and m):
         return compared
-    evidence = rate_evidence(meant, n, found, m, tolerance)
+    evidence = rate_evidence(known, n, found, m, tolerance)
     return replace(
         compared,
-        effect=found / m - meant / n,
-        tolerated=evidence.noncentrality - meant / n,
+        effect=found / m - known / n,
+        tolerated=evidence.noncentrality - known / n,
         evidence=evidence,
     )
 
 
-def _meant(check: Check, cells: Cells) -> tuple[int, int]:
+def meant(check: Check, cells: Cells) -> tuple[int, int]:
     """How many values a rate is about, and of how many."""
     if check == "missing":
         return cells.missing, cells.rows

@@ -70,6 +70,13 @@ class Reference:
         """SHA-256 of the frozen bins."""
         return edges_digest(self.baseline.layout)
 
+    def varying(self, place: Place) -> float:
+        """What the windows of the baseline itself differ by, in one check."""
+        baseline = self.baseline
+        if place.check != "distribution":
+            return baseline.rate_variation.get(str(place), 0.0)
+        return baseline.variation[place.index] if baseline.variation else 0.0
+
     @property
     def log_family_threshold(self) -> float:
         """ln A."""
@@ -161,8 +168,8 @@ def _findings(reference: Reference, counts: Counts, lasting: bool, window: Count
     cells = [(layout.cells(counts, index), layout.cells(window, index)) for index, _ in layout]
     for place, before, threshold in zip(reference.places, detectors.logs, reference.log_thresholds, strict=True):
         own, now = cells[place.index]
-        varying = reference.baseline.variation[place.index] if lasting and reference.baseline.variation else 0.0
-        compared = compare(place, own, now, Harmless(reference.tolerance, lasting, varying))
+        harmless = Harmless(reference.tolerance, lasting, reference.varying(place) if lasting else 0.0)
+        compared = compare(place, own, now, harmless)
         evidence = compared.evidence or Evidence(0.0, 0, 0.0, 1.0)
         e = 1.0 if compared.evidence is None else e_value(evidence.p)
         after = before if compared.evidence is None else step(before, e)

@@ -6,17 +6,19 @@ than windows did while the version was validated.
 """
 
 from collections.abc import Sequence
+from math import sqrt
 
 import numpy as np
 from scipy import special
 
-from server.monitoring.checks import pools
+from server.monitoring.checks import meant, places, pools
 from server.monitoring.streams import Counts, Layout
 from server.statistics.distances import psi
 
-LEAST_WINDOWS = 4
+LEAST_WINDOWS, LEAST_MEANT = 4, 5
+"""Windows, and rows of each that a rate must be about on average, before anything is said of how they differ."""
 MOST_WINDOWS = 1024
-"""That are looked at; of more, the last."""
+"""Windows that are looked at; of more, the last."""
 CHANCE = 1e-3
 """Streams without any variation of their own that are given one all the same."""
 MARGIN = 2.0
@@ -55,3 +57,30 @@ def _of_stream(layout: Layout, index: int, whole: Counts, windows: Sequence[Coun
     if not freedom or float(special.chdtrc(freedom, total)) >= CHANCE:
         return 0.0
     return MARGIN * largest
+
+
+def rate_variation(layout: Layout, whole: Counts, windows: Sequence[Counts]) -> dict[str, float]:
+    """The same of rates, by `stream:check`, in standard deviations of one row; only of those that differ by more than chance.
+
+    Of m of n rows k ~ hypergeometric: (k - m r)^2 is m r (1 - r) (1 - m / n) on average, and all windows together, each over
+    that, are about a chi-square law.
+    """
+    made: dict[str, float] = {}
+    if len(windows) < LEAST_WINDOWS:
+        return made
+    for place in places(layout, whole):
+        if place.check == "distribution":
+            continue
+        about, n = meant(place.check, layout.cells(whole, place.index))
+        if not LEAST_MEANT * len(windows) <= about < n:
+            continue
+        rate, total, freedom, largest = about / n, 0.0, 0, 0.0
+        for counts in windows:
+            found, m = meant(place.check, layout.cells(counts, place.index))
+            if 0 < m < n:
+                total += (found - m * rate) ** 2 / (m * rate * (1 - rate) * (1 - m / n))
+                freedom += 1
+                largest = max(largest, found / m - rate)
+        if freedom and float(special.chdtrc(freedom, total)) < CHANCE:
+            made[str(place)] = MARGIN * largest / sqrt(rate * (1 - rate))
+    return made

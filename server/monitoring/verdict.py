@@ -63,7 +63,7 @@ class WindowVerdict:
     `log_family`: the logarithm of the weighted mean of all detectors; an alarm from `log_threshold` on. `detectors`: how many
     there are; the weight of each is exp(`log_threshold` of the window - `log_threshold` of its finding).
     `reference`: which part of the baseline it was compared with. `edges_digest`: SHA-256 of the frozen bins. `tolerance`: the
-    shift that is harmless, in standard deviations, from which what each finding tolerates follows.
+    shift that is harmless, in standard deviations; a finding tolerates more where the baseline's own windows differ by more.
     """
 
     key: VersionKey

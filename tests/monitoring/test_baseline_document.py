@@ -36,7 +36,8 @@ def made() -> Baseline:
         time_us=np.repeat(np.array([96, 97], dtype=np.int64), 10) * HOUR_US,
     )
     tolerant = ModelSettings.model_validate({"monitoring": {"tolerance": 1.0}})
-    return build(samples, tolerant, quality=QUALITY, latency_us=(1.5, 2.5, 1e6))
+    made = build(samples, tolerant, quality=QUALITY, latency_us=(1.5, 2.5, 1e6))
+    return replace(made, variation=(0.0, 0.1, 1e-300, 3.5)[: len(made.streams)], rate_variation={"x:missing": 0.25})
 
 
 BASELINE = made()
@@ -50,6 +51,7 @@ def same(one: Baseline, other: Baseline) -> bool:
         and {hour: counts.tobytes() for hour, counts in one.hourly.items()}
         == {hour: counts.tobytes() for hour, counts in other.hourly.items()}
         and (one.rows, one.origin, one.latency_us) == (other.rows, other.origin, other.latency_us)
+        and (one.variation, one.rate_variation) == (other.variation, other.rate_variation)
         and repr(one.quality) == repr(other.quality)
     )
 
@@ -154,6 +156,8 @@ WRONG: list[tuple[Change, str]] = [
     (put("latency_us", value=[1.0, 2.0, "inf"]), "latency_us"),
     (put("latency_us", value=[1.0, 2.0, -1]), "latency_us"),
     (put("variation", value=[0.5]), "variation"),
+    (put("rate_variation", value={"x:missing": -1}), "rate_variation"),
+    (put("rate_variation", value=[]), "rate_variation"),
     (put("variation", value=[-0.5, 0.0, 0.0]), "variation"),
     (put("quality", "kind", value="ordinal"), "quality: kind"),
     (put("quality", "metrics", value=[]), "metrics: no object"),

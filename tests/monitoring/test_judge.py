@@ -67,6 +67,18 @@ def test_what_a_streams_windows_differ_by_is_tolerated() -> None:
     assert finding(verdict, "c:distribution").tolerated < 0.01
 
 
+def test_what_a_rate_differs_by_from_window_to_window_is_tolerated() -> None:
+    known = counts([18_000, 18_000], [20_000, 20_000], missing=4000)
+    gaps = window(counts([400, 400], [500, 500], missing=200))
+    steady = Reference(replace(BASELINE, counts=known), 0.1, A)
+    verdict, _ = judge(KEY, "champion", gaps, steady, steady.fresh)
+    assert finding(verdict, "x:missing").p < 1e-3
+    varying = Reference(replace(BASELINE, counts=known, rate_variation={"x:missing": 0.5}), 0.1, A)
+    verdict, _ = judge(KEY, "champion", gaps, varying, varying.fresh)
+    assert finding(verdict, "x:missing").p > 0.5
+    assert finding(verdict, "x:missing").tolerated == pytest.approx(0.5 * 0.3)  # of a rate of 0.1
+
+
 def test_without_distributions_rates_have_all_the_weight() -> None:
     constant = Reference(Baseline((replace(NUMBER, edges=()),), np.array([9, 0, 0, 0, 0, 0], dtype=np.int64), 9), 0.1, A)
     assert constant.weights == (1 / 3,) * 3

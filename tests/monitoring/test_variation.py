@@ -10,7 +10,7 @@ from server.core.monitoring_settings import ModelMonitoring
 from server.core.settings import ModelSettings
 from server.monitoring.build import build
 from server.monitoring.streams import Category, Layout, Numeric
-from server.monitoring.variation import CHANCE, LEAST_WINDOWS, MARGIN, variation
+from server.monitoring.variation import CHANCE, LEAST_WINDOWS, MARGIN, rate_variation, variation
 from server.statistics.distances import psi, psi_bias
 from tests.monitoring.plain_rows import HOUR_US, rows_of
 
@@ -80,6 +80,36 @@ def test_categories_vary_too() -> None:
         windows.append(made)
     (found,) = variation(layout, np.sum(windows, axis=0), windows)
     assert found > 0.5
+
+
+def gaps_of(missing: Any, rows: int = 1000) -> tuple[Layout, Any, list[Any]]:
+    """Windows in which so many values are missing."""
+    layout, made = Layout((NUMBERS,)), []
+    for count in missing:
+        counts = layout.empty()
+        counts[0], counts[BINS] = rows - count, count
+        made.append(counts)
+    return layout, np.sum(made, axis=0), made
+
+
+def test_rates_of_independent_rows_have_no_variation() -> None:
+    generator, runs = np.random.default_rng(10), 500
+    found = [rate_variation(*gaps_of(generator.binomial(1000, 0.02, 12))) for _ in range(runs)]
+    # the chi-square law is an approximation of these counts
+    assert sum(map(len, found)) <= binom.isf(1e-4, runs, 5 * CHANCE)
+
+
+def test_a_rate_that_differs_from_window_to_window() -> None:
+    layout, whole, windows = gaps_of([10, 10, 200, 20])
+    rate = 240 / 4000
+    assert rate_variation(layout, whole, windows) == {
+        "x:missing": pytest.approx(MARGIN * (0.2 - rate) / (rate * (1 - rate)) ** 0.5)
+    }
+    # a few rows, all of them, and too few windows say nothing
+    for missing in ([0, 0, 15, 0], [1000] * 4, [10, 10, 200]):
+        assert rate_variation(*gaps_of(missing)) == {}
+    assert rate_variation(layout, whole, [*windows, layout.empty()]) == rate_variation(layout, whole, windows)
+    assert rate_variation(layout, whole, [whole] * 4) == {}
 
 
 @pytest.mark.parametrize(("window_s", "varies"), [(24 * 3600.0, True), (3600.0, False)])
