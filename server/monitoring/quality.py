@@ -58,7 +58,9 @@ def losses_of(scores: Floats, labels: Floats, settings: QualitySettings, scale: 
 def reference_quality(scores: Floats, labels: Floats, settings: QualitySettings) -> ReferenceQuality:
     """How good scores are on rows whose outcomes are known: what a baseline has of quality.
 
-    Shapes: `scores` `[N]`, or `[N, K]`, as `scores_of` gives them; `labels` `[N]`, as in an `Outcome`.
+    Shapes: `scores` `[N]`, or `[N, K]`, as `scores_of` gives them; `labels` `[N]`, as in an `Outcome`. In any order: the bound
+    on the loss is one for values that come one by one and by chance, of which the first weigh most. These are all there at once,
+    and files are sorted (by time, where losses have seasons): they are dealt out anew, always in the same way.
     Raises: ValueError for no rows, for a score or label that is not finite, for labels of a binary model beside 0 and 1.
     """
     labels = scoring.floats(labels)
@@ -69,13 +71,14 @@ def reference_quality(scores: Floats, labels: Floats, settings: QualitySettings)
     if settings.kind == "regression":
         error = np.abs(scores[:, 0] - labels)
         scale = float(np.quantile(error, SCALE_QUANTILE)) or float(error.max()) or 1.0
-    loss = BoundedMean(RISK_ALPHA).add(losses_of(scores, labels, settings, scale))
+    order = np.random.default_rng(0).permutation(len(labels))
+    loss = BoundedMean(RISK_ALPHA).add(losses_of(scores, labels, settings, scale)[order])
     return ReferenceQuality(
         kind=settings.kind,
         rows=len(labels),
         metrics=_metrics_of(scores, labels, settings),
         loss_mean=loss.mean,
-        loss_upper=loss.interval(RISK_ALPHA)[1],
+        loss_upper=max(loss.interval(RISK_ALPHA)[1], loss.mean),
         loss_rows=loss.rows,
         calibration=scoring.calibration(scores[:, 0], labels) if settings.kind == "binary" else (),
         loss_scale=scale,

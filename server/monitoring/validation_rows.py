@@ -4,7 +4,6 @@ Floor 4. What answered is not its business: rows come with what serving would ha
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,6 @@ from server.monitoring.build import build
 from server.monitoring.quality import reference_quality
 from server.monitoring.samples import Samples
 from server.monitoring.scores import scores_of
-
-_LOT = 0x6C6F74
 
 
 def baseline_of(
@@ -64,17 +61,11 @@ def baseline_of(
 
 
 def quality_of(outputs: Mapping[str, Array], labels: NDArray[np.float64], settings: QualitySettings | None) -> ReferenceQuality:
-    """How good answers are that have outcomes. Raises: ValueError where they cannot be compared.
-
-    The bound on the loss is made for values that come one by one, of which the first weigh most. These are all there at once,
-    and files are sorted (by time, where losses have seasons): in an order drawn by lot, the same every time, rows weigh alike.
-    """
+    """How good answers are that have outcomes. Raises: ValueError where they cannot be compared."""
     if settings is None:
         raise ValueError("outcomes need [monitoring.quality] in model.toml, which says what they are compared with")
     scores, usable = scores_of(outputs, len(labels), settings)
     if not usable.all():
         unusable = int((~usable).sum())
         raise ValueError(f"{unusable} of {len(labels)} rows have no {settings.kind} score where [monitoring.quality] says")
-    order = np.random.default_rng(_LOT).permutation(len(labels))
-    quality = reference_quality(scores[order], labels[order], settings)
-    return replace(quality, loss_upper=max(quality.loss_upper, quality.loss_mean))
+    return reference_quality(scores, labels, settings)
