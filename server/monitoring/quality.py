@@ -59,7 +59,7 @@ def reference_quality(scores: Floats, labels: Floats, settings: QualitySettings)
     """How good scores are on rows whose outcomes are known: what a baseline has of quality.
 
     Shapes: `scores` `[N]`, or `[N, K]`, as `scores_of` gives them; `labels` `[N]`, as in an `Outcome`. In any order: the bound
-    on the loss is one for values that come one by one and by chance, of which the first weigh most. These are all there at once,
+    on the loss is one for values that come one by one and by chance, of which the first weigh most. These are all there now,
     and files are sorted (by time, where losses have seasons): they are dealt out anew, always in the same way.
     Raises: ValueError for no rows, for a score or label that is not finite, for labels of a binary model beside 0 and 1.
     """
