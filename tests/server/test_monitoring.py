@@ -80,8 +80,9 @@ def state_of(server: Serving) -> str:
 
 
 def test_a_shift_is_learnt_against_seen_named_and_kept(tmp_path: Path, plane: str) -> None:
-    state = tmp_path / "state"
-    with served(tmp_path, plane, dir=str(state)) as server:
+    state, event = tmp_path / "state", tmp_path / "event.json"
+    keep = f"import sys, pathlib; pathlib.Path({str(event)!r}).write_bytes(sys.stdin.buffer.read())"
+    with served(tmp_path, plane, dir=str(state), retrain={"command": [sys.executable, "-c", keep]}) as server:
         caller = Caller(server)
         caller.send(1)
         until(lambda: state_of(server) == "learning", "it learns")
@@ -103,6 +104,12 @@ def test_a_shift_is_learnt_against_seen_named_and_kept(tmp_path: Path, plane: st
         alarmed = next(window for window in version.windows if window.alarmed)
         assert "x[2]:distribution" in alarmed.alarmed
         assert not {f"x[{other}]:distribution" for other in (0, 1, 3)} & set(alarmed.alarmed)
+        # whoever trains is told, once
+        until(lambda: event.exists() and event.read_bytes(), "an event")
+        asked = json.loads(event.read_bytes())
+        assert (asked["data"]["model"], asked["data"]["reason"]) == ("watched", "drift")
+        page = scrape(server)
+        assert value(page, "podium_retrain_events_total", model="watched", reason="drift", result="raised") == 1
         # refused, cancelled and remembered answers apart, every row that was answered was chosen, and none was lost
         until(
             lambda: value(scrape(server), "podium_sample_written_total", sink="process") == caller.rows, "all rows are counted"
