@@ -224,18 +224,20 @@ def _offered(server: Serving, seconds: float) -> dict[str, float]:
 
 
 def _settled(http: str) -> dict[str, int]:
-    """The counters, once nothing waits any more."""
-    end = time.monotonic() + 30
+    """The counters, once nothing waits any more and nothing has changed for two seconds: a few rows are held for a moment."""
+    end, before = time.monotonic() + 60, {"offered": -1}
     while True:
         with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as page:
             text = page.read().decode()
-        if not _total(text, "podium_sample_waiting_rows") or time.monotonic() > end:
-            return {
-                "offered": _total(text, "podium_sampled_rows_total"),
-                "written": _total(text, "podium_sample_written_total"),
-                "dropped": _total(text, "podium_sample_dropped_total"),
-            }
-        time.sleep(0.2)
+        counted = {
+            "offered": _total(text, "podium_sampled_rows_total"),
+            "written": _total(text, "podium_sample_written_total"),
+            "dropped": _total(text, "podium_sample_dropped_total"),
+        }
+        if (counted == before and not _total(text, "podium_sample_waiting_rows")) or time.monotonic() > end:
+            return counted
+        before = counted
+        time.sleep(2)
 
 
 def _total(text: str, family: str) -> int:
