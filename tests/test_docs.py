@@ -283,6 +283,24 @@ def test_the_readme_says_what_was_measured() -> None:
     _native_as_measured(readme)
     _devices_as_measured(readme)
     _features_as_measured(readme)
+    _monitoring_as_measured(readme)
+
+
+def _monitoring_as_measured(readme: str) -> None:
+    rows = json.loads((ROOT / "bench/results/monitoring_cost.json").read_text("utf-8"))["rows"]
+    serving, stalled = (next(row for row in rows if row["part"] == part) for part in ("serving", "stalled"))
+    assert f"{serving['servers']['off']['rate']:,.0f} requests/s without it" in readme
+    for name, word in (("one_percent", "1 %"), ("everything", "everything")):
+        ratios, server = serving["compared"][name], serving["servers"][name]
+        cells = f"{ratios['rate_ratio']:.2f} | {ratios['p99_ratio']:.1f} | {server['cpu_us']:.1f} µs |"
+        assert f"| {word} | {cells}" in readme
+    packed = next(row for row in rows if row["part"] == "sample" and (row["inputs"], row["rate"]) == ("packed", 0.01))
+    assert f"costs {packed['us_per_batch']:.1f} µs for a batch of 256" in readme
+    blocks = json.loads((ROOT / "bench/results/monitoring_counting.json").read_text("utf-8"))["rows"]
+    assert f"{blocks[-1]['rows_per_s'] / 1e6:.1f} million rows/s of 100" in readme
+    assert f"was {stalled['p99_ratio']:.1f} times that before or after" in readme
+    assert f"of {stalled['offered']:,} rows {stalled['dropped']:,} were" in readme
+    assert stalled["offered"] == stalled["written"] + stalled["dropped"] == stalled["requests"]
 
 
 def _native_as_measured(readme: str) -> None:
